@@ -1,0 +1,72 @@
+"""Addresses as they stand on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from qmpguard.errors import UsageError
+
+#: what fits into struct sockaddr_un beside its terminating zero (unix(7))
+MAX_UNIX_PATH = 107
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix socket by its path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        """Return the address as it is written on the command line."""
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP socket by host and port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return the address as it is written on the command line."""
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class FdAddress:
+    """A socket that is already open, by its descriptor number."""
+
+    number: int
+
+    def __str__(self) -> str:
+        """Return the address as it is written on the command line."""
+        return f"fd:{self.number}"
+
+
+Address: TypeAlias = UnixAddress | TcpAddress | FdAddress
+
+
+def parse_address(text: str) -> Address:
+    """Return the address that a text names; raises `UsageError` with what is wrong and what would be right."""
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "tcp":
+        return _tcp(text, rest)
+    if colon and kind == "fd":
+        if not (rest.isascii() and rest.isdigit()):
+            raise UsageError(f"{text!r}: a descriptor is written fd:N, as in fd:3")
+        return FdAddress(int(rest))
+    path = rest if colon and kind == "unix" else text
+    if not path or "\0" in path:
+        raise UsageError(f"{text!r} is no address: write unix:/path, tcp:host:port or fd:N")
+    if len(path.encode(errors="surrogateescape")) > MAX_UNIX_PATH:
+        raise UsageError(f"{text!r}: a unix socket's path has at most {MAX_UNIX_PATH} bytes")
+    return UnixAddress(path)
+
+
+def _tcp(text: str, rest: str) -> TcpAddress:
+    host, _, port = rest.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
+        raise UsageError(f"{text!r}: a TCP address is written tcp:host:port, as in tcp:127.0.0.1:4444")
+    return TcpAddress(host.removeprefix("[").removesuffix("]"), int(port))

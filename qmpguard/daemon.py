@@ -1,0 +1,90 @@
+"""The guard as a process: builds everything from a config, owns the top task group and the signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from qmpguard.proxy.hub import Hub, Limits
+from qmpguard.proxy.listener import Listener
+from qmpguard.version import __version__
+
+if TYPE_CHECKING:
+    from qmpguard.config import Config, VmConfig
+
+log = logging.getLogger(__name__)
+
+#: seconds that replies may still take after a signal to stop
+DRAIN = 5.0
+
+
+class Guard:
+    """One guarded VM: a hub with the socket that its clients come in by."""
+
+    def __init__(self, config: VmConfig) -> None:
+        self.config = config
+        limits = Limits(survey_timeout=config.survey_timeout)
+        self.hub = Hub(config.name, config.qemu, config.policy, limits)
+        self.listener: Listener | None = None
+
+    async def run(self) -> None:
+        """Guard until cancelled. Raises `UnavailableError` when the socket for the clients cannot be had."""
+        self.listener = Listener(self.config.listen, self.hub.attach, mode=self.config.socket_mode)
+        try:
+            await self.hub.run()
+        finally:
+            self.listener.close()
+
+    async def drain(self) -> None:
+        """Take no more clients or requests, and wait a little for the replies that are under way."""
+        if self.listener is not None:
+            self.listener.close()
+        self.hub.quiesce()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await self.hub.drained.wait()
+
+
+async def serve(config: Config) -> None:
+    """Guard every VM of a config until SIGTERM or SIGINT. Says in one line on stderr when all are ready."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    guards = [Guard(vm) for vm in config.vms]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(guard.run()) for guard in guards]
+            ready = tasks.create_task(_announce(guards))
+            await stop.wait()
+            log.info("stopping")
+            async with asyncio.TaskGroup() as draining:
+                for guard in guards:
+                    draining.create_task(guard.drain())
+            for task in (ready, *running):
+                task.cancel()
+    except ExceptionGroup as group:
+        raise _first(group) from None
+
+
+async def _announce(guards: list[Guard]) -> None:
+    for guard in guards:
+        await guard.hub.connected.wait()
+    for guard in guards:
+        greeting = guard.hub.greeting
+        version = greeting.version if greeting else "gone again"
+        print(
+            f"qmpguard {__version__} ready: clients at {guard.config.listen}, QEMU {version} at {guard.config.qemu}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first error itself: one VM's fault is told in its own words."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error

@@ -1,0 +1,1 @@
+"""A real QEMU with a real VFIO device, for `qmpguard demo` and for the tests. The guard itself needs none of it."""

@@ -1,0 +1,216 @@
+"""The demo: one real VFIO device, one real QEMU without and with the guard, told as a transcript."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qemu.qmp import ExecuteError, QMPClient
+
+from qmpguard.demo.lab import LabUnavailable, vfio_qemu
+from qmpguard.demo.qemu import Qemu, vfio_user_device
+from qmpguard.demo.vfio_user import VfioUserServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+#: seconds that any single step may take
+STEP = 20.0
+
+_BOLD, _RED, _GREEN, _DIM, _END = "\033[1m", "\033[31m", "\033[32m", "\033[2m", "\033[0m"
+
+_POSTCOPY = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+_SNAPSHOT = {"capabilities": [{"capability": "background-snapshot", "state": True}]}
+_AWAY = {"uri": "exec:cat >/dev/null"}
+#: bytes per second, so that the migration stays where one can look at it
+_SLOWLY = {"max-bandwidth": 50_000, "max-postcopy-bandwidth": 10_000}
+
+
+async def tell() -> int:
+    """Tell the story and return the exit code: 0, or 69 where the QEMU for it cannot be had."""
+    try:
+        binary = vfio_qemu()
+    except LabUnavailable as error:
+        print(f"qmpguard demo: {error}", file=sys.stderr)
+        return 69
+    with tempfile.TemporaryDirectory(prefix="qmpguard-") as folder:
+        async with asyncio.timeout(10 * STEP), VfioUserServer(Path(folder, "vu.sock")) as device:
+            story = Story(binary, Path(folder), device.path)
+            await story.without()
+            await story.guarded()
+            await story.no_device()
+    print(_paint(_BOLD, "\nThat is all: early, whichever way it is asked for, and nothing else is touched."))
+    return 0
+
+
+class Story:
+    """The three chapters; each starts a QEMU of its own."""
+
+    def __init__(self, binary: Path, folder: Path, device: Path) -> None:
+        self._binary = binary
+        self._folder = folder
+        self._device = device
+
+    async def without(self) -> None:
+        """QEMU alone lets it happen."""
+        chapter(1, "QEMU alone, with a VFIO device: it lets a postcopy migration happen")
+        async with (
+            self._qemu("alone", device=True) as qemu,
+            self._destination("alone-to", device=True) as uri,
+            client(qemu.monitors[0]) as qmp,
+        ):
+            await say(qmp, "query-version")
+            await say(qmp, "migrate-set-capabilities", _POSTCOPY)
+            await qmp.execute("migrate-set-parameters", _SLOWLY)
+            await say(qmp, "migrate", {"uri": uri})
+            await reached(qmp, "active")
+            await say(qmp, "migrate-start-postcopy")
+            await reached(qmp, "postcopy-active")
+            note("The destination now throws guest RAM away that a real device has pinned, and the guest is lost.")
+
+    async def guarded(self) -> None:
+        """The guard refuses the combination and lets a plain migration pass, with a warning."""
+        chapter(2, "The same QEMU behind qmpguard")
+        async with (
+            self._qemu("guarded", device=True) as qemu,
+            self._guard(qemu) as socket,
+            client(socket) as qmp,
+            client(qemu.monitors[1]) as behind,
+        ):
+            await say(qmp, "query-status")
+            await say(qmp, "migrate-set-capabilities", _POSTCOPY)
+            await say(qmp, "migrate-set-capabilities", _SNAPSHOT)
+            note("QEMU itself, asked on a second monitor, never heard of it:")
+            await say(behind, "query-migrate-capabilities", only=("postcopy-ram", "background-snapshot"))
+            note("Now somebody switches it on behind the guard's back, on that second monitor:")
+            await say(behind, "migrate-set-capabilities", _POSTCOPY)
+            await say(qmp, "migrate", _AWAY)
+            note("Switching it off again passes, and so does a plain migration; the guard warns of the device's state:")
+            await say(
+                qmp, "migrate-set-capabilities", {"capabilities": [{"capability": "postcopy-ram", "state": False}]}
+            )
+            await say(qmp, "migrate", _AWAY)
+            await reached(qmp, "completed")
+
+    async def no_device(self) -> None:
+        """Without a VFIO device everything passes."""
+        chapter(3, "A VM without the device, behind qmpguard: everything passes")
+        async with (
+            self._qemu("plain", device=False) as qemu,
+            self._destination("plain-to", device=False) as uri,
+            self._guard(qemu) as socket,
+            client(socket) as qmp,
+        ):
+            await say(qmp, "migrate-set-capabilities", _POSTCOPY)
+            await say(qmp, "migrate", {"uri": uri})
+            await reached(qmp, "completed")
+
+    def _qemu(self, name: str, *, device: bool, arguments: tuple[str, ...] = ()) -> Qemu:
+        folder = self._folder / name
+        folder.mkdir()
+        description = json.dumps(vfio_user_device(self._device, id="gpu0"))
+        more = ("-device", description) if device else ()
+        return Qemu(self._binary, folder, (*arguments, *more), monitors=2, machine="pc")
+
+    @contextlib.asynccontextmanager
+    async def _destination(self, name: str, *, device: bool) -> AsyncGenerator[str]:
+        """Start a QEMU that takes a postcopy migration, and give the URI to it."""
+        async with self._qemu(name, device=device, arguments=("-incoming", "defer")) as qemu:
+            uri = f"unix:{qemu.monitors[0].with_name('migration.sock')}"
+            async with client(qemu.monitors[0]) as qmp:
+                await qmp.execute("migrate-set-capabilities", _POSTCOPY)
+                await qmp.execute("migrate-incoming", {"uri": uri})
+            yield uri
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, qemu: Qemu) -> AsyncGenerator[Path]:
+        """Run the real thing as a user would, and show its warnings."""
+        socket = qemu.monitors[0].with_name("guard.sock")
+        note(f"$ qmpguard run --qemu {qemu.monitors[0].name} --listen {socket.name}")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qmpguard", "run", "--qemu", str(qemu.monitors[0]), "--listen", str(socket)),
+            *("--log-level", "warning"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                async with asyncio.timeout(STEP):
+                    first = (await process.stderr.readline()).decode().rstrip()
+                note(first.replace(str(self._folder) + "/", ""))
+                tasks.create_task(_echo(process.stderr))
+                yield socket
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                async with asyncio.timeout(STEP):
+                    await process.wait()
+
+
+async def _echo(log: asyncio.StreamReader) -> None:
+    while line := await log.readline():
+        _, _, text = line.decode().rstrip().partition(" WARNING ")
+        if text:
+            note(f"guard's log: {text}")
+
+
+@contextlib.asynccontextmanager
+async def client(socket: Path) -> AsyncGenerator[QMPClient]:
+    """Connect a qemu.qmp client."""
+    qmp = QMPClient("demo")
+    async with asyncio.timeout(STEP):
+        await qmp.connect(str(socket))
+    try:
+        yield qmp
+    finally:
+        await qmp.disconnect()
+
+
+async def say(
+    qmp: QMPClient, command: str, arguments: Mapping[str, object] | None = None, *, only: tuple[str, ...] = ()
+) -> None:
+    """Send a command and print it with its answer; ``only`` picks entries of a list of capabilities."""
+    request: dict[str, object] = {"execute": command}
+    if arguments:
+        request["arguments"] = arguments
+    print(f" → {json.dumps(request)}")
+    try:
+        async with asyncio.timeout(STEP):
+            answer = await qmp.execute(command, dict(arguments) if arguments else None)
+    except ExecuteError as error:
+        print(_paint(_RED, f" ← error: {error}"))
+        return
+    if only and isinstance(answer, list):
+        answer = [entry for entry in answer if isinstance(entry, dict) and entry.get("capability") in only]
+    print(_paint(_GREEN, f" ← {json.dumps({'return': answer})}"))
+
+
+async def reached(qmp: QMPClient, wanted: str) -> None:
+    """Wait for a migration to reach a state or to fail, and print it."""
+    status = ""
+    async with asyncio.timeout(STEP):
+        while status not in (wanted, "failed"):
+            answer = await qmp.execute("query-migrate")
+            assert isinstance(answer, dict)
+            status = str(answer.get("status"))
+            await asyncio.sleep(0.05)
+    note(f"the migration: {status}")
+
+
+def chapter(number: int, title: str) -> None:
+    """Print a chapter's heading."""
+    print(_paint(_BOLD, f"\n{number}. {title}"))
+
+
+def note(text: str) -> None:
+    """Print a remark."""
+    print(_paint(_DIM, f"   {text}"))
+
+
+def _paint(colour: str, text: str) -> str:
+    return f"{colour}{text}{_END}" if sys.stdout.isatty() else text

@@ -1,0 +1,241 @@
+"""The facts about one VM that the rules speak about.
+
+A machine knows only what QEMU was asked. Reading a fact that was not asked yet raises `Unknown`, which names
+the fact; the survey asks for it and judges again. So nothing is asked that the rules at hand do not need,
+and nothing that is unknown is ever taken for absent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+
+POSTCOPY_RAM = "postcopy-ram"
+BACKGROUND_SNAPSHOT = "background-snapshot"
+#: the capabilities that a VFIO device cannot take part in
+DANGEROUS = frozenset({POSTCOPY_RAM, BACKGROUND_SNAPSHOT})
+
+#: types whose name contains "vfio" but that hold no passed-through device: a dummy bridge, and a back end
+NOT_DEVICES = frozenset({"vfio-pci-igd-lpc-bridge", "x-vfio-user-server"})
+
+#: properties that change what QEMU's own check sees, once an object is unrealized
+VFIO_PROPERTIES = frozenset({"realized", "failover_pair_id", "enable-migration", "x-enable-migration"})
+
+#: migration states after which nothing is under way (QEMU qapi/migration.json: MigrationStatus)
+OVER = frozenset({"completed", "failed", "cancelled"})
+
+_SHORT_PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
+
+
+def is_vfio(driver: str, extra_types: frozenset[str] = frozenset()) -> bool:
+    """Say whether a QOM type is a VFIO device.
+
+    By name, because asking QEMU for its class tree can abort a live VM. Anything new that calls itself vfio counts.
+    """
+    return ("vfio" in driver.lower() and driver not in NOT_DEVICES) or driver in extra_types
+
+
+def is_failover_standby(driver: str) -> bool:
+    """Say whether a QOM type can be the standby of a failover pair (QEMU hw/net/virtio-net.c)."""
+    return driver.startswith("virtio-net")
+
+
+class Fact(Enum):
+    """What QEMU can be asked about a machine; the survey has one way to ask for each."""
+
+    CAPABILITIES = "migration capabilities"
+    DEVICES = "devices"
+    DETAILS = "details of the VFIO devices"
+    STANDBYS = "failover standbys"
+    RUNSTATE = "run state"
+    MIGRATION = "migration status"
+    TYPE = "type of the object that is changed"
+
+
+class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
+    """A fact was read that QEMU has not been asked for yet."""
+
+    def __init__(self, fact: Fact) -> None:
+        super().__init__(fact.value)
+        self.fact = fact
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. The details are None until they are asked for, and where QEMU has no such property."""
+
+    path: str
+    driver: str
+    id: str | None = None
+    host: str | None = None
+    sysfsdev: str | None = None
+    failover_pair_id: str | None = None
+    migration_forced: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name as QEMU says it in its own refusals: the host's address where it is known."""
+        if self.sysfsdev:
+            return self.sysfsdev.rstrip("/").rpartition("/")[2]
+        if self.host and self.host != "ffff:ff:ff.f":  # an mdev's host reads so
+            return f"0000:{self.host}" if _SHORT_PCI_ADDRESS.fullmatch(self.host) else self.host
+        return self.id or self.path
+
+    @property
+    def label(self) -> str:
+        """How people find it: its id, or its place in the QOM tree."""
+        return self.id or self.path
+
+
+class Start(Enum):
+    """Which migration an operation starts."""
+
+    OUTGOING = "outgoing migration"
+    INCOMING = "incoming migration"
+    POSTCOPY = "postcopy phase"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What ``query-migrate`` says: the status of the last or present migration, and what blocks the next."""
+
+    status: str = "none"
+    blockers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What QEMU has said. ``None`` means: not asked."""
+
+    capabilities: frozenset[str] | None = None
+    devices: tuple[Device, ...] | None = None  # the VFIO devices, by QOM path
+    others: tuple[Device, ...] | None = None  # what may be their failover standby
+    details: tuple[Device, ...] | None = None
+    standbys: frozenset[str] | None = None
+    runstate: str | None = None
+    migration: Migration | None = None
+    type: str | None = None
+    hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A QOM property that is set."""
+
+    path: str
+    property: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One VM at one moment, or as it would be after an operation: QEMU's facts and what the operation adds to them."""
+
+    facts: Facts = Facts()
+    starting: Start | None = None
+    added: tuple[Device, ...] = ()
+    turned_on: frozenset[str] = frozenset()
+    turned_off: frozenset[str] = frozenset()
+    change: Change | None = None
+    new_monitor: str | None = None
+    program: str | None = None
+    hmp_write: str | None = None
+    unlisted: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        capabilities: Iterable[str] = (),
+        devices: Iterable[Device] = (),
+        standbys: Iterable[str] = (),
+        hidden: Iterable[Device] = (),
+        runstate: str = "running",
+        migration: str = "none",
+        blockers: Iterable[str] = (),
+        changed_type: str = "",
+    ) -> Machine:
+        """Return a machine about which everything is known."""
+        vfio = tuple(devices)
+        status = Migration(migration, tuple(blockers))
+        on = frozenset(capabilities)
+        return cls(Facts(on, vfio, (), vfio, frozenset(standbys), runstate, status, changed_type, tuple(hidden)))
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The capabilities that are on."""
+        on = _known(self.facts.capabilities, Fact.CAPABILITIES)
+        return (on | self.turned_on) - self.turned_off
+
+    def has(self, capability: str) -> bool:
+        """Say whether a capability is on; asks QEMU only where the operation leaves it open."""
+        if capability in self.turned_on:
+            return True
+        return capability not in self.turned_off and capability in self.capabilities
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The VFIO devices, without details: by QOM path, then hidden ones, then new ones."""
+        return _known(self.facts.devices, Fact.DEVICES) + self.facts.hidden + self.added
+
+    @property
+    def detailed(self) -> tuple[Device, ...]:
+        """The same devices with their host addresses and failover partners."""
+        _known(self.facts.devices, Fact.DEVICES)
+        return _known(self.facts.details, Fact.DETAILS) + self.facts.hidden + self.added
+
+    @property
+    def standbys(self) -> frozenset[str]:
+        """The ids of virtio-net devices with failover on: standbys, whether or not their primaries are there."""
+        _known(self.facts.devices, Fact.DEVICES)
+        return _known(self.facts.standbys, Fact.STANDBYS)
+
+    def has_standby(self, device: Device) -> bool:
+        """Say whether a device is the primary of a failover pair whose standby is there."""
+        return bool(device.failover_pair_id) and device.failover_pair_id in self.standbys
+
+    @property
+    def runstate(self) -> str:
+        """QEMU's run state: ``running``, ``inmigrate``, ..."""
+        return _known(self.facts.runstate, Fact.RUNSTATE)
+
+    @property
+    def migration(self) -> Migration:
+        """The last or present outgoing migration, and what blocks the next."""
+        return _known(self.facts.migration, Fact.MIGRATION)
+
+    @property
+    def changed_type(self) -> str:
+        """The QOM type of the object whose property the operation sets; empty where there is no such object."""
+        return _known(self.facts.type, Fact.TYPE)
+
+    @property
+    def last_migration_is_over(self) -> bool:
+        """Say whether what is still set is a leftover: a migration is behind us and none is under way."""
+        return self.runstate != "inmigrate" and self.migration.status in OVER
+
+    def with_capabilities(self, states: Iterable[tuple[str, bool]]) -> Machine:
+        """Return the machine after a capability list, folded as QEMU folds it: the last entry wins."""
+        folded = dict(states)
+        on = frozenset(name for name, state in folded.items() if state)
+        return replace(
+            self,
+            turned_on=(self.turned_on - folded.keys()) | on,
+            turned_off=(self.turned_off - folded.keys()) | (folded.keys() - on),
+        )
+
+    def with_device(self, device: Device) -> Machine:
+        """Return the machine with one VFIO device more."""
+        return replace(self, added=(*self.added, device))
+
+
+def _known(value: T | None, fact: Fact) -> T:
+    if value is None:
+        raise Unknown(fact)
+    return value

@@ -1,0 +1,123 @@
+"""Operations: what an intercepted request would do, as values. Each says what the machine is after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from qmpguard.policy.machine import Change, Device, Machine, Start
+
+
+class Operation(Protocol):
+    """What a request would do to a machine."""
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine as it would be."""
+        ...
+
+    def meets_a_leftover(self, before: Machine) -> bool:
+        """Say whether a capability that is on is of no consequence for it; then it is only warned of."""
+        ...
+
+
+class _Lasting:
+    """An operation after which a capability that is on can do harm."""
+
+    __slots__ = ()
+
+    def meets_a_leftover(self, before: Machine) -> bool:
+        """Never: what it does lasts until a migration uses it."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class SetCapabilities(_Lasting):
+    """Capabilities switched on and off, in the request's order."""
+
+    states: tuple[tuple[str, bool], ...]
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the capabilities folded in order."""
+        return machine.with_capabilities(self.states)
+
+
+@dataclass(frozen=True, slots=True)
+class StartMigration(_Lasting):
+    """The start of a migration in either direction, or of its postcopy phase; ``program`` is what it runs."""
+
+    start: Start
+    program: str | None = None
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine on its way."""
+        return replace(machine, starting=self.start, program=self.program)
+
+
+@dataclass(frozen=True, slots=True)
+class AddDevice:
+    """One VFIO device more; a hidden failover primary counts as one."""
+
+    device: Device
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the device plugged in."""
+        return machine.with_device(self.device)
+
+    def meets_a_leftover(self, before: Machine) -> bool:
+        """When the last migration is over, a capability that is still on is what it left behind."""
+        return before.last_migration_is_over
+
+
+@dataclass(frozen=True, slots=True)
+class SetProperty(_Lasting):
+    """A QOM property that is set, of those that decide how QEMU sees a VFIO device."""
+
+    change: Change
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the change."""
+        return replace(machine, change=self.change)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMonitor(_Lasting):
+    """Another monitor of the same QEMU."""
+
+    how: str
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with a way around the guard."""
+        return replace(machine, new_monitor=self.how)
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgram(_Lasting):
+    """A program that QEMU would run."""
+
+    program: str
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the program on its way."""
+        return replace(machine, program=self.program)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteHmp(_Lasting):
+    """A line of HMP that may change something, and that no reader knows more about."""
+
+    name: str
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine after who knows what."""
+        return replace(machine, hmp_write=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class CallUnlisted(_Lasting):
+    """A command that QEMU's schema does not have."""
+
+    command: str
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine after who knows what."""
+        return replace(machine, unlisted=self.command)

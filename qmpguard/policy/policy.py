@@ -1,0 +1,48 @@
+"""How strict one VM's guard is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Mode(Enum):
+    """What a rule does when it fails."""
+
+    ENFORCE = "enforce"
+    WARN = "warn"
+    OFF = "off"
+
+    @classmethod
+    def weaker(cls, one: Mode, other: Mode) -> Mode:
+        """Return the weaker of two modes: a global ``warn`` holds back every rule."""
+        order = (cls.OFF, cls.WARN, cls.ENFORCE)
+        return order[min(order.index(one), order.index(other))]
+
+
+class Profile(Enum):
+    """Against what the guard protects: mistakes of honest tools, or also somebody who looks for a way around."""
+
+    STANDARD = "standard"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One VM's policy: the profile, the global mode, the rules' own modes, and what counts as VFIO.
+
+    ``extra_types`` are QOM types that count as VFIO beside those whose name says so. ``allow_failover_primary``
+    exempts a device whose standby is there, since QEMU unplugs it for the migration.
+    """
+
+    mode: Mode = Mode.ENFORCE
+    profile: Profile = Profile.STANDARD
+    rules: Mapping[str, Mode] = field(default_factory=dict)
+    extra_types: frozenset[str] = frozenset()
+    allow_failover_primary: bool = False
+
+    @property
+    def strict(self) -> bool:
+        """Say whether the profile is strict."""
+        return self.profile is Profile.STRICT

@@ -1,0 +1,268 @@
+"""The rules: what must never be. Each looks at a machine and says what is wrong with it, or nothing.
+
+A new rule is one function and its line in `RULES`. A rule's docstring is its documentation for users: the first
+line stands in every printed table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Device, Machine, Start, is_vfio
+from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.verdict import Finding, Problem, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpguard.policy.operations import Operation
+
+#: the texts of QEMU's blocker for all VFIO devices together (hw/vfio/common.c; the second is 8.0's and 8.1's)
+VFIO_WIDE_BLOCKERS = (
+    "Multiple VFIO devices migration is supported only if all of them support P2P migration",
+    "Migration is currently not supported with multiple VFIO devices",
+)
+#: run states from which QEMU can pause for a background snapshot (softmmu/runstate.c: runstate_transitions_def)
+CAN_SNAPSHOT = frozenset({"running", "paused", "suspended"})
+
+
+def vfio_postcopy(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse a VFIO device together with `postcopy-ram`.
+
+    The destination discards guest RAM that the device has pinned, fails to map it again and dies; the guest is
+    lost. QEMU 8.2 and later say so at `migrate`, for `vfio-pci` without `failover_pair_id`, on the source only.
+    """
+    return _combination(machine, policy, POSTCOPY_RAM, "postcopy migration")
+
+
+def vfio_background_snapshot(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse a VFIO device together with `background-snapshot`.
+
+    The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and nothing says so.
+    """
+    return _combination(machine, policy, BACKGROUND_SNAPSHOT, "background snapshot")
+
+
+def vfio_blocked(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse to plug a VFIO device with migration forced on where QEMU's blocker for all VFIO devices stands.
+
+    The device would be plugged as migratable into a VM that cannot migrate. Any other blocker is only warned of.
+    """
+    forced = [device for device in machine.added if device.migration_forced]
+    if not forced or not machine.migration.blockers:
+        return None
+    blockers = machine.migration.blockers
+    wide = next((b for b in blockers if any(text in b for text in VFIO_WIDE_BLOCKERS)), None)
+    fix = "plug it with enable-migration=auto, or remove what blocks migration"
+    return Problem(wide or blockers[0], fix, _labels(forced), advisory=wide is None)
+
+
+def snapshot_runstate(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse a background snapshot in a run state from which QEMU cannot pause: it would abort, VFIO or not."""
+    if machine.starting is not Start.OUTGOING or not machine.has(BACKGROUND_SNAPSHOT):
+        return None
+    if machine.runstate in CAN_SNAPSHOT:
+        return None
+    return Problem(
+        f"Background snapshot is not possible in run state '{machine.runstate}': QEMU would abort",
+        "continue the VM with cont first, or turn background-snapshot off",
+        capability=BACKGROUND_SNAPSHOT,
+    )
+
+
+def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
+    """Warn of a migration that loses a VFIO device's state without a word.
+
+    QEMU neither migrates nor refuses a `vfio-user-pci` (up to 11.1), nor a device with a `failover_pair_id` that no
+    standby device answers to.
+    """
+    if machine.starting not in (Start.OUTGOING, Start.INCOMING) or not machine.devices:
+        return None
+    lost = [device for device in machine.detailed if _loses_state(machine, device)]
+    if not lost:
+        return None
+    return Problem(
+        f"{lost[0].name}: the state of this VFIO device is not migrated and will be lost",
+        "unplug the device before the migration and plug it in again on the destination",
+        _labels(lost),
+    )
+
+
+def new_monitor(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse what opens another monitor of this QEMU: it would be a way around the guard.
+
+    `object-add` of `monitor-qmp` or `monitor-hmp`, `add_client` with any protocol but `vnc`, `spice` and
+    `@dbus-display`, and HMP's `gdbserver`, whose debugger can run monitor commands.
+    """
+    if machine.new_monitor is None:
+        return None
+    return Problem(f"{machine.new_monitor} would open a way around the guard", "connect to the guard's own socket")
+
+
+def vfio_property(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse `qom-set` of what decides whether QEMU checks a VFIO device.
+
+    That is `realized`, `failover_pair_id`, `enable-migration` and `x-enable-migration`. In profile strict: of any
+    object, not only of VFIO devices.
+    """
+    change = machine.change
+    if change is None:
+        return None
+    if not policy.strict and not is_vfio(machine.changed_type, policy.extra_types):
+        return None
+    return Problem(
+        f"Property '{change.property}' of '{change.path}' decides whether the device can migrate",
+        "unplug the device and plug it in again as it should be",
+        (change.path,),
+    )
+
+
+def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
+    """Warn of a dangerous capability while a failover standby may hide a VFIO device that nothing shows.
+
+    QEMU keeps the primary of a failover pair out of sight until the guest has negotiated failover. One that came by the
+    command line, or before the guard, cannot be seen.
+    """
+    on = next((c for c in sorted(DANGEROUS) if machine.has(c)), None)
+    if on is None or policy.allow_failover_primary or not machine.standbys:
+        return None
+    paired = {device.failover_pair_id for device in machine.detailed} if machine.devices else set()
+    alone = sorted(machine.standbys - paired)
+    if not alone:
+        return None
+    return Problem(
+        f"{alone[0]}: this failover standby may hide a VFIO device that cannot take part in {on}",
+        "turn the capability off, or remove failover=on",
+        tuple(alone),
+        on,
+    )
+
+
+def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse every line of HMP but `info` and those that another rule judges."""
+    if machine.hmp_write is None:
+        return None
+    return Problem(f"HMP command '{machine.hmp_write}' is not allowed here", "use the QMP command for it")
+
+
+def runs_program(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse what runs a program as QEMU's user: `exec:` URIs and channels, and `cpr-exec-command`."""
+    if machine.program is None:
+        return None
+    return Problem(f"{machine.program} would run a program as QEMU's user", "use a socket, a file or a descriptor")
+
+
+def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse a command that is absent from QEMU's schema, or a downstream one (`__...`)."""
+    if machine.unlisted is None:
+        return None
+    return Problem(f"The command {machine.unlisted} is not in QEMU's schema", "use a command that QEMU documents")
+
+
+def _combination(machine: Machine, policy: Policy, capability: str, what: str) -> Problem | None:
+    if not machine.has(capability) or not machine.devices:
+        return None
+    devices = machine.detailed
+    if policy.allow_failover_primary:
+        devices = tuple(d for d in devices if not machine.has_standby(d))
+    if not devices:
+        return None
+    return Problem(
+        f"{devices[0].name}: VFIO migration is not supported with {what}",
+        _way_out(machine),
+        _labels(devices),
+        capability,
+    )
+
+
+def _way_out(machine: Machine) -> str:
+    if machine.added and machine.runstate == "inmigrate":
+        return "plug the device in after the migration has completed"
+    if machine.starting is Start.POSTCOPY:
+        return "let the migration go on as precopy, or cancel it with migrate_cancel"
+    return "turn it off with migrate-set-capabilities, or unplug the device"
+
+
+def _loses_state(machine: Machine, device: Device) -> bool:
+    if device.driver == "vfio-user-pci":
+        return True
+    return device.failover_pair_id not in (None, "") and not machine.has_standby(device)
+
+
+def _labels(devices: list[Device] | tuple[Device, ...]) -> tuple[str, ...]:
+    return tuple(device.label for device in devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule's line in the table: its id, its function, and its mode in each profile."""
+
+    id: str
+    fails: Callable[[Machine, Policy], Problem | None]
+    standard: Mode
+    strict: Mode = Mode.ENFORCE
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's documentation."""
+        return (self.fails.__doc__ or "").partition("\n")[0]
+
+    def mode(self, policy: Policy) -> Mode:
+        """Return the effective mode: the weaker of the global one and the rule's own."""
+        default = self.strict if policy.profile is Profile.STRICT else self.standard
+        return Mode.weaker(policy.mode, policy.rules.get(self.id, default))
+
+
+_ENFORCE, _WARN, _OFF = Mode.ENFORCE, Mode.WARN, Mode.OFF
+
+RULES = (
+    #    id                          looks at                   standard  strict
+    Rule("vfio-postcopy",            vfio_postcopy,             _ENFORCE),
+    Rule("vfio-background-snapshot", vfio_background_snapshot,  _ENFORCE),
+    Rule("vfio-blocked",             vfio_blocked,              _ENFORCE),
+    Rule("snapshot-runstate",        snapshot_runstate,         _ENFORCE),
+    Rule("vfio-state-lost",          vfio_state_lost,           _WARN,    _WARN),
+    Rule("new-monitor",              new_monitor,               _ENFORCE),
+    Rule("vfio-property",            vfio_property,             _ENFORCE),
+    Rule("hidden-primary",           hidden_primary,            _WARN),
+    Rule("hmp-write",                hmp_write,                 _OFF),
+    Rule("runs-program",             runs_program,              _OFF),
+    Rule("unknown-command",          unknown_command,           _OFF),
+)  # fmt: skip
+
+#: judged by the gate, not by a look at a machine
+UNVERIFIED = "unverified"
+
+
+def unverified_mode(policy: Policy) -> Mode:
+    """Return the mode for what could not be verified: it may warn, but is never off."""
+    mode = Mode.weaker(policy.mode, policy.rules.get(UNVERIFIED, Mode.ENFORCE))
+    return Mode.WARN if mode is Mode.OFF else mode
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """Return every rule as (id, mode in standard, mode in strict, what it does), for everything that prints them."""
+    rows = [(rule.id, rule.standard.value, rule.strict.value, rule.summary) for rule in RULES]
+    last = "Refuse what cannot be read or verified: odd arguments, or a QEMU that does not answer."
+    return [*rows, (UNVERIFIED, "enforce", "enforce", last)]
+
+
+def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
+    """Return the verdict on an operation.
+
+    A rule counts when it fails after the operation and either did not fail before or the operation starts a migration.
+    Raises `Unknown` where a rule needs a fact that was not asked yet.
+    """
+    after = operation.after(before)
+    findings = []
+    for rule in RULES:
+        mode = rule.mode(policy)
+        if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
+            continue
+        if after.starting is None and rule.fails(before, policy) is not None:
+            continue
+        if problem.advisory or (problem.capability and operation.meets_a_leftover(before)):
+            mode = Mode.WARN
+        findings.append(Finding(rule.id, mode, problem))
+    return Verdict(tuple(findings))

@@ -1,0 +1,193 @@
+"""The survey: asking QEMU for the facts that the rules need, and only for those.
+
+Pure: the questions are yielded and the answers sent in, so that the gate, ``qmpguard check`` and the tests drive
+the same survey, each over its own connection. Nothing is asked but what stands in this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from qmpguard.policy.machine import (
+    Device,
+    Fact,
+    Facts,
+    Machine,
+    Migration,
+    Unknown,
+    is_failover_standby,
+    is_vfio,
+)
+from qmpguard.policy.operations import SetProperty
+from qmpguard.policy.rules import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from qmpguard.policy.operations import Operation
+    from qmpguard.policy.policy import Policy
+    from qmpguard.policy.verdict import Verdict
+    from qmpguard.wire.json import Value
+
+PERIPHERAL = "/machine/peripheral"
+ANONYMOUS = "/machine/peripheral-anon"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question to QEMU. ``optional``: an error is an answer too, it says that there is no such thing."""
+
+    command: str
+    arguments: tuple[tuple[str, str], ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """QEMU's answer to an optional question about something that it does not have."""
+
+
+Answer: TypeAlias = "Value | Missing"
+Questions: TypeAlias = "Generator[tuple[Query, ...], tuple[Answer, ...], Facts]"
+
+
+class Unexpected(Exception):  # noqa: N818  -- a fault of the answer, not of our code
+    """An answer of QEMU is not of the form that its schema promises."""
+
+
+def inquire(
+    operation: Operation,
+    policy: Policy,
+    facts: Facts = Facts(),  # noqa: B008  -- it is frozen
+) -> Generator[tuple[Query, ...], tuple[Answer, ...], tuple[Verdict, Facts]]:
+    """Judge an operation, yielding bursts of questions and taking their answers in the same order.
+
+    ``facts`` are known beforehand: hidden failover primaries. Returns the verdict with what it rests on.
+    Raises `Unexpected` where an answer cannot be read.
+    """
+    while True:
+        try:
+            return judge(operation, Machine(facts), policy), facts
+        except Unknown as unknown:
+            fact = unknown.fact
+        facts = yield from ASK[fact](facts, operation, policy)
+
+
+def observe(policy: Policy, facts: Facts = Facts(), wanted: tuple[Fact, ...] = ()) -> Questions:  # noqa: B008
+    """Ask for some facts whether or not a rule needs them now: for the drift watch and for reports."""
+    for fact in wanted:
+        facts = yield from ASK[fact](facts, None, policy)
+    return facts
+
+
+def _capabilities(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-migrate-capabilities"),)
+    on = set()
+    for entry in _list(answer):
+        match entry:
+            case {"capability": str(name), "state": bool(state)}:
+                on |= {name} if state else set()
+            case _:
+                raise Unexpected("query-migrate-capabilities")
+    return replace(facts, capabilities=frozenset(on))
+
+
+def _devices(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    folders = (PERIPHERAL, ANONYMOUS)
+    answers = yield tuple(Query("qom-list", (("path", folder),)) for folder in folders)
+    found = [
+        device for folder, answer in zip(folders, answers, strict=True) for device in _children(folder, _list(answer))
+    ]
+    found.sort(key=lambda device: device.path)
+    return replace(
+        facts,
+        devices=tuple(d for d in found if is_vfio(d.driver, policy.extra_types)),
+        others=tuple(d for d in found if is_failover_standby(d.driver) and d.id),
+        hidden=tuple(h for h in facts.hidden if h.id not in {d.id for d in found}),
+    )
+
+
+def _children(folder: str, entries: list[Value]) -> Generator[Device]:
+    for entry in entries:
+        match entry:
+            case {"name": str(name), "type": str(kind)}:
+                if kind.startswith("child<"):
+                    yield Device(f"{folder}/{name}", kind[6:-1], name if folder == PERIPHERAL else None)
+            case _:
+                raise Unexpected("qom-list")
+
+
+_PROPERTIES = ("host", "sysfsdev", "failover_pair_id")
+
+
+def _details(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    devices = facts.devices or ()
+    answers = yield tuple(_get(device.path, name) for device in devices for name in _PROPERTIES)
+    step = len(_PROPERTIES)
+    detailed = [_with_details(device, answers[i * step : (i + 1) * step]) for i, device in enumerate(devices)]
+    return replace(facts, details=tuple(detailed))
+
+
+def _with_details(device: Device, answers: tuple[Answer, ...]) -> Device:
+    # QEMU answers "" for a failover_pair_id that is empty and for one that is not set: nobody can tell
+    host, sysfsdev, pair = (a if isinstance(a, str) else None for a in answers)
+    return replace(device, host=host, sysfsdev=sysfsdev, failover_pair_id=pair or None)
+
+
+def _standbys(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    candidates = facts.others or ()
+    answers = yield tuple(_get(device.path, "failover") for device in candidates)
+    on = (device.id for device, answer in zip(candidates, answers, strict=True) if answer is True and device.id)
+    ids = frozenset(on)
+    # a primary is hidden behind its standby: with that gone, QEMU has forgotten it too
+    hidden = tuple(device for device in facts.hidden if device.failover_pair_id in ids)
+    return replace(facts, standbys=ids, hidden=hidden)
+
+
+def _runstate(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-status"),)
+    match answer:
+        case {"status": str(status)}:
+            return replace(facts, runstate=status)
+        case _:
+            raise Unexpected("query-status")
+
+
+def _migration(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-migrate"),)
+    if not isinstance(answer, dict):
+        raise Unexpected("query-migrate")
+    status, blockers = answer.get("status", "none"), answer.get("blocked-reasons", [])
+    if not isinstance(status, str) or not isinstance(blockers, list):
+        raise Unexpected("query-migrate")
+    return replace(facts, migration=Migration(status, tuple(str(blocker) for blocker in blockers)))
+
+
+def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    assert isinstance(operation, SetProperty)
+    (answer,) = yield (_get(operation.change.path, "type"),)
+    # no such object: QEMU will say so itself
+    return replace(facts, type=answer if isinstance(answer, str) else "")
+
+
+def _get(path: str, name: str) -> Query:
+    return Query("qom-get", (("path", path), ("property", name)), optional=True)
+
+
+def _list(answer: Answer) -> list[Value]:
+    if not isinstance(answer, list):
+        raise Unexpected("a list was expected")
+    return answer
+
+
+#: how each fact is asked for
+ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
+    Fact.CAPABILITIES: _capabilities,
+    Fact.DEVICES: _devices,
+    Fact.DETAILS: _details,
+    Fact.STANDBYS: _standbys,
+    Fact.RUNSTATE: _runstate,
+    Fact.MIGRATION: _migration,
+    Fact.TYPE: _type,
+}

@@ -1,0 +1,68 @@
+"""Verdicts: what the rules found, and whether the request may pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qmpguard.policy.policy import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What one rule says is wrong with a machine.
+
+    ``refusal`` is QEMU's own sentence where it has one; ``devices`` and ``capability`` name the two halves of
+    the combination, ``fix`` what the caller can do. What is ``advisory`` never refuses.
+    """
+
+    refusal: str
+    fix: str
+    devices: tuple[str, ...] = ()
+    capability: str | None = None
+    advisory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem together with the rule that found it and the mode that the rule is in."""
+
+    rule: str
+    mode: Mode
+    problem: Problem
+
+    def __str__(self) -> str:
+        """Return the sentence that goes to the client: QEMU's own first, then ours."""
+        problem = self.problem
+        parts = [f"rule {self.rule}"]
+        if problem.devices:
+            noun = "device" if len(problem.devices) == 1 else "devices"
+            parts.append(f"{noun} {', '.join(repr(d) for d in problem.devices)}")
+        if problem.capability:
+            parts.append(f"capability {problem.capability} is on")
+        return f"{problem.refusal} (qmpguard: {', '.join(parts)}; {problem.fix})"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a request may pass. Every failing rule that is not off is among the findings."""
+
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def refusal(self) -> Finding | None:
+        """The finding that refuses the request, None where it may pass."""
+        return next((f for f in self.findings if f.mode is Mode.ENFORCE), None)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What was found but does not refuse."""
+        return tuple(f for f in self.findings if f.mode is Mode.WARN)
+
+
+def unverified(reason: str, mode: Mode) -> Verdict:
+    """Return the verdict on what could not be read or verified: fail closed, unless the mode is ``warn``."""
+    problem = Problem(
+        f"This request could not be verified: {reason}",
+        "nothing was sent to QEMU; correct the request, or try again when QEMU answers",
+    )
+    return Verdict((Finding("unverified", mode, problem),))

@@ -1,0 +1,1 @@
+"""The asyncio part: sockets, sessions, the link to QEMU and the gate, around the two pure floors."""

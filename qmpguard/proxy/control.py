@@ -1,0 +1,95 @@
+"""The guard's own session: a qemu.qmp client on an internal socket pair, which asks the survey's questions.
+
+Its other end is an ordinary session of the hub, with one privilege: it does not wait for the gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from qmpguard.errors import UnavailableError
+from qmpguard.policy.survey import Answer, Missing, Query
+
+if TYPE_CHECKING:
+    import socket
+
+    from qmpguard.wire.json import Value
+
+log = logging.getLogger(__name__)
+
+#: seconds for the greeting and the negotiation, which are answered inside this process
+HANDSHAKE = 10.0
+
+
+class Control:
+    """Asks QEMU questions while there is a link; lives as long as the hub, with a client for each link."""
+
+    def __init__(self) -> None:
+        self._client: QMPClient | None = None
+        self._ready = asyncio.Event()
+        # it reports every lost connection as an error of its own; the hub has said why already
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Talk over a socket until cancelled; the hub runs this for as long as a link lasts."""
+        client = QMPClient("qmpguard")
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                await client.connect(sock)
+            self._client = client
+            self._ready.set()
+            await asyncio.get_running_loop().create_future()
+        except (QMPError, OSError, TimeoutError) as error:
+            log.warning("control session failed: %s", error)
+        finally:
+            self._client = None
+            self._ready.clear()
+            await _disconnect(client, sock)
+
+    async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+        """Return QEMU's answers, in order; the questions are sent in one burst.
+
+        Waits for a link; the caller sets the limit.
+
+        Raises `UnavailableError` when QEMU goes away, or refuses a question that is not optional.
+        """
+        await self._ready.wait()
+        client = self._client
+        if client is None:
+            raise UnavailableError("QEMU went away")
+        return tuple(await asyncio.gather(*(_ask(client, query) for query in queries)))
+
+    async def answers_out_of_band(self) -> bool:
+        """Ask what QEMU answers even while its main loop is busy (``query-yank``)."""
+        client = self._client
+        if client is None:
+            return False
+        try:
+            await client.execute("query-yank", oob=True)
+        except QMPError:
+            return False
+        return True
+
+
+async def _ask(client: QMPClient, query: Query) -> Answer:
+    try:
+        arguments = dict(query.arguments) or None
+        return cast("Value", await client.execute(query.command, arguments))
+    except ExecuteError as error:
+        if query.optional:
+            return Missing()
+        raise UnavailableError(f"QEMU refused {query.command}: {error}") from error
+    except QMPError as error:
+        raise UnavailableError("QEMU went away") from error
+
+
+async def _disconnect(client: QMPClient, sock: socket.socket) -> None:
+    try:
+        await client.disconnect()
+    except (QMPError, OSError, EOFError) as error:
+        log.debug("control session ended: %s", error)
+    sock.close()

@@ -1,0 +1,168 @@
+"""The gate: survey, judge, then forward or refuse. One operation of a VM at a time, from survey to QEMU's reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from qmpguard.errors import UnavailableError
+from qmpguard.policy.machine import Device, Fact, Facts
+from qmpguard.policy.operations import AddDevice, Operation
+from qmpguard.policy.readers import Unreadable
+from qmpguard.policy.rules import unverified_mode
+from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
+from qmpguard.policy.verdict import Verdict, unverified
+from qmpguard.wire.messages import error_reply, success_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from qmpguard.policy.policy import Policy
+    from qmpguard.proxy.session import Slot
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+#: seconds that an operation waits for its turn and for QEMU's answers before it is refused as unverified
+SURVEY_TIMEOUT = 60.0
+#: seconds after which the log says that QEMU is busy
+BUSY = 2.0
+
+
+class Control(Protocol):
+    """The guard's own session with QEMU."""
+
+    async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+        """Return QEMU's answers in order. Raises `UnavailableError` when there are none."""
+        ...
+
+
+class Gate:
+    """Judges the operations of one VM. ``timeout`` is in seconds, for the turn and the survey together."""
+
+    def __init__(
+        self,
+        control: Control,
+        policy: Policy,
+        record: Callable[[Slot, Verdict], None],
+        *,
+        timeout: float = SURVEY_TIMEOUT,
+    ) -> None:
+        self.policy = policy
+        self.turn = asyncio.Lock()
+        self.primaries = Primaries()
+        self._control = control
+        self._record = record
+        self._timeout = timeout
+
+    async def process(
+        self, slot: Slot, reading: Operation | Unreadable, forward: Callable[[Slot], None]
+    ) -> bytes | None:
+        """Forward a request and wait for QEMU's reply, or return the refusal. Raises nothing but cancellation."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.turn.acquire()
+        except TimeoutError:
+            return self._decide(slot, self._unverified("another operation keeps QEMU busy"))
+        try:
+            verdict = await self._verdict(slot, reading, deadline)
+            refusal = self._decide(slot, verdict)
+            if refusal is None and not slot.session.is_closed:
+                # no await between the verdict and this: nothing slips in between survey and command
+                slot.returned = loop.create_future()
+                forward(slot)
+                reply = await slot.returned
+                await self._remember(reading, reply)
+            return refusal
+        finally:
+            self.turn.release()
+
+    async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
+        """Drive a survey's questions to their end; raises what the control session and the survey raise."""
+        try:
+            queries = next(questions)
+            while True:
+                queries = questions.send(await self._control.ask(queries))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _verdict(self, slot: Slot, reading: Operation | Unreadable, deadline: float) -> Verdict:
+        if isinstance(reading, Unreadable):
+            return self._unverified(reading.reason)
+        loop = asyncio.get_running_loop()
+        reminder = loop.call_later(BUSY, log.warning, "client=%s waiting: QEMU is busy", slot.session.name)
+        try:
+            async with asyncio.timeout_at(deadline):
+                verdict, facts = await self.ask(inquire(reading, self.policy, Facts(hidden=self.primaries.hidden)))
+                self.primaries.hidden = facts.hidden
+                return verdict
+        except TimeoutError:
+            return self._unverified(f"QEMU did not answer within {self._timeout:g} s")
+        except UnavailableError as error:
+            return self._unverified(str(error))
+        except Unexpected as error:
+            return self._unverified(f"an answer of QEMU could not be read: {error}")
+        except Exception:  # fail closed, whatever it is: the request is refused and the log has the trace
+            log.exception("client=%s the verdict failed", slot.session.name)
+            return self._unverified("the verdict failed; the guard's log says how")
+        finally:
+            reminder.cancel()
+
+    async def _remember(self, reading: Operation | Unreadable, reply: bytes | None) -> None:
+        """Look where a failover primary went that QEMU has accepted: it may be kept out of sight."""
+        if not isinstance(reading, AddDevice) or reply is None or not was_accepted(reply):
+            return
+        device = reading.device
+        self.primaries.forget(device.id)
+        if device.failover_pair_id is None:
+            return
+        facts = Facts()
+        with suppress(TimeoutError, UnavailableError, Unexpected):  # where nobody can tell, it counts as hidden
+            async with asyncio.timeout(self._timeout):
+                facts = await self.ask(observe(self.policy, wanted=(Fact.DEVICES,)))
+        if device.id not in {found.id for found in facts.devices or ()}:
+            self.primaries.add(device)
+            log.warning("device=%r is a failover primary that QEMU hides until the guest negotiates", device.label)
+
+    def _unverified(self, reason: str) -> Verdict:
+        return unverified(reason, unverified_mode(self.policy))
+
+    def _decide(self, slot: Slot, verdict: Verdict) -> bytes | None:
+        self._record(slot, verdict)
+        return None if verdict.refusal is None else refusal_reply(slot, str(verdict.refusal))
+
+
+class Primaries:
+    """The failover primaries that QEMU has accepted and keeps out of QOM. No event will ever tell of them."""
+
+    def __init__(self) -> None:
+        self.hidden: tuple[Device, ...] = ()
+
+    def add(self, device: Device) -> None:
+        """Remember one."""
+        self.hidden = (*self.hidden, device)
+
+    def forget(self, identity: str | None) -> None:
+        """Forget the one with an id, which QEMU has given away again."""
+        self.hidden = tuple(device for device in self.hidden if device.id != identity)
+
+
+def refusal_reply(slot: Slot, text: str) -> bytes:
+    """Return a refusal in the form of the command: HMP's errors are text in a successful reply, as QEMU's own are."""
+    if slot.request is not None and slot.request.command == "human-monitor-command":
+        return success_reply(f"Error: {text}\r\n", slot.id)
+    return error_reply(text, slot.id)
+
+
+def was_accepted(reply: bytes) -> bool:
+    """Say whether QEMU's reply is a success, and for HMP that its text is no error."""
+    members = json.loads(reply)
+    answer = members.get("return")
+    return "return" in members and not (isinstance(answer, str) and answer.startswith("Error"))

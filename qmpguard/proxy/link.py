@@ -1,0 +1,140 @@
+"""The one connection to QEMU: greeting, ids, replies and events. It knows no client's socket, only slots.
+
+Every request goes out under a number of ours; the reply with that number goes back under the client's own id.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
+
+if TYPE_CHECKING:
+    from qmpguard.proxy.fds import Descriptor
+    from qmpguard.proxy.session import Slot
+    from qmpguard.proxy.stream import Stream
+    from qmpguard.wire.replies import Greeting
+
+log = logging.getLogger(__name__)
+
+#: in-band requests in flight: QEMU stops reading at eight (monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX), and
+#: out-of-band requests with them
+WINDOW = 7
+#: of these, for clients; the last one is the guard's own
+CLIENT_WINDOW = 6
+#: what QEMU may leave unread: the window's requests of the largest size that can be configured
+MAX_UNSENT = 128 << 20
+
+
+class Hub(Protocol):
+    """Who is told what QEMU says."""
+
+    def answered(self, slot: Slot, reply: bytes) -> None:
+        """Take QEMU's reply, which carries the client's own id."""
+        ...
+
+    def happened(self, line: bytes) -> None:
+        """Take an event."""
+        ...
+
+    def link_lost(self, reason: str) -> None:
+        """Take notice that QEMU is gone."""
+        ...
+
+
+class Link:
+    """A negotiated connection to QEMU. It ends when QEMU does; the hub makes the next one."""
+
+    def __init__(self, stream: Stream, hub: Hub, greeting: Greeting) -> None:
+        self.greeting = greeting
+        self.lost_reason: str | None = None
+        self._stream = stream
+        self._hub = hub
+        self._flight: dict[int, Slot] = {}
+        self._in_band = 0
+        self._number = 0
+        self._splitter = Splitter()
+
+    def has_room(self, *, privileged: bool) -> bool:
+        """Say whether an in-band request can be sent now."""
+        return self._in_band < (WINDOW if privileged else CLIENT_WINDOW)
+
+    def send(self, slot: Slot) -> None:
+        """Send a request; its reply goes to `Hub.answered`."""
+        request = slot.request
+        assert request is not None
+        self._number += 1
+        self._flight[self._number] = slot
+        self._in_band += not request.oob
+        descriptor, slot.descriptor = slot.descriptor, None
+        self._stream.write(request.encode(self._number), descriptor)
+
+    def close(self) -> None:
+        """Close the connection; the hub is not told, since it asks."""
+        self._stream.close()
+
+    # what the stream says
+
+    def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
+        """Take bytes from QEMU and hand on each message that they complete."""
+        for descriptor in descriptors:  # QEMU sends none
+            descriptor.close()
+        try:
+            messages = self._splitter.feed(data)
+        except OverflowError as error:
+            self._lose(str(error))
+            return
+        for message in messages:
+            if self.lost_reason is None:
+                self._message(message)
+
+    def ended(self) -> None:
+        """Take notice that QEMU has closed its side: nothing more will come."""
+        self._lose("QEMU closed the connection")
+
+    def lost(self, reason: str) -> None:
+        """Take notice that the connection broke."""
+        self._lose(reason)
+
+    # from messages to replies and events
+
+    def _message(self, message: bytes) -> None:
+        match = find_id(message)
+        if match is None:
+            self._odd(message)
+        elif (slot := self._landed(int(match[1]))) is not None:
+            self._hub.answered(slot, with_id(message, match, slot.id))
+        else:
+            self._lose(f"QEMU answered a request that was not sent: id {match[1].decode()}")
+
+    def _odd(self, message: bytes) -> None:
+        try:
+            odd = OddReply(message)
+        except ValueError as error:
+            self._lose(f"QEMU sent what is no QMP: {error}")
+            return
+        if odd.is_event:
+            self._hub.happened(message)
+        elif odd.number is not None and (slot := self._landed(odd.number)) is not None:
+            self._hub.answered(slot, odd.with_id(slot.id))
+        else:
+            # an error without an id: QEMU could not read what we sent, so our encoder is wrong
+            log.error("QEMU answered without an id: %s", message[:200].decode("ascii", "replace").strip())
+            self._lose("QEMU could not read a request")
+
+    def _landed(self, number: int) -> Slot | None:
+        slot = self._flight.pop(number, None)
+        if slot is not None and not slot.oob:
+            self._in_band -= 1
+        return slot
+
+    def _lose(self, reason: str) -> None:
+        if self.lost_reason is None:
+            self.lost_reason = reason
+            self._stream.close()
+            flight, self._flight = self._flight, {}
+            for slot in flight.values():
+                slot.drop_descriptor()
+                slot.abandon()
+            self._hub.link_lost(reason)

@@ -1,0 +1,139 @@
+"""The socket that clients come in by. A stale socket is replaced, anything else at its path never."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
+from qmpguard.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+#: clients that may wait to be accepted
+BACKLOG = 512
+#: clients accepted in one wake-up, before everybody else gets their turn
+BATCH = 64
+#: seconds without accepting after the process has run out of descriptors or memory: they are weather
+PAUSE = 0.5
+_WEATHER = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Listener:
+    """An open listening socket. Each client goes to ``accepted`` with a name for the log."""
+
+    def __init__(self, address: Address, accepted: Callable[[socket.socket, str], None], *, mode: int = 0o600) -> None:
+        """Open the socket; raises `UnavailableError` when it cannot be had."""
+        self._accepted = accepted
+        self._path: str | None = None
+        self._count = 0
+        try:
+            self._sock = self._open(address, mode)
+        except OSError as error:
+            raise UnavailableError(f"cannot listen at {address}: {error.strerror}") from error
+        self._sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._sock.fileno() < 0:
+            return
+        self._loop.remove_reader(self._sock.fileno())
+        if self._path and self._still_ours():
+            Path(self._path).unlink(missing_ok=True)
+        self._sock.close()
+
+    def _open(self, address: Address, mode: int) -> socket.socket:
+        match address:
+            case FdAddress(number):
+                return socket.socket(fileno=number)
+            case TcpAddress(host, port):
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                return socket.create_server((host, port), family=family, backlog=BACKLOG)
+            case UnixAddress(path):
+                _clear(path)
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                umask = os.umask(0o777 & ~mode)
+                try:
+                    sock.bind(path)
+                except OSError:
+                    sock.close()
+                    raise
+                finally:
+                    os.umask(umask)
+                self._path = path
+                self._identity = _identity(path)
+                sock.listen(BACKLOG)
+                return sock
+
+    def _still_ours(self) -> bool:
+        """Say whether the path still leads to our socket: another guard may have taken it over."""
+        return self._path is not None and _identity(self._path) == self._identity
+
+    def _accept(self) -> None:
+        for _ in range(BATCH):
+            try:
+                sock, _peer = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _WEATHER:
+                    raise
+                log.warning("cannot accept: %s; trying again in %g s", error.strerror, PAUSE)
+                self._loop.remove_reader(self._sock.fileno())
+                self._loop.call_later(PAUSE, self._again)
+                return
+            self._count += 1
+            self._accepted(sock, f"{self._count}{_who(sock)}")
+
+    def _again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _clear(path: str) -> None:
+    """Remove a socket that nobody listens at; raises `UnavailableError` for anything else that is there."""
+    try:
+        status = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise UnavailableError(f"cannot listen at {path}: there is something that is no socket; remove it yourself")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise UnavailableError(f"cannot listen at {path}: {error.strerror}") from error
+    raise UnavailableError(f"cannot listen at {path}: another process listens there")
+
+
+def _who(sock: socket.socket) -> str:
+    """Return who is at the other end, for the log: process and user of a unix socket, else nothing."""
+    if sock.family != socket.AF_UNIX:
+        return ""
+    pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return f"/pid{pid}/uid{uid}"

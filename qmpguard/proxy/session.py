@@ -1,0 +1,284 @@
+"""One client's conversation: negotiation, requests in, replies out in order; QEMU's side of QMP.
+
+A session answers itself what QEMU would answer before it looks at a command: the greeting, the negotiation, and
+malformed input. Everything else it hands to its hub, one slot per request, answered in the order of the requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from qmpguard.proxy.fds import Descriptor, close_all
+from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed
+from qmpguard.wire.messages import (
+    COMMAND_NOT_FOUND,
+    NOT_NEGOTIATED,
+    BadRequest,
+    Request,
+    error_reply,
+    read_enable,
+    read_request,
+    success_reply,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from qmpguard.proxy.stream import Stream
+    from qmpguard.wire.json import Value
+
+#: requests of one client that are under way before its input waits (QEMU monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX)
+MAX_OUTSTANDING = 8
+
+#: commands that take a descriptor from the socket (QEMU monitor/fds.c)
+TAKES_DESCRIPTOR = frozenset({"getfd", "add-fd"})
+
+
+class State(Enum):
+    """How far a conversation has come."""
+
+    WAITING = "waiting for QEMU"
+    NEGOTIATING = "negotiating"
+    COMMANDS = "commands"
+    CLOSED = "closed"
+
+
+class Slot:
+    """The place of one request's reply in its client's order."""
+
+    __slots__ = ("descriptor", "reply", "request", "returned", "session")
+
+    def __init__(self, session: Session, request: Request | None) -> None:
+        self.session = session
+        self.request = request
+        self.descriptor: Descriptor | None = None
+        self.reply: bytes | None = None
+        self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
+
+    @property
+    def oob(self) -> bool:
+        """Say whether the reply waits for no other."""
+        return self.request is not None and self.request.oob
+
+    @property
+    def id(self) -> bytes | None:
+        """The client's own id, as its reply repeats it."""
+        return self.request.id if self.request else None
+
+    def abandon(self) -> None:
+        """Tell who waits for QEMU's answer that there will be none."""
+        if self.returned and not self.returned.done():
+            self.returned.set_result(None)
+
+    def drop_descriptor(self) -> None:
+        """Close the descriptor that came with the request, if it is still here."""
+        if self.descriptor:
+            self.descriptor.close()
+            self.descriptor = None
+
+
+class Upstream(Protocol):
+    """Where a session's requests go."""
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """The capabilities that QEMU's greeting offers."""
+        ...
+
+    def submit(self, session: Session) -> None:
+        """Take notice that a session has in-band requests to send."""
+        ...
+
+    def submit_oob(self, slot: Slot) -> None:
+        """Take an out-of-band request, which waits for nothing."""
+        ...
+
+    def departed(self, session: Session, reason: str) -> None:
+        """A session has closed."""
+        ...
+
+
+class Session:
+    """One client's conversation on a stream. ``privileged``: the guard's own, whose requests are not judged."""
+
+    def __init__(
+        self, hub: Upstream, stream: Stream, name: str, *, max_request: int = MAX_REQUEST, privileged: bool = False
+    ) -> None:
+        self.hub = hub
+        self.stream = stream
+        self.name = name
+        self.privileged = privileged
+        self.state = State.WAITING
+        self.todo: deque[Slot] = deque()  # in-band requests that are not sent yet
+        self.in_turn = False  # the hub has it in line
+        self.held = False  # one of its requests is with the gate: later ones wait
+        self._half_closed = False
+        self._framer = Framer(max_size=max_request)
+        self._oob = False
+        self._slots: deque[Slot] = deque()
+        self._oob_slots = 0
+        self._descriptors: list[Descriptor] = []
+        self._pumping = False
+
+    def greet(self, greeting: bytes) -> None:
+        """Send QEMU's greeting and begin to read."""
+        if self.state is State.WAITING:
+            self.state = State.NEGOTIATING
+            self.stream.write(greeting)
+            self.stream.start(self)
+
+    def give_up(self) -> None:
+        """Close if QEMU has not appeared by now."""
+        if self.state is State.WAITING:
+            self.close("QEMU did not appear")
+
+    @property
+    def is_closed(self) -> bool:
+        """Say whether the conversation is over."""
+        return self.state is State.CLOSED
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that have no reply yet."""
+        return len(self._slots) + self._oob_slots
+
+    def hush(self) -> None:
+        """Read no more, and close when everything received is answered."""
+        self._half_closed = True
+        self.stream.pause()
+        if self.state is State.WAITING or not self.outstanding:
+            self.close("the guard stops")
+
+    def event(self, line: bytes) -> None:
+        """Pass an event on, if the client has negotiated."""
+        if self.state is State.COMMANDS and not self.privileged:
+            self.stream.write(line)
+
+    def settle(self, slot: Slot, reply: bytes) -> None:
+        """Answer a request: at once if it is the oldest or out-of-band, else when its turn comes."""
+        if self.state is State.CLOSED:
+            return
+        if slot.oob:
+            self._oob_slots -= 1
+            self.stream.write(reply)
+        else:
+            slot.reply = reply
+            slots = self._slots
+            while slots and (head := slots[0].reply) is not None:
+                slots.popleft()
+                self.stream.write(head)
+        if not self._pumping:
+            self._pump()
+
+    def close(self, reason: str) -> None:
+        """End the conversation; replies that are still under way will be dropped."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        close_all(self._descriptors)
+        for slot in self.todo:
+            slot.drop_descriptor()
+        self.todo.clear()
+        self._slots.clear()
+        self.stream.close()
+        self.hub.departed(self, reason)
+
+    # what the stream says
+
+    def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
+        """Take bytes from the client, and descriptors that came with them."""
+        if descriptors:
+            # QEMU keeps the last batch only (chardev/char-socket.c: tcp_chr_recv)
+            close_all(self._descriptors)
+            self._descriptors = descriptors
+        self._framer.feed(data)
+        self._pump()
+
+    def ended(self) -> None:
+        """Answer what was received, then close: QEMU does so too when a client has sent its last byte."""
+        self._half_closed = True
+        self._pump()
+
+    def lost(self, reason: str) -> None:
+        """Take notice that the connection is gone."""
+        self.close(reason)
+
+    # from bytes to requests
+
+    def _pump(self) -> None:
+        """Read requests as long as there are any and the client has not too many under way."""
+        self._pumping = True
+        try:
+            while self.state is not State.CLOSED:
+                if self.outstanding >= MAX_OUTSTANDING:
+                    self.stream.pause()
+                    return
+                item = self._framer.pull()
+                if item is None:
+                    break
+                if isinstance(item, Malformed):
+                    self._answer(error_reply(item.desc, None))
+                else:
+                    self._request(item.value)
+        finally:
+            self._pumping = False
+        self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        if self._framer.busy:
+            # a long message: the others get their turn before it is read on
+            self.stream.pause()
+            self.stream.call_soon(self._pump)
+        elif not self._half_closed:
+            self.stream.resume()
+        elif not self._slots and not self._oob_slots:
+            self.stream.flush()
+            if self.stream.pending:
+                self.stream.when_sent(self._finish)
+            else:
+                self._finish()
+
+    def _finish(self) -> None:
+        self.close("it ended the conversation")
+
+    def _request(self, value: Value) -> None:
+        request = read_request(value, oob=self._oob)
+        if isinstance(request, BadRequest):
+            self._answer(error_reply(request.desc, request.id))
+        elif self.state is State.NEGOTIATING:
+            self._negotiate(request)
+        elif request.oob:
+            self._oob_slots += 1
+            self.hub.submit_oob(Slot(self, request))
+        else:
+            slot = Slot(self, request)
+            if request.command in TAKES_DESCRIPTOR:
+                # QEMU takes the first and closes the rest (monitor/fds.c: qemu_chr_fe_get_msgfd)
+                slot.descriptor = self._descriptors.pop(0) if self._descriptors else None
+            if self._descriptors:
+                close_all(self._descriptors)
+            self._slots.append(slot)
+            self.todo.append(slot)
+            self.hub.submit(self)
+
+    def _negotiate(self, request: Request) -> None:
+        if request.command != "qmp_capabilities":
+            self._answer(error_reply(NOT_NEGOTIATED, request.id, kind=COMMAND_NOT_FOUND))
+            return
+        enabled = read_enable(request.arguments, self.hub.offered)
+        if isinstance(enabled, str):
+            self._answer(error_reply(enabled, request.id))
+            return
+        self._oob = "oob" in enabled
+        self._answer(success_reply({}, request.id))
+        self.state = State.COMMANDS
+
+    def _answer(self, reply: bytes) -> None:
+        """Answer by ourselves, behind the replies that are still outstanding."""
+        slot = Slot(self, None)
+        self._slots.append(slot)
+        self.settle(slot, reply)

@@ -1,0 +1,245 @@
+"""Bytes and descriptors over one socket, without waiting: reads are handed to an owner, writes are queued.
+
+Nothing here knows what the bytes mean. Writes made while a read is being handled leave together when it is done,
+so that ten replies that came in one read cost one system call, not ten.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from qmpguard.proxy.fds import Descriptor, close_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: bytes taken in one go. It also bounds the work done for one socket before the others get their turn.
+READ_SIZE = 64 * 1024
+#: bytes gathered into one write
+WRITE_SIZE = 256 * 1024
+#: the most descriptors in one message (Linux: SCM_MAX_FD)
+MAX_FDS = 253
+_NO_SIGNAL = socket.MSG_NOSIGNAL
+_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+
+
+class Owner(Protocol):
+    """Who is told what happens on a stream."""
+
+    def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
+        """Take bytes and descriptors that came together. The owner closes the descriptors or passes them on."""
+        ...
+
+    def ended(self) -> None:
+        """The other side has sent its last byte; it may still read."""
+        ...
+
+    def lost(self, reason: str) -> None:
+        """The stream is closed, not by its owner."""
+        ...
+
+
+class Outbox:
+    """The streams that have something to send when the present wake-up has been handled."""
+
+    __slots__ = ("_depth", "_streams")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._streams: list[Stream] = []
+
+    def add(self, stream: Stream) -> None:
+        """Send what a stream has queued: now, or at the end of the wake-up that is being handled."""
+        if self._depth:
+            self._streams.append(stream)
+        else:
+            stream.flush()
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            streams, self._streams = self._streams, []
+            for stream in streams:
+                stream.flush()
+
+
+class Stream:
+    """One connected, non-blocking stream socket. ``limit`` is in bytes, for what the other side does not read."""
+
+    def __init__(self, sock: socket.socket, outbox: Outbox, *, limit: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._fileno = sock.fileno()
+        self._outbox = outbox
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._owner: Owner | None = None
+        self._queue: deque[tuple[bytes, Descriptor | None]] = deque()
+        self._queued = 0
+        self._reading = False
+        self._writing = False
+        self._sent: Callable[[], None] | None = None
+        self.closed = False
+
+    def start(self, owner: Owner) -> None:
+        """Begin to hand what arrives to an owner."""
+        self._owner = owner
+        self.resume()
+
+    def resume(self) -> None:
+        """Read on after `pause`."""
+        if not self._reading and not self.closed:
+            self._reading = True
+            self._loop.add_reader(self._fileno, self._readable)
+
+    def pause(self) -> None:
+        """Leave what arrives in the kernel, so that the other side feels it."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fileno)
+
+    def write(self, data: bytes, descriptor: Descriptor | None = None) -> None:
+        """Queue bytes, and a descriptor that travels in one message with them. Never waits, never raises."""
+        if self.closed:
+            if descriptor:
+                descriptor.close()
+            return
+        self._queue.append((data, descriptor))
+        self._queued += len(data)
+        if self._queued > self._limit:
+            self.flush()
+            if self._queued > self._limit:
+                self._lose("it does not read what it is sent")
+        elif len(self._queue) == 1:
+            self._outbox.add(self)
+
+    def flush(self) -> None:
+        """Send what is queued as far as the socket takes it; the rest follows when it is ready."""
+        if self._writing:
+            return
+        try:
+            while self._queue:
+                if not self._send():
+                    self._writing = True
+                    self._loop.add_writer(self._fileno, self._writable)
+                    return
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+
+    def close(self) -> None:
+        """Close the socket; what is still queued is dropped. The owner is not told, since it asks."""
+        if self.closed:
+            return
+        self.closed = True
+        self.pause()
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fileno)
+        for _, descriptor in self._queue:
+            if descriptor:
+                descriptor.close()
+        self._queue.clear()
+        self._queued = 0
+        self._sock.close()
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back when every other socket has had its turn."""
+        self._loop.call_soon(self._wake, callback)
+
+    def when_sent(self, callback: Callable[[], None]) -> None:
+        """Call back once, when everything queued has been sent."""
+        self._sent = callback
+
+    @property
+    def pending(self) -> int:
+        """Bytes queued that the socket has not taken yet."""
+        return self._queued
+
+    def _send(self) -> bool:
+        """Send the head of the queue; False when the socket is full."""
+        data, descriptor = self._queue[0]
+        try:
+            if descriptor:
+                rights = array.array("i", [descriptor.fileno()])
+                sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _NO_SIGNAL)
+                descriptor.close()
+            else:
+                data = self._gather()
+                sent = self._sock.send(data, _NO_SIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return False
+        self._queued -= sent
+        if sent == len(data):
+            self._queue.popleft()
+            return True
+        # the descriptor went with the first byte (unix(7)); what is left is bytes only
+        self._queue[0] = (data[sent:], None)
+        return False
+
+    def _gather(self) -> bytes:
+        """Make one piece of the bytes at the head of the queue, up to the next descriptor, and return it."""
+        if len(self._queue) == 1:
+            return self._queue[0][0]
+        pieces = []
+        size = 0
+        while self._queue and self._queue[0][1] is None and size < WRITE_SIZE:
+            pieces.append(self._queue.popleft()[0])
+            size += len(pieces[-1])
+        data = b"".join(pieces)
+        self._queue.appendleft((data, None))
+        return data
+
+    def _writable(self) -> None:
+        self._writing = False
+        self._loop.remove_writer(self._fileno)
+        self.flush()
+        if not self._queue and self._sent and not self.closed:
+            callback, self._sent = self._sent, None
+            callback()
+
+    def _wake(self, callback: Callable[[], None]) -> None:
+        if not self.closed:
+            with self._outbox:
+                callback()
+
+    def _readable(self) -> None:
+        assert self._owner is not None
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+            return
+        descriptors = _descriptors(ancillary) if ancillary else []
+        with self._outbox:
+            if flags & socket.MSG_CTRUNC:
+                # some descriptors were lost in the kernel: nobody can tell which command lacks one
+                close_all(descriptors)
+                self._lose("it sent more descriptors than could be received")
+            elif data:
+                self._owner.received(data, descriptors)
+            else:
+                self.pause()
+                self._owner.ended()
+
+    def _lose(self, reason: str) -> None:
+        if not self.closed:
+            self.close()
+            if self._owner:
+                self._owner.lost(reason)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
+    numbers = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    return [Descriptor(number) for number in numbers]

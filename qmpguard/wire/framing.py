@@ -1,0 +1,187 @@
+"""Cuts a client's bytes into messages exactly as QEMU does, with QEMU's words for what is none.
+
+QEMU frames by structure: a message is over when its brackets balance or can balance no more, a lexical error
+begins anew. Ordinary messages are read by the standard library, in one go; all others, and whatever there is
+doubt about, by `Lexer` and `Parser`. At disconnection QEMU drops an unfinished message without a word
+(monitor/qmp.c: monitor_qmp_event), so there is nothing to call then.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from json import JSONDecoder
+from typing import Final
+
+from qmpguard.wire.json import Number, Value
+from qmpguard.wire.lexer import Kind, Lexer
+from qmpguard.wire.parser import Fault, Parser, legible, read_integer
+
+#: a message's tokens in bytes; QEMU's own is 64 MiB (qobject/json-streamer.c: MAX_TOKEN_SIZE), no known client needs it
+MAX_REQUEST = 4 << 20
+#: QEMU qobject/json-streamer.c: MAX_TOKEN_COUNT
+MAX_TOKENS = 2 << 20
+#: QEMU qobject/json-streamer.c: MAX_NESTING
+MAX_NESTING = 1 << 10
+#: how much of a stray token an error quotes; QEMU quotes all of it, and each byte may become six in the reply
+MAX_STRAY: Final = 64 << 10
+#: tokens in one `Framer.pull`, some milliseconds; bytes are bounded by the lexer's block
+BUDGET: Final = 4096
+
+_SPACE = re.compile(r"[ \t\r\n]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A well-formed value, be it an object or not."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Bytes that are no message, in QEMU's words: ``JSON parse error, stray 'x'``."""
+
+    desc: str
+
+
+class Framer:
+    """Bytes in, messages out, at most ``max_size`` bytes of tokens each.
+
+    Bad input is an item, never an exception. Linear in the bytes, however they are cut. Source: QEMU
+    qobject/json-streamer.c: json_message_process_token.
+    """
+
+    def __init__(self, *, max_size: int = MAX_REQUEST) -> None:
+        self._max_size = max_size
+        self._lexer = Lexer(max_size)
+        self._parser = Parser()
+        self._braces = 0
+        self._brackets = 0
+        self._tokens = 0
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes; they are not looked at before `pull`."""
+        self._lexer.feed(data)
+
+    @property
+    def busy(self) -> bool:
+        """Say whether `pull` has bytes left to look at."""
+        return self._lexer.unscanned > 0
+
+    @property
+    def held(self) -> int:
+        """Bytes held: those not looked at yet, and the size of the unfinished message."""
+        return self._lexer.held + self._size
+
+    def pull(self, budget: int = BUDGET) -> Message | Malformed | None:
+        """Return the next item. None: it needs more bytes, or, if `busy`, another call after the others' turn.
+
+        A call looks at 64 KiB and ``budget`` tokens at most, which is positive. Never raises.
+        """
+        self._lexer.turn()
+        if not self._tokens and self._lexer.is_between and (message := self._read_ordinary()):
+            return message
+        for _ in range(budget):
+            token = self._lexer.next()
+            if token is None:
+                break
+            if item := self._process(*token):
+                return item
+        return None
+
+    def _read_ordinary(self) -> Message | None:
+        """Read an object that lies complete in the block and on which the standard library and QEMU agree.
+
+        If there is none, not a byte is used up, and the first token goes to the parser: a message is tried once.
+        """
+        lexer, text = self._lexer, self._lexer.text
+        if space := _SPACE.match(text, lexer.position):
+            lexer.position = space.end()
+        start = lexer.position
+        if not text.startswith("{", start):
+            return None
+        try:
+            value, end = _decode(text, start)
+        except (ValueError, RecursionError):
+            return None
+        if end - start >= self._max_size or not _is_ordinary(text, start, end):
+            return None
+        lexer.position = end
+        return Message(value)
+
+    def _process(self, kind: Kind, text: str) -> Message | Malformed | None:
+        if kind is Kind.STRAY:
+            # QEMU prints it as a C string
+            quoted = legible(text.partition("\0")[0][:MAX_STRAY])
+            return self._end(Malformed(f"JSON parse error, stray '{quoted}'"))
+        self._count(kind)
+        if limit := self._exceeds(len(text)):
+            return self._end(Malformed(f"JSON {limit} limit exceeded"))
+        self._tokens += 1
+        self._size += len(text)
+        self._parser.accept(kind, text)
+        if (self._braces or self._brackets) and self._braces >= 0 and self._brackets >= 0:
+            return None
+        if self._parser.fault is not None:
+            return self._end(Malformed(self._parser.fault))
+        return self._end(Message(self._parser.value))
+
+    def _count(self, kind: Kind) -> None:
+        if kind is Kind.LCURLY:
+            self._braces += 1
+        elif kind is Kind.RCURLY:
+            self._braces -= 1
+        elif kind is Kind.LSQUARE:
+            self._brackets += 1
+        elif kind is Kind.RSQUARE:
+            self._brackets -= 1
+
+    def _exceeds(self, size: int) -> str | None:
+        if self._size + size + 1 > self._max_size:
+            return "token size"
+        if self._tokens + 1 > MAX_TOKENS:
+            return "token count"
+        if self._braces + self._brackets > MAX_NESTING:
+            return "nesting depth"
+        return None
+
+    def _end(self, item: Message | Malformed) -> Message | Malformed:
+        self._parser = Parser()
+        self._braces = self._brackets = self._tokens = self._size = 0
+        return item
+
+
+def _is_ordinary(text: str, start: int, end: int) -> bool:
+    r"""Say whether an object that the standard library has read means the same to QEMU.
+
+    ``\u`` may stand for what is no character, bytes beyond ASCII are not decoded here, and depth is not limited.
+    """
+    if text.find("\\u", start, end) >= 0 or not (text.isascii() or text[start:end].isascii()):
+        return False
+    if end - start < 2 * MAX_NESTING:
+        return True
+    return text.count("{", start, end) + text.count("[", start, end) <= MAX_NESTING
+
+
+def _distinct(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Fault("duplicate key")
+    return members
+
+
+def _float(text: str) -> Number:
+    if text.lstrip("-")[:2] in ("0e", "0E"):
+        raise Fault("an exponent after zero: three tokens to QEMU")
+    return Number(text)
+
+
+def _constant(text: str) -> Value:
+    raise Fault(f"{text} is no JSON")
+
+
+_decode = JSONDecoder(
+    object_pairs_hook=_distinct, parse_int=read_integer, parse_float=_float, parse_constant=_constant
+).raw_decode

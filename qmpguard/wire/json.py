@@ -1,0 +1,116 @@
+"""QEMU's dialect of JSON: what its values are in Python, and how QEMU spells them.
+
+Reading is in `qmpguard.wire.framing`, because in this dialect a message ends where its brackets balance.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from json import JSONEncoder
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number kept as it was spelled, because an `int` would not give it back: ``2.0``, ``1e400``, ``-0``."""
+
+    text: str
+
+
+Value: TypeAlias = bool | int | str | Number | list["Value"] | dict[str, "Value"] | None
+
+#: everything that QEMU does not write as it is (qobject/json-writer.c: quoted_str)
+_ESCAPED = re.compile(r'["\\]|[^ -~]')
+_SHORT = {'"': r"\"", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_REPLACEMENT = 0xFFFD
+
+_ordinary = JSONEncoder(check_circular=False).encode
+
+
+def encode(value: Value) -> bytes:
+    r"""Return a value in QEMU's own words: ASCII, ``", "`` and ``": "``, ``\uXXXX`` in upper case.
+
+    Any depth, keys in their order, numbers as they were spelled. Never raises for what `Framer` returns. Code
+    points that QEMU's reader refuses (surrogates, noncharacters) become U+FFFD, as in QEMU's writer. Source:
+    QEMU qobject/qjson.c: to_json, qobject/json-writer.c.
+    """
+    try:
+        text = _ordinary(value)
+    except (TypeError, RecursionError):  # it has a Number, or is deep
+        text = _write(value)
+    else:
+        # the standard library differs in the case of its \uXXXX and in DEL, and in nothing else
+        if "\\u" in text or "\x7f" in text:
+            text = _write(value)
+    return text.encode("ascii")
+
+
+def _write(value: Value) -> str:
+    out: list[str] = []
+    unfinished: list[tuple[Iterator[tuple[str, Value]], str]] = [(iter([("", value)]), "")]
+    while unfinished:
+        members, closing = unfinished[-1]
+        for lead, member in members:
+            out.append(lead)
+            if isinstance(member, dict):
+                out.append("{")
+                unfinished.append((_pairs(member), "}"))
+                break
+            if isinstance(member, list):
+                out.append("[")
+                unfinished.append((_items(member), "]"))
+                break
+            out.append(_scalar(member))
+        else:
+            out.append(closing)
+            unfinished.pop()
+    return "".join(out)
+
+
+def _pairs(members: dict[str, Value]) -> Iterator[tuple[str, Value]]:
+    separator = ""
+    for key, value in members.items():
+        yield f"{separator}{_quote(key)}: ", value
+        separator = ", "
+
+
+def _items(items: list[Value]) -> Iterator[tuple[str, Value]]:
+    separator = ""
+    for item in items:
+        yield separator, item
+        separator = ", "
+
+
+def _scalar(value: bool | int | str | Number | None) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():  # before int, which it is too
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case str():
+            return _quote(value)
+        case _:
+            return value.text
+
+
+def _quote(text: str) -> str:
+    return f'"{_ESCAPED.sub(_escape, text)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char in _SHORT:
+        return _SHORT[char]
+    point = ord(char)
+    if 0xD800 <= point <= 0xDFFF or 0xFDD0 <= point <= 0xFDEF or point & 0xFFFE == 0xFFFE:
+        point = _REPLACEMENT
+    if point <= 0xFFFF:
+        return f"\\u{point:04X}"
+    point -= 0x10000
+    return f"\\u{0xD800 + (point >> 10):04X}\\u{0xDC00 + (point & 0x3FF):04X}"

@@ -1,0 +1,165 @@
+"""Cuts QEMU's dialect of JSON into tokens, however its bytes arrive. Knows no grammar and no messages.
+
+The states are those of QEMU qobject/json-lexer.c without interpolation, which QMP does not enable. Bytes are
+handled as text of the same code points (Latin-1): strings are decoded when they are read, as in QEMU.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from string import ascii_lowercase
+from typing import Final
+
+#: bytes that are scanned before the caller gets its turn
+BLOCK: Final = 64 << 10
+
+
+class Kind(Enum):
+    """What a token is."""
+
+    LCURLY = "{"
+    RCURLY = "}"
+    LSQUARE = "["
+    RSQUARE = "]"
+    COLON = ":"
+    COMMA = ","
+    INTEGER = "integer"
+    FLOAT = "float"
+    KEYWORD = "keyword"
+    STRING = "string"
+    STRAY = "stray"  # a lexical error: the unfinished token with the byte that cannot be part of it
+    OVERLONG = "overlong"  # an unfinished token that is one byte longer than the limit
+
+
+class _State:
+    """Where the lexer is within a token.
+
+    ``run`` matches bytes that do not lead elsewhere. A byte in ``leads`` is consumed and leads to a state or
+    completes a token; at any other byte, ``otherwise`` holds without consuming it, but `Kind.STRAY` consumes it.
+    """
+
+    __slots__ = ("leads", "otherwise", "run")
+
+    def __init__(self, run: str | None = None, otherwise: Kind | _State = Kind.STRAY) -> None:
+        self.run = None if run is None else re.compile(run)
+        self.otherwise = otherwise
+        self.leads: dict[str, Kind | _State] = {}
+
+
+_DIGIT = "0123456789"
+_PRINTABLE = "".join(map(chr, range(0x20, 0xFE)))  # 0xFE and 0xFF are impossible in UTF-8
+
+_START = _State(r"[ \t\r\n]+")
+# structural characters and control characters other than tab are where a client may begin anew
+_RECOVERY = _State(r"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]+", otherwise=_START)
+_DOUBLE = _State(r'[^"\\\x00-\x1f\xfe\xff]*(?:\\[\x20-\xfd][^"\\\x00-\x1f\xfe\xff]*)*')
+_DOUBLE_ESCAPE = _State()
+_SINGLE = _State(r"[^'\\\x00-\x1f\xfe\xff]*(?:\\[\x20-\xfd][^'\\\x00-\x1f\xfe\xff]*)*")
+_SINGLE_ESCAPE = _State()
+_SIGN = _State()
+_ZERO = _State(otherwise=Kind.INTEGER)
+_DIGITS = _State(r"[0-9]+", otherwise=Kind.INTEGER)
+_POINT = _State()
+_FRACTION = _State(r"[0-9]+", otherwise=Kind.FLOAT)
+_E = _State()
+_E_SIGN = _State()
+_EXPONENT = _State(r"[0-9]+", otherwise=Kind.FLOAT)
+_KEYWORD = _State(r"[a-z]+", otherwise=Kind.KEYWORD)
+
+_START.leads = {
+    **dict.fromkeys(ascii_lowercase, _KEYWORD),
+    **dict.fromkeys("123456789", _DIGITS),
+    **{kind.value: kind for kind in Kind if len(kind.value) == 1},
+    '"': _DOUBLE,
+    "'": _SINGLE,
+    "0": _ZERO,
+    "-": _SIGN,
+}
+_DOUBLE.leads = {"\\": _DOUBLE_ESCAPE, '"': Kind.STRING}
+_DOUBLE_ESCAPE.leads = dict.fromkeys(_PRINTABLE, _DOUBLE)
+_SINGLE.leads = {"\\": _SINGLE_ESCAPE, "'": Kind.STRING}
+_SINGLE_ESCAPE.leads = dict.fromkeys(_PRINTABLE, _SINGLE)
+_SIGN.leads = {"0": _ZERO, **dict.fromkeys("123456789", _DIGITS)}
+_ZERO.leads = {".": _POINT, **dict.fromkeys(_DIGIT, Kind.STRAY)}  # no exponent: QEMU reads 0e1 as 0, e, 1
+_DIGITS.leads = {".": _POINT, "e": _E, "E": _E}
+_POINT.leads = dict.fromkeys(_DIGIT, _FRACTION)
+_FRACTION.leads = {"e": _E, "E": _E}
+_E.leads = {"+": _E_SIGN, "-": _E_SIGN, **dict.fromkeys(_DIGIT, _EXPONENT)}
+_E_SIGN.leads = dict.fromkeys(_DIGIT, _EXPONENT)
+
+
+class Lexer:
+    """Bytes in, tokens out; ``limit`` is the size above which a token is not waited for."""
+
+    def __init__(self, limit: int) -> None:
+        self.text = ""  # the block that is being scanned
+        self.position = 0  # in it
+        self._limit = limit
+        self._state = _START
+        self._token = bytearray()  # the beginning of a token, from earlier blocks
+        self._inbox = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        self._inbox += data
+
+    def turn(self) -> None:
+        """Begin the next block if this one is used up."""
+        if self.position == len(self.text):
+            self.text = self._inbox[:BLOCK].decode("latin-1")
+            self.position = 0
+            del self._inbox[:BLOCK]
+
+    @property
+    def is_between(self) -> bool:
+        """Say whether no token is unfinished and no error is being recovered from."""
+        return self._state is _START
+
+    @property
+    def unscanned(self) -> int:
+        """Bytes that no token has been made of yet."""
+        return len(self._inbox) + len(self.text) - self.position
+
+    @property
+    def held(self) -> int:
+        """Bytes held, with those of the unfinished token."""
+        return self.unscanned + len(self._token)
+
+    def next(self) -> tuple[Kind, str] | None:
+        """Return the next token, None if the block ends before it does.
+
+        Never raises. Source: QEMU qobject/json-lexer.c: json_lexer_feed_char.
+        """
+        text, position, state = self.text, self.position, self._state
+        start = position
+        while True:
+            if state.run is not None and (run := state.run.match(text, position)):
+                position = run.end()
+            if state is _START or state is _RECOVERY:
+                start = position
+            elif len(self._token) + position - start > self._limit:
+                return self._finish(Kind.OVERLONG, start, start + self._limit + 1 - len(self._token))
+            if position == len(text):
+                break
+            target = state.leads.get(text[position])
+            if target is not None:
+                position += 1
+            else:
+                target = state.otherwise
+                position += target is Kind.STRAY
+            if isinstance(target, Kind):
+                return self._finish(target, start, position)
+            state = target
+        self._token += text[start:].encode("latin-1")
+        self.position, self._state = position, state
+        return None
+
+    def _finish(self, kind: Kind, start: int, end: int) -> tuple[Kind, str]:
+        text = self.text[start:end]
+        if self._token:
+            text = self._token.decode("latin-1") + text
+            self._token.clear()
+        self.position = end
+        self._state = _RECOVERY if kind is Kind.STRAY else _START
+        return kind, text

@@ -1,0 +1,117 @@
+"""What QEMU sends: the greeting, replies, events; cut into messages and given to the client's id, mostly unparsed.
+
+QEMU ends each message with CR LF and escapes both inside strings, so a message on one line is one line. With
+``pretty=on`` it spans lines and ends with a brace at their beginning. An id stands first in an error and last in a
+success: with ids of our own, it is found without parsing the 200 KB before it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from qmpguard.wire.json import Value, encode
+
+#: the largest reply; the largest that QEMU has is its schema, a quarter of a megabyte
+MAX_REPLY = 64 << 20
+
+_TAIL = re.compile(rb',\s*"id": (\d+)\s*\}\r?\n\Z')
+_HEAD = re.compile(rb'\{\s*"id": (\d+),\s*')
+#: how far from the end of a reply its id can begin, with room for QEMU's pretty printing
+_TAIL_SIZE = 64
+
+
+class Splitter:
+    """Cuts QEMU's bytes into messages. Linear in their number, however they arrive."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []  # of a line that has no end yet
+        self._lines: list[bytes] = []  # of a pretty message that has no end yet
+        self.held = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that these bytes complete, each with its line end.
+
+        Raises `OverflowError` where a message is longer than any that QEMU sends.
+        """
+        if b"\n" not in data:
+            self._hold(self._pieces, data)
+            return []
+        if self._pieces:
+            data = b"".join((*self._pieces, data))
+            self._pieces.clear()
+            self.held = sum(map(len, self._lines))
+        messages = []
+        for line in data.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                self._hold(self._pieces, line)
+            elif self._lines:
+                self._hold(self._lines, line)
+                if line[:1] == b"}":
+                    messages.append(b"".join(self._lines))
+                    self._lines.clear()
+                    self.held = 0
+            elif line[:1] == b"{" and line.rstrip(b"\r\n")[-1:] != b"}":
+                self._hold(self._lines, line)
+            else:
+                messages.append(line)
+        return messages
+
+    def _hold(self, where: list[bytes], data: bytes) -> None:
+        where.append(data)
+        self.held += len(data)
+        if self.held > MAX_REPLY:
+            raise OverflowError(f"a message of QEMU is longer than {MAX_REPLY} bytes")
+
+
+def find_id(message: bytes) -> re.Match[bytes] | None:
+    """Return where a reply's id stands, None for events and for replies that put it where no known QEMU does."""
+    return _TAIL.search(message, max(0, len(message) - _TAIL_SIZE)) or _HEAD.match(message)
+
+
+def with_id(message: bytes, match: re.Match[bytes], identity: bytes | None) -> bytes:
+    """Return a reply with another id, or with none."""
+    if identity is not None:
+        return message[: match.start(1)] + identity + message[match.end(1) :]
+    if match.re is _HEAD:
+        return b"{" + message[match.end() :]
+    return message[: match.start()] + message[match.end(1) :]
+
+
+class Greeting:
+    """QEMU's greeting: its bytes for the clients, its version, and what it offers."""
+
+    def __init__(self, line: bytes) -> None:
+        """Read a greeting; raises `ValueError` for anything else."""
+        try:
+            qmp = json.loads(line)["QMP"]
+            version = qmp["version"]["qemu"]
+            self.version = f"{version['major']}.{version['minor']}.{version['micro']}"
+            self.package = str(qmp["version"].get("package") or "")
+            self.offered = frozenset(str(capability) for capability in qmp["capabilities"])
+        except (KeyError, TypeError, RecursionError, AttributeError) as error:
+            raise ValueError("this is no greeting of QEMU") from error
+        self.line = line
+
+
+class OddReply:
+    """A message that has no id where QEMU puts it: an event, or a reply that must be parsed."""
+
+    def __init__(self, message: bytes) -> None:
+        """Parse it; raises `ValueError` for what is no JSON object."""
+        try:
+            members = json.loads(message)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        if not isinstance(members, dict):
+            raise ValueError("no object")
+        self.is_event = "event" in members
+        number = members.pop("id", None)
+        self.number = number if type(number) is int else None
+        self._members: dict[str, Value] = members
+
+    def with_id(self, identity: bytes | None) -> bytes:
+        """Return the reply with another id, or with none."""
+        if identity is None:
+            return encode(self._members) + b"\r\n"
+        return encode(self._members)[:-1] + b', "id": ' + identity + b"}\r\n"

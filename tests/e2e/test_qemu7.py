@@ -1,0 +1,111 @@
+"""The system's own QEMU behind the guard: what a user does with it, and what it does to the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.demo.lab import system_qemu
+from qmpguard.demo.qemu import Qemu
+from tests.guarding import PATIENCE, Client, connected, guarding, qmp_client
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.qemu
+
+
+async def test_the_guard_runs_as_a_process_says_ready_and_ends_cleanly(tmp_path: Path) -> None:
+    async with Qemu(system_qemu(), tmp_path) as qemu:
+        socket = tmp_path / "guard.sock"
+        for number in (signal.SIGTERM, signal.SIGINT):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-X", "dev", "-W", "error", "-m", "qmpguard", "run"),
+                *("--qemu", str(qemu.monitors[0]), "--listen", f"unix:{socket}", "--log-level", "warning"),
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert process.stderr is not None
+            async with asyncio.timeout(PATIENCE):
+                line = (await process.stderr.readline()).decode()
+                assert " ready: clients at unix:" in line
+                async with connected(socket) as qmp:
+                    assert (await qmp.ask("query-status", id=[1, None]))["id"] == [1, None]
+                process.send_signal(number)
+                rest = (await process.stderr.read()).decode()
+                assert await process.wait() == 0
+            assert "Traceback" not in rest
+            assert "Warning" not in rest
+            assert not socket.exists()
+
+
+async def test_requests_without_newlines_are_answered(tmp_path: Path) -> None:
+    async with Qemu(system_qemu(), tmp_path) as qemu, guarding(qemu.monitors[0]):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "guard.sock")
+        client = Client(reader, writer)
+        client.raw(b'{"execute":"qmp_capabilities"}{"execute":"query-status","id":[1,null]}')
+        assert "QMP" in await client.receive()
+        assert await client.receive() == {"return": {}}
+        assert (await client.receive())["id"] == [1, None]
+        writer.close()
+
+
+async def test_a_killed_qemu_closes_its_clients_and_a_new_one_is_served(tmp_path: Path) -> None:
+    async with Qemu(system_qemu(), tmp_path) as qemu, guarding(qemu.monitors[0]):
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qmp.send({"execute": "query-qmp-schema"})
+            qemu.kill()
+            assert await qmp.closed()
+        async with Qemu(system_qemu(), tmp_path), qmp_client(tmp_path / "guard.sock") as client:
+            assert await client.execute("query-name") == {}
+
+
+async def test_a_big_reply_is_passed_on_whole(tmp_path: Path) -> None:
+    async with (
+        Qemu(system_qemu(), tmp_path, monitors=2) as qemu,
+        guarding(qemu.monitors[0]),
+        connected(qemu.monitors[1]) as direct,
+        connected(tmp_path / "guard.sock") as through,
+    ):
+        for client in (direct, through):
+            client.send({"execute": "query-qmp-schema", "id": "schema"})
+        assert await direct.line() == await through.line()
+
+
+async def test_events_come_before_the_reply_that_follows_them(tmp_path: Path) -> None:
+    async with (
+        Qemu(system_qemu(), tmp_path) as qemu,
+        guarding(qemu.monitors[0]),
+        connected(tmp_path / "guard.sock") as qmp,
+        connected(tmp_path / "guard.sock") as other,
+    ):
+        qmp.send({"execute": "stop", "id": 1}, {"execute": "cont", "id": 2})
+        seen = [await qmp.receive() for _ in range(4)]
+        assert [m.get("event") or m["id"] for m in seen] == ["STOP", 1, "RESUME", 2]
+        assert [(await other.receive())["event"] for _ in range(2)] == ["STOP", "RESUME"]
+
+
+async def test_a_second_negotiation_is_answered_by_qemu(tmp_path: Path) -> None:
+    async with (
+        Qemu(system_qemu(), tmp_path) as qemu,
+        guarding(qemu.monitors[0]),
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        reply = await qmp.ask("qmp_capabilities")
+        assert reply["error"]["desc"] == "Capabilities negotiation is already complete, command ignored"
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\0\xff" * 1000, b'{"execute": ', b'"' + b"x" * (6 << 20), b"[" * 2000 + b"]" * 2000, b"{'a':1,}"]
+)
+async def test_junk_is_answered_or_cut_off_and_the_next_client_is_served(tmp_path: Path, junk: bytes) -> None:
+    async with Qemu(system_qemu(), tmp_path) as qemu, guarding(qemu.monitors[0]):
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qmp.raw(junk)
+            qmp.writer.write_eof()
+            assert await qmp.closed()
+        async with qmp_client(tmp_path / "guard.sock") as client:
+            assert await client.execute("query-name") == {}

@@ -1,0 +1,154 @@
+"""A QEMU for what a real one cannot do on demand: silence, odd order, death between two bytes, old versions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Request = dict[str, Any]
+
+GREETING = {
+    "QMP": {
+        "version": {"qemu": {"micro": 0, "minor": 1, "major": 8}, "package": "fake"},
+        "capabilities": ["oob"],
+    }
+}
+
+
+class FakeQemu:
+    """Serves one connection after the other, and answers what its state says; tests may hold answers back.
+
+    ``seen`` is every request, in order. ``hold`` names commands that wait until `let_go` is called.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.capabilities: dict[str, bool] = {"postcopy-ram": False, "background-snapshot": False, "xbzrle": False}
+        self.devices: dict[str, str] = {}
+        self.runstate = "running"
+        self.migration: str | None = None
+        self.seen: list[Request] = []
+        self.hold: set[str] = set()
+        self.answers: dict[str, Callable[[Request], Any]] = {}
+        self.pretty = False
+        self.connections = 0
+        self._held: list[Request] = []
+        self._arrived = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self.path, limit=1 << 26)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.die()
+        await self._server.wait_closed()
+        await asyncio.sleep(0)
+
+    def die(self) -> None:
+        """Close the connection as a killed QEMU would."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def commands(self) -> list[str]:
+        """The commands seen so far, without the guard's handshake."""
+        names = [r.get("execute") or r.get("exec-oob") for r in self.seen]
+        return [str(n) for n in names if n != "qmp_capabilities"]
+
+    async def until(self, command: str, count: int = 1) -> None:
+        """Wait until a command has arrived so many times."""
+        async with asyncio.timeout(5):
+            while self.commands().count(command) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def let_go(self) -> None:
+        """Answer what was held back."""
+        self.hold.clear()
+        held, self._held = self._held, []
+        for request in held:
+            self._answer(request)
+
+    def emit(self, event: str, **data: Any) -> None:
+        """Send an event."""
+        self.send({"timestamp": {"seconds": 1, "microseconds": 2}, "event": event, "data": data})
+
+    def send(self, message: Any) -> None:
+        """Send a message, on one line or prettily."""
+        text = json.dumps(message, indent=4 if self.pretty else None)
+        self.send_raw(text.replace("\n", "\r\n").encode() + b"\r\n")
+
+    def send_raw(self, data: bytes) -> None:
+        """Send bytes."""
+        assert self._writer is not None
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writer = writer
+        self.send(GREETING)
+        with suppress(ConnectionError):
+            while line := await reader.readline():
+                request = json.loads(line)
+                self.seen.append(request)
+                self._arrived.set()
+                if request.get("execute") in self.hold:
+                    self._held.append(request)
+                else:
+                    self._answer(request)
+        writer.close()
+
+    def _answer(self, request: Request) -> None:
+        name = request.get("execute") or request.get("exec-oob")
+        arguments = request.get("arguments", {})
+        special = self.answers.get(str(name))
+        result = special(request) if special else self._result(str(name), arguments)
+        key = "error" if isinstance(result, dict) and "class" in result else "return"
+        if key == "error":
+            self.send({"id": request["id"], key: result})
+        else:
+            self.send({key: result, "id": request["id"]})
+
+    def _result(self, name: str, arguments: dict[str, Any]) -> Any:
+        match name:
+            case "query-migrate-capabilities":
+                return [{"capability": c, "state": s} for c, s in self.capabilities.items()]
+            case "migrate-set-capabilities":
+                self.capabilities |= {e["capability"]: e["state"] for e in arguments["capabilities"]}
+                return {}
+            case "qom-list":
+                anonymous = arguments["path"].endswith("-anon")
+                found = [{"name": "type", "type": "string"}]
+                return found + [
+                    {"name": n, "type": f"child<{t}>"} for n, t in self.devices.items() if anonymous == ("[" in n)
+                ]
+            case "qom-get":
+                return {"class": "GenericError", "desc": f"Property '{arguments['property']}' not found"}
+            case "query-status":
+                return {"status": self.runstate, "running": self.runstate == "running"}
+            case "query-migrate":
+                return {} if self.migration is None else {"status": self.migration}
+            case "device_add":
+                self.devices[arguments["id"]] = arguments["driver"]
+                return {}
+            case "nonsense":
+                return {"class": "CommandNotFound", "desc": "The command nonsense has not been found"}
+            case _:
+                return {}

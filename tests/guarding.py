@@ -1,0 +1,137 @@
+"""What most tests of the proxy begin with: a guard in this process, and clients that speak bytes or qemu.qmp."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from qemu.qmp import QMPClient
+
+from qmpguard.address import UnixAddress
+from qmpguard.config import VmConfig
+from qmpguard.daemon import Guard
+from qmpguard.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
+
+#: seconds for anything that answers at once on an idle machine, with room for a busy one
+PATIENCE = 20.0
+
+
+@asynccontextmanager
+async def guarding(
+    qemu: Path,
+    listen: Path | None = None,
+    *,
+    policy: Policy | None = None,
+    survey_timeout: float = 20.0,
+    up: bool = True,
+) -> AsyncGenerator[Guard]:
+    """Guard a QEMU; ``up``: begin when the link stands."""
+    listen = listen or qemu.with_name("guard.sock")
+    vm = VmConfig("test", UnixAddress(str(qemu)), UnixAddress(str(listen)), policy or Policy(), survey_timeout)
+    guard = Guard(vm)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(guard.run())
+        async with asyncio.timeout(PATIENCE):
+            if up:
+                await guard.hub.connected.wait()
+            await eventually(lambda: guard.listener is not None)
+        try:
+            yield guard
+        finally:
+            task.cancel()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds that nothing announces."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 -- there is no event for it: that is why this is here
+            await asyncio.sleep(0.005)
+
+
+class Client:
+    """A client that speaks bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *requests: Any) -> None:
+        """Send requests, with no newline: many real clients send none."""
+        for request in requests:
+            self.raw(json.dumps(request).encode())
+
+    def raw(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def line(self) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readline()
+
+    async def receive(self) -> Any:
+        """The next message; None at the end."""
+        line = await self.line()
+        return json.loads(line) if line else None
+
+    async def ask(self, command: str, arguments: dict[str, Any] | None = None, **members: Any) -> Any:
+        """Send a request and return its reply, passing over events."""
+        request = {"execute": command, **members}
+        if arguments is not None:
+            request["arguments"] = arguments
+        self.send(request)
+        while "event" in (reply := await self.receive()):
+            pass
+        return reply
+
+    async def closed(self) -> bool:
+        """Whether the other side closes, whatever it sends before."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                while await self.reader.read(65536):
+                    pass
+            except ConnectionError:
+                pass
+        return True
+
+
+@asynccontextmanager
+async def connected(path: Path, *, negotiate: bool = True, oob: bool = False) -> AsyncGenerator[Client]:
+    """Connect a client that speaks bytes; ``negotiate``: past the greeting and qmp_capabilities."""
+    reader, writer = await asyncio.open_unix_connection(path, limit=1 << 26)
+    client = Client(reader, writer)
+    try:
+        if negotiate:
+            assert "QMP" in await client.receive()
+            assert await client.ask("qmp_capabilities", {"enable": ["oob"]} if oob else None) == {"return": {}}
+        yield client
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def qmp_client(path: Path) -> AsyncGenerator[QMPClient]:
+    """Connect a qemu.qmp client."""
+    client = QMPClient("test")
+    async with asyncio.timeout(PATIENCE):
+        await client.connect(str(path))
+    try:
+        yield client
+    finally:
+        await client.disconnect()
+
+
+def capabilities(**states: bool) -> dict[str, Any]:
+    """Arguments of migrate-set-capabilities: ``postcopy_ram=True`` is postcopy-ram on."""
+    return {"capabilities": [{"capability": n.replace("_", "-"), "state": s} for n, s in states.items()]}
+
+
+def assert_refused(reply: Any, rule: str) -> None:
+    """The reply is the guard's refusal by that rule, in QEMU's error class."""
+    assert "error" in reply, f"not refused: {reply}"
+    assert reply["error"]["class"] == "GenericError"
+    assert f"qmpguard: rule {rule}" in reply["error"]["desc"]

@@ -1,0 +1,148 @@
+"""Readers: what each intercepted request is taken for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.policy.machine import Change, Device, Start
+from qmpguard.policy.operations import (
+    AddDevice,
+    CallUnlisted,
+    OpenMonitor,
+    RunProgram,
+    SetCapabilities,
+    SetProperty,
+    StartMigration,
+    WriteHmp,
+)
+from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.readers import Harmless, Reading, Unreadable, read
+from tests.policy.scenes import Request, channel, hmp, plug, qmp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+POSTCOPY = SetCapabilities((("postcopy-ram", True),))
+SNAPSHOT = SetCapabilities((("background-snapshot", True),))
+
+
+def taken_for(request: Request, policy: Policy | None = None, listed: frozenset[str] | None = None) -> Reading | None:
+    arguments: Mapping[str, object] = request.get("arguments", {})
+    return read(request["execute"], arguments, policy or Policy(), listed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reading"),
+    [
+        (qmp("migrate-set-parameters", **{"downtime-limit": 5}), Harmless()),
+        (qmp("migrate-set-parameters", **{"postcopy-ram": False, "background-snapshot": True}), None),
+        (qmp("migrate-set-parameters", **{"postcopy-ram": False}), Harmless()),
+        (qmp("migrate-set-parameters", **{"cpr-exec-command": ["q"]}), RunProgram("cpr-exec-command")),
+        (qmp("migrate", uri="tcp:h:1", resume=True), Harmless()),
+        (qmp("migrate", uri="exec:cat"), StartMigration(Start.OUTGOING, "uri 'exec:cat'")),
+        (qmp("migrate", channels=channel(transport="rdma")), StartMigration(Start.OUTGOING)),
+        (qmp("migrate", channels=[5, {"addr": 5}]), StartMigration(Start.OUTGOING)),
+        (qmp("migrate-incoming", uri="tcp:h:1"), StartMigration(Start.INCOMING)),
+        (qmp("migrate-start-postcopy"), StartMigration(Start.POSTCOPY)),
+        (plug("e1000e"), Harmless()),
+        (qmp("object-add", **{"qom-type": "memory-backend-ram"}), Harmless()),
+        (qmp("object-add", **{"qom-type": "monitor-qmp"}), OpenMonitor("object-add of 'monitor-qmp'")),
+        (qmp("add_client", protocol="vnc", fdname="f"), Harmless()),
+        (qmp("add_client", protocol="spice", fdname="f"), Harmless()),
+        (qmp("add_client", protocol="@dbus-display", fdname="f"), Harmless()),
+        (qmp("qom-set", path="/a", property="x-postcopy-ram", value=False), Harmless()),
+        (qmp("qom-set", path="/a", property="x-postcopy-ram", value=True), POSTCOPY),
+        (qmp("qom-set", path="/a", property="x-postcopy-ram", value=0), POSTCOPY),
+        (qmp("qom-set", path="/a", property="realized", value=1), SetProperty(Change("/a", "realized"))),
+        (qmp("qom-set", path="/a", property="guest-stats-polling-interval", value=1), Harmless()),
+        # the same by HMP
+        (hmp("migrate tcp:h:1"), StartMigration(Start.OUTGOING)),
+        (hmp("migrate -r tcp:h:1"), Harmless()),
+        (hmp("migrate_incoming exec:cat"), StartMigration(Start.INCOMING, "uri 'exec:cat'")),
+        (hmp("migrate_start_postcopy"), StartMigration(Start.POSTCOPY)),
+        (hmp("migrate_set_capability postcopy-ram on"), POSTCOPY),
+        (hmp("migrate_set_capability postcopy-ram off"), Harmless()),
+        (hmp("migrate_set_capability xbzrle on"), Harmless()),
+        (hmp("migrate_set_parameter downtime-limit 5"), Harmless()),
+        (hmp("migrate_set_parameter background-snapshot on"), SNAPSHOT),
+        (hmp("migrate_set_parameter background-snapshot off"), Harmless()),
+        (hmp("device_add e1000e"), Harmless()),
+        (hmp("device_del gpu0"), Harmless()),
+        (hmp("object_add memory-backend-ram,id=m,size=1M"), Harmless()),
+        (hmp("object_add monitor-hmp,id=m"), OpenMonitor("object-add of 'monitor-hmp'")),
+        (hmp("qom-set /a realized off"), SetProperty(Change("/a", "realized"))),
+        (hmp("gdbserver"), OpenMonitor("gdbserver")),
+        (hmp("gdbserver none"), Harmless()),
+        (hmp("savevm now"), Harmless()),
+        (hmp("info status"), Harmless()),
+        (hmp("stop"), WriteHmp("stop")),
+        (hmp("migrate"), Harmless()),  # QEMU rejects it before it does anything
+        (hmp(""), Harmless()),
+    ],
+    ids=str,
+)
+def test_what_a_request_is_taken_for(request_: Request, reading: Reading | None) -> None:
+    found = taken_for(request_)
+    if reading is None:
+        assert isinstance(found, SetCapabilities)
+    else:
+        assert found == reading
+
+
+def test_a_device_is_described_with_what_the_rules_speak_about() -> None:
+    arguments = {"id": "g", "host": "65:00.0", "sysfsdev": "/sys/x", "failover_pair_id": "net0", "bus": "pcie.1"}
+    device = Device("/machine/peripheral/g", "vfio-pci", "g", "65:00.0", "/sys/x", "net0")
+    assert taken_for(plug("vfio-pci", **arguments)) == AddDevice(device)
+
+
+@pytest.mark.parametrize("value", [True, "on"])
+@pytest.mark.parametrize("name", ["enable-migration", "x-enable-migration"])
+def test_migration_may_be_forced_on_under_two_names(name: str, value: object) -> None:
+    reading = taken_for(plug("vfio-pci", **{name: value}))
+    assert isinstance(reading, AddDevice)
+    assert reading.device.migration_forced
+
+
+def test_a_device_without_an_id_is_named_by_its_type() -> None:
+    reading = taken_for(qmp("device_add", driver="vfio-ap", id=5))
+    assert isinstance(reading, AddDevice)
+    assert (reading.device.id, reading.device.label) == (None, "a new vfio-ap")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        qmp("migrate-set-capabilities"),
+        qmp("migrate-set-parameters", **{"postcopy-ram": 1}),
+        qmp("migrate", uri="tcp:h:1", resume=1),
+        qmp("migrate-start-postcopy", x=1),
+        qmp("device_add", id="x"),
+        qmp("object-add"),
+        qmp("add_client"),
+        qmp("add_client", protocol="vnc", fdname="f", more=1),
+        qmp("qom-set", path=1, property="x"),
+        qmp("qom-set", path="x", property=None),
+        qmp("human-monitor-command"),
+        qmp("human-monitor-command", **{"command-line": "stop", "cpu": 0}),
+        hmp("stop\0"),
+        hmp("device_add vfio-pci,x=\udc80"),
+        hmp("object_add {}"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_says_why(request_: Request) -> None:
+    reading = taken_for(request_)
+    assert isinstance(reading, Unreadable)
+    assert reading.reason
+
+
+def test_in_profile_strict_a_command_must_stand_in_the_schema() -> None:
+    strict = Policy(profile=Profile.STRICT)
+    listed = frozenset({"query-status", "__org.example_x"})
+    assert taken_for(qmp("query-status"), strict, listed) is None
+    assert taken_for(qmp("query-status"), strict) == CallUnlisted("query-status")  # nobody knows yet
+    assert taken_for(qmp("nonsense"), strict, listed) == CallUnlisted("nonsense")
+    assert taken_for(qmp("__org.example_x"), strict, listed) == CallUnlisted("__org.example_x")
+    assert taken_for(qmp("nonsense"), Policy(), listed) is None

@@ -1,0 +1,218 @@
+"""Every route to harm that we know: the situation, what is asked for, and the rule that refuses it.
+
+`tests/e2e/test_tables.py` sends the same rows to a real QEMU with a real VFIO device.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.rules import judge, unverified_mode
+from tests.policy.scenes import (
+    ANONYMOUS,
+    BARE,
+    BOTH,
+    BOTH_ANONYMOUS,
+    BOTH_SNAP,
+    INCOMING,
+    INCOMING_BOTH,
+    INCOMING_LIT,
+    LIT,
+    LIT_SNAP,
+    PC,
+    PLUGGED,
+    SNAP,
+    STANDBY,
+    STANDBY_LIT,
+    UNSTARTED_SNAP,
+    Request,
+    Scene,
+    caps,
+    channel,
+    hmp,
+    on,
+    plug,
+    qmp,
+)
+
+POSTCOPY, SNAPSHOT = "vfio-postcopy", "vfio-background-snapshot"
+Row = tuple[Scene, Request, str]
+
+#: refused in both profiles
+ROUTES: list[Row] = [
+    # the capability, with the device there
+    (PLUGGED, on(PC), POSTCOPY),
+    (PLUGGED, on(SNAP), SNAPSHOT),
+    (PLUGGED, on("events", PC, "postcopy-preempt"), POSTCOPY),
+    (PLUGGED, caps((PC, False), (PC, True)), POSTCOPY),
+    (PLUGGED, caps((PC, True), (PC, False), ("events", True), (PC, True)), POSTCOPY),
+    (PLUGGED, caps((PC, True), ("no-such-capability", True)), POSTCOPY),
+    (ANONYMOUS, on(PC), POSTCOPY),
+    (ANONYMOUS, on(SNAP), SNAPSHOT),
+    (INCOMING, on(PC), POSTCOPY),
+    (INCOMING, on(PC, "postcopy-preempt"), POSTCOPY),
+    (PLUGGED, qmp("migrate-set-parameters", **{"postcopy-ram": True}), POSTCOPY),
+    (PLUGGED, qmp("migrate-set-parameters", **{"background-snapshot": True, "downtime-limit": 5}), SNAPSHOT),
+    (PLUGGED, qmp("qom-set", path="/objects/migration", property="x-postcopy-ram", value=True), POSTCOPY),
+    (PLUGGED, qmp("qom-set", path="migration", property="x-background-snapshot", value="on"), SNAPSHOT),
+    # the same by HMP, spelled as QEMU reads it
+    (PLUGGED, hmp("migrate_set_capability postcopy-ram on"), POSTCOPY),
+    (PLUGGED, hmp("migrate_set_capability background-snapshot on"), SNAPSHOT),
+    (PLUGGED, hmp("  migrate_set_capability   postcopy-ram   on  "), POSTCOPY),
+    (PLUGGED, hmp("\tmigrate_set_capability\tpostcopy-ram\ton"), POSTCOPY),
+    (PLUGGED, hmp("\nmigrate_set_capability\npostcopy-ram\non\n"), POSTCOPY),
+    (PLUGGED, hmp("migrate_set_capability\vpostcopy-ram\fon"), POSTCOPY),
+    (PLUGGED, hmp('migrate_set_capability "postcopy-ram" on'), POSTCOPY),
+    (PLUGGED, hmp('migrate_set_capability "postcopy-ram"on'), POSTCOPY),
+    (PLUGGED, hmp("qom-set migration x-postcopy-ram on"), POSTCOPY),
+    (PLUGGED, hmp("migrate_set_parameter postcopy-ram on"), POSTCOPY),
+    (INCOMING, hmp("migrate_set_capability postcopy-ram on"), POSTCOPY),
+    # the migration, when the combination came from behind
+    (BOTH, qmp("migrate", uri="exec:cat >/dev/null"), POSTCOPY),
+    (BOTH, qmp("migrate", uri="tcp:127.0.0.1:1"), POSTCOPY),
+    (BOTH, qmp("migrate", uri="unix:/nowhere"), POSTCOPY),
+    (BOTH, qmp("migrate", uri="fd:m"), POSTCOPY),
+    (BOTH, qmp("migrate", uri="file:/dev/null"), POSTCOPY),
+    (BOTH, qmp("migrate", uri="rdma:127.0.0.1:1"), POSTCOPY),
+    (BOTH, qmp("migrate", uri="tcp:127.0.0.1:1", resume=False), POSTCOPY),
+    (BOTH, qmp("migrate", uri="tcp:127.0.0.1:1", detach=True), POSTCOPY),
+    (BOTH, qmp("migrate", uri="tcp:127.0.0.1:1", blk=True, inc=True), POSTCOPY),
+    (BOTH, qmp("migrate", channels=channel(transport="socket", type="inet", host="127.0.0.1", port="1")), POSTCOPY),
+    (BOTH, qmp("migrate", channels=channel(transport="exec")), POSTCOPY),
+    (BOTH, qmp("migrate"), POSTCOPY),
+    (BOTH, hmp("migrate exec:cat"), POSTCOPY),
+    (BOTH, hmp("migrate -d exec:cat"), POSTCOPY),
+    (BOTH, hmp("migrate -d tcp:127.0.0.1:1"), POSTCOPY),
+    (BOTH, hmp('migrate -d "tcp:127.0.0.1:1"'), POSTCOPY),
+    (BOTH, qmp("migrate-start-postcopy"), POSTCOPY),
+    (BOTH, hmp("migrate_start_postcopy"), POSTCOPY),
+    (BOTH_ANONYMOUS, qmp("migrate", uri="exec:cat"), POSTCOPY),
+    (BOTH_SNAP, qmp("migrate", uri="exec:cat"), SNAPSHOT),
+    (BOTH_SNAP, qmp("migrate", uri="file:/dev/null"), SNAPSHOT),
+    (BOTH_SNAP, hmp("migrate -d exec:cat"), SNAPSHOT),
+    (INCOMING_BOTH, qmp("migrate-incoming", uri="tcp:127.0.0.1:0"), POSTCOPY),
+    (INCOMING_BOTH, qmp("migrate-incoming", uri="exec:cat", **{"exit-on-error": False}), POSTCOPY),
+    (INCOMING_BOTH, qmp("migrate-incoming", channels=channel(transport="file", filename="/dev/null")), POSTCOPY),
+    (INCOMING_BOTH, hmp("migrate_incoming tcp:127.0.0.1:0"), POSTCOPY),
+    # the device, with the capability on
+    (LIT, plug(), POSTCOPY),
+    (LIT, plug(socket={"type": "unix", "path": "vu.sock"}), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0"), POSTCOPY),
+    (LIT, plug("vfio-pci", sysfsdev="/sys/bus/mdev/devices/x"), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0", **{"enable-migration": "on"}), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0", **{"enable-migration": "off"}), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0", failover_pair_id="bogus"), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0", failover_pair_id=""), POSTCOPY),
+    (LIT, plug("vfio-pci-nohotplug"), POSTCOPY),
+    (LIT, plug("vfio-ap"), POSTCOPY),
+    (LIT, plug("vfio-ccw"), POSTCOPY),
+    (LIT, plug("vfio-platform"), POSTCOPY),
+    (LIT, plug("vfio-amd-xgbe"), POSTCOPY),
+    (LIT, plug("vfio-calxeda-xgmac"), POSTCOPY),
+    (LIT, plug("vfio-of-tomorrow"), POSTCOPY),
+    (LIT, qmp("device_add", driver="vfio-pci", host="65:00.0"), POSTCOPY),
+    (LIT_SNAP, plug(), SNAPSHOT),
+    (LIT_SNAP, plug("vfio-pci", host="65:00.0"), SNAPSHOT),
+    (INCOMING_LIT, plug(), POSTCOPY),
+    (STANDBY_LIT, plug("vfio-pci", host="65:00.0", failover_pair_id="net0"), POSTCOPY),
+    (LIT, hmp("device_add vfio-pci,host=65:00.0,id=hp0"), POSTCOPY),
+    (LIT, hmp("device_add driver=vfio-pci,host=65:00.0"), POSTCOPY),
+    (LIT, hmp("device_add e1000e,id=hp0,driver=vfio-pci"), POSTCOPY),
+    (LIT, hmp('device_add "vfio-pci,host=65:00.0"'), POSTCOPY),
+    (LIT, hmp("device_add vfio-pci,x=" + "y" * 1010 + ",driver=e1000e"), POSTCOPY),
+    (LIT_SNAP, hmp("device_add vfio-pci,host=65:00.0"), SNAPSHOT),
+    # a snapshot that aborts QEMU
+    (UNSTARTED_SNAP, qmp("migrate", uri="exec:cat"), "snapshot-runstate"),
+    (UNSTARTED_SNAP, hmp("migrate -d exec:cat"), "snapshot-runstate"),
+    # another monitor
+    (BARE, qmp("object-add", **{"qom-type": "monitor-qmp", "id": "m", "chardev": "c"}), "new-monitor"),
+    (BARE, qmp("object-add", **{"qom-type": "monitor-hmp", "id": "m", "chardev": "c"}), "new-monitor"),
+    (BARE, hmp("object_add monitor-qmp,id=m,chardev=c"), "new-monitor"),
+    (BARE, hmp("object_add qom-type=monitor-hmp,id=m,chardev=c"), "new-monitor"),
+    (BARE, qmp("add_client", protocol="compat_monitor0", fdname="f"), "new-monitor"),
+    (BARE, qmp("add_client", protocol="charserial0", fdname="f"), "new-monitor"),
+    (BARE, hmp("gdbserver"), "new-monitor"),
+    (BARE, hmp("gdbserver tcp::1234"), "new-monitor"),
+    (BARE, hmp("gdbserver mon:stdio"), "new-monitor"),
+    # what would blind QEMU's own check
+    (PLUGGED, qmp("qom-set", path="/machine/peripheral/gpu0", property="realized", value=False), "vfio-property"),
+    (PLUGGED, qmp("qom-set", path="gpu0", property="realized", value=False), "vfio-property"),
+    (PLUGGED, qmp("qom-set", path="gpu0", property="failover_pair_id", value="x"), "vfio-property"),
+    (PLUGGED, qmp("qom-set", path="gpu0", property="enable-migration", value="on"), "vfio-property"),
+    (PLUGGED, qmp("qom-set", path="gpu0", property="x-enable-migration", value=True), "vfio-property"),
+    (PLUGGED, hmp("qom-set gpu0 realized off"), "vfio-property"),
+    (
+        ANONYMOUS,
+        qmp("qom-set", path="/machine/peripheral-anon/device[0]", property="realized", value=False),
+        "vfio-property",
+    ),
+    # what nobody can read
+    (BARE, qmp("migrate", uri="tcp:127.0.0.1:1", config={"postcopy-ram": True}), "unverified"),
+    (BARE, qmp("migrate", uri="tcp:127.0.0.1:1", resume=True, config={}), "unverified"),
+    (BARE, qmp("migrate-incoming", uri="tcp:127.0.0.1:0", config={}), "unverified"),
+    (BARE, qmp("migrate-set-capabilities", capabilities={"capability": PC, "state": True}), "unverified"),
+    (BARE, qmp("migrate-set-capabilities", capabilities=[{"capability": PC, "state": "on"}]), "unverified"),
+    (BARE, qmp("migrate-set-parameters", **{"postcopy-ram": "on"}), "unverified"),
+    (BARE, qmp("device_add", driver=["vfio-pci"]), "unverified"),
+    (BARE, qmp("object-add", **{"qom-type": ["monitor-qmp"]}), "unverified"),
+    (BARE, qmp("human-monitor-command", **{"command-line": 5}), "unverified"),
+]
+
+#: refused in profile strict only
+STRICT_ROUTES: list[Row] = [
+    (BARE, hmp("stop"), "hmp-write"),
+    (BARE, hmp("chardev-add socket,id=c,path=/x,server=on"), "hmp-write"),
+    (BARE, hmp("drive_add 0 if=none"), "hmp-write"),
+    (BARE, hmp("x /10i 0"), "hmp-write"),
+    (BARE, qmp("migrate", uri="exec:cat"), "runs-program"),
+    (BARE, qmp("migrate", channels=channel(transport="exec")), "runs-program"),
+    (BARE, qmp("migrate-set-parameters", **{"cpr-exec-command": ["qemu"]}), "runs-program"),
+    (BARE, hmp("migrate exec:cat"), "runs-program"),
+    (BARE, hmp("migrate_set_parameter cpr-exec-command qemu"), "runs-program"),
+    (INCOMING, qmp("migrate-incoming", uri="exec:cat"), "runs-program"),
+    (BARE, qmp("__com.redhat_command"), "unknown-command"),
+    (BARE, qmp("no-such-command"), "unknown-command"),
+    (BARE, qmp("qom-set", path="/machine/peripheral/net0", property="realized", value=False), "vfio-property"),
+    (STANDBY, on(PC), "hidden-primary"),
+    (STANDBY, on(SNAP), "hidden-primary"),
+    (STANDBY_LIT, qmp("migrate", uri="tcp:127.0.0.1:1"), "hidden-primary"),
+]
+
+
+def refused_by(scene: Scene, request: Request, policy: Policy) -> str | None:
+    """The rule that refuses a request, by the pure core."""
+    listed = frozenset({"query-status", "stop", "cont"})
+    reading = read(request["execute"], request.get("arguments", {}), policy, listed)
+    if isinstance(reading, Unreadable):
+        return "unverified" if unverified_mode(policy) is Mode.ENFORCE else None
+    if reading is None or isinstance(reading, Harmless):
+        return None
+    refusal = judge(reading, scene.machine(), policy).refusal
+    return refusal.rule if refusal else None
+
+
+def name(row: object) -> str:
+    return row.name if isinstance(row, Scene) else str(row)[:60]
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+@pytest.mark.parametrize(("scene", "request_", "rule"), ROUTES, ids=name)
+def test_a_route_to_harm_is_refused(scene: Scene, request_: Request, rule: str, profile: Profile) -> None:
+    assert refused_by(scene, request_, Policy(profile=profile)) == rule
+
+
+@pytest.mark.parametrize(("scene", "request_", "rule"), STRICT_ROUTES, ids=name)
+def test_a_way_around_is_refused_in_strict_and_passes_in_standard(scene: Scene, request_: Request, rule: str) -> None:
+    assert refused_by(scene, request_, Policy(profile=Profile.STRICT)) == rule
+    assert refused_by(scene, request_, Policy()) is None
+
+
+@pytest.mark.parametrize(("scene", "request_", "rule"), ROUTES, ids=name)
+def test_in_mode_warn_nothing_is_refused(scene: Scene, request_: Request, rule: str) -> None:
+    assert refused_by(scene, request_, Policy(mode=Mode.WARN)) is None
+
+
+def test_the_table_is_whole() -> None:
+    assert len(ROUTES) >= 80

@@ -1,0 +1,158 @@
+"""The survey: which questions are asked, in which order, and how their answers are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qmpguard.policy.machine import Device, Fact, Facts
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.survey import Missing, Query, Unexpected, inquire, observe
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from qmpguard.policy.verdict import Verdict
+
+DEVICES = {
+    "/machine/peripheral": [
+        {"name": "type", "type": "string"},
+        {"name": "gpu0", "type": "child<vfio-pci>"},
+        {"name": "net0", "type": "child<virtio-net-pci>"},
+    ],
+    "/machine/peripheral-anon": [{"name": "device[0]", "type": "child<vfio-pci>"}],
+}
+
+
+class World:
+    """Answers as a QEMU would, and remembers what it was asked."""
+
+    def __init__(self, *on: str, **answers: Any) -> None:
+        self.asked: list[str] = []
+        self.answers: dict[str, Any] = {
+            "query-migrate-capabilities": [
+                {"capability": c, "state": c in on} for c in ("postcopy-ram", "background-snapshot", "xbzrle")
+            ],
+            "query-status": {"status": "running"},
+            "query-migrate": {},
+        } | {name.replace("_", "-"): answer for name, answer in answers.items()}
+        self.folders: dict[str, Any] = {folder: [] for folder in DEVICES}
+        self.properties: dict[tuple[str, str], Any] = {("/machine/peripheral/gpu0", "host"): "0000:65:00.0"}
+
+    def answer(self, query: Query) -> Any:
+        self.asked.append(query.command)
+        arguments = dict(query.arguments)
+        if query.command == "qom-list":
+            return self.folders[arguments["path"]]
+        if query.command == "qom-get":
+            assert query.optional
+            return self.properties.get((arguments["path"], arguments["property"]), Missing())
+        return self.answers[query.command]
+
+    def judge(self, command: str, arguments: dict[str, Any], policy: Policy | None = None) -> Verdict:
+        operation = read(command, arguments, policy or Policy())
+        assert operation is not None
+        assert not isinstance(operation, Harmless | Unreadable)
+        verdict: Verdict = self.drive(inquire(operation, policy or Policy()))[0]
+        return verdict
+
+    def observe(self, facts: Facts, *wanted: Fact) -> Facts:
+        found: Facts = self.drive(observe(Policy(), facts, wanted))
+        return found
+
+    def drive(self, questions: Generator[tuple[Query, ...], tuple[Any, ...], Any]) -> Any:
+        try:
+            queries = next(questions)
+            while True:
+                queries = questions.send(tuple(self.answer(q) for q in queries))
+        except StopIteration as done:
+            return done.value
+
+
+def set_on(name: str) -> tuple[str, dict[str, Any]]:
+    return "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": True}]}
+
+
+PLUG = ("device_add", {"driver": "vfio-pci", "id": "hp0"})
+
+
+def test_a_capability_asks_for_devices_only_and_for_details_only_to_refuse() -> None:
+    world = World()
+    assert world.judge(*set_on("postcopy-ram")).refusal is None
+    assert "qom-get" not in world.asked
+    world.folders = DEVICES
+    refusal = world.judge(*set_on("postcopy-ram")).refusal
+    assert refusal is not None
+    assert refusal.problem.devices == ("/machine/peripheral-anon/device[0]", "gpu0")
+
+
+def test_plugging_without_a_dangerous_bit_asks_for_the_capabilities_only() -> None:
+    world = World()
+    assert world.judge(*PLUG).refusal is None
+    assert world.asked == ["query-migrate-capabilities"]
+
+
+def test_plugging_with_one_asks_whether_harm_can_follow() -> None:
+    assert World("postcopy-ram").judge(*PLUG).refusal is not None
+    over = World("postcopy-ram", query_migrate={"status": "completed"})
+    assert over.judge(*PLUG).refusal is None
+
+
+def test_a_failover_primary_is_known_by_its_standby() -> None:
+    world = World()
+    world.folders = DEVICES
+    world.properties |= {
+        ("/machine/peripheral/gpu0", "failover_pair_id"): "net0",
+        ("/machine/peripheral-anon/device[0]", "failover_pair_id"): "",
+        ("/machine/peripheral/net0", "failover"): True,
+    }
+    lenient = Policy(allow_failover_primary=True)
+    refusal = world.judge(*set_on("postcopy-ram"), lenient).refusal
+    assert refusal is not None
+    assert refusal.problem.devices == ("/machine/peripheral-anon/device[0]",)
+
+
+def test_a_hidden_primary_is_forgotten_with_its_standby_or_when_it_shows() -> None:
+    primary = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
+    hidden = Facts(hidden=(primary,))
+    for folders, left in ((DEVICES, ()), ({folder: [] for folder in DEVICES}, (primary,))):
+        world = World()
+        world.folders = folders
+        assert world.observe(hidden, Fact.DEVICES).hidden == left
+    assert World().observe(hidden, Fact.DEVICES, Fact.STANDBYS).hidden == ()
+
+
+def test_the_type_of_an_object_is_asked_for_when_its_property_is_set() -> None:
+    for kind, refused in (("vfio-pci", True), ("e1000e", False), (Missing(), False)):
+        world = World()
+        world.properties["gpu0", "type"] = kind
+        verdict = world.judge("qom-set", {"path": "gpu0", "property": "realized", "value": False})
+        assert (verdict.refusal is not None) == refused
+        assert world.asked == ["query-migrate-capabilities", "qom-get"]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("query-migrate-capabilities", {}),
+        ("query-migrate-capabilities", [{"capability": "x"}]),
+        ("query-migrate-capabilities", Missing()),
+        ("query-status", []),
+        ("query-migrate", []),
+        ("query-migrate", {"status": 5}),
+    ],
+)
+def test_an_answer_of_another_form_is_unexpected(command: str, answer: Any) -> None:
+    world = World("postcopy-ram")
+    world.answers[command] = answer
+    with pytest.raises(Unexpected):
+        world.judge(*PLUG)
+
+
+def test_a_list_of_devices_of_another_form_is_unexpected() -> None:
+    world = World()
+    world.folders = {folder: [{"name": 1}] for folder in DEVICES}
+    with pytest.raises(Unexpected):
+        world.judge(*set_on("postcopy-ram"))

@@ -1,0 +1,185 @@
+"""The gate between a fake QEMU and clients: what is asked, in which order, and what passes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.policy.policy import Mode, Policy
+from tests.fakes.qemu import FakeQemu
+from tests.guarding import assert_refused, capabilities, connected, guarding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POSTCOPY = capabilities(postcopy_ram=True)
+SURVEY = {"query-migrate-capabilities", "qom-list", "qom-get", "query-status", "query-migrate"}
+
+
+async def test_a_capability_is_refused_while_a_vfio_device_is_plugged(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.devices["gpu0"] = "vfio-pci"
+        reply = await qmp.ask("migrate-set-capabilities", POSTCOPY, id=7)
+        assert_refused(reply, "vfio-postcopy")
+        assert reply["id"] == 7
+        assert "migrate-set-capabilities" not in qemu.commands()
+        assert guard.hub.counts.refused == 1
+
+
+async def test_a_capability_passes_without_a_vfio_device(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
+        assert qemu.capabilities["postcopy-ram"]
+
+
+async def test_a_harmless_capability_list_asks_qemu_nothing(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qemu.devices["gpu0"] = "vfio-pci"
+        assert await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=False)) == {"return": {}}
+        assert qemu.commands() == ["migrate-set-capabilities"]
+
+
+async def test_nothing_is_sent_between_the_survey_and_the_command(tmp_path: Path) -> None:
+    """Another client's operation and its plain command arrive while the survey is under way."""
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock") as one,
+        connected(tmp_path / "guard.sock") as two,
+    ):
+        qemu.hold.add("query-migrate-capabilities")
+        one.send({"execute": "migrate", "arguments": {"uri": "exec:cat"}})
+        await qemu.until("query-migrate-capabilities")
+        two.send({"execute": "device_add", "arguments": {"driver": "vfio-pci", "id": "gpu0"}})
+        await asyncio.sleep(0)
+        qemu.hold.add("migrate")
+        for request in list(qemu._held):
+            qemu._held.remove(request)
+            qemu.hold.discard("query-migrate-capabilities")
+            qemu._answer(request)
+        await qemu.until("migrate")
+        commands = qemu.commands()
+        last_question = max(i for i, c in enumerate(commands) if c in SURVEY)
+        assert commands[last_question + 1 :] == ["migrate"]
+        assert "device_add" not in commands
+        qemu.let_go()
+        assert await one.receive() == {"return": {}}
+        assert await two.receive() == {"return": {}}
+
+
+async def test_of_two_clients_racing_for_the_combination_one_is_refused(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock") as one,
+        connected(tmp_path / "guard.sock") as two,
+    ):
+        one.send({"execute": "device_add", "arguments": {"driver": "vfio-pci", "id": "gpu0"}})
+        two.send({"execute": "migrate-set-capabilities", "arguments": POSTCOPY})
+        replies = [await one.receive(), await two.receive()]
+        assert sum("error" in reply for reply in replies) == 1
+        assert not (qemu.devices and qemu.capabilities["postcopy-ram"])
+
+
+async def test_commands_that_are_not_judged_do_not_wait_for_the_gate(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock") as one,
+        connected(tmp_path / "guard.sock") as two,
+    ):
+        qemu.hold.add("query-migrate-capabilities")
+        one.send({"execute": "migrate", "arguments": {"uri": "exec:cat"}})
+        await qemu.until("query-migrate-capabilities")
+        assert (await two.ask("query-status"))["return"]["status"] == "running"
+        assert await two.ask("migrate_cancel") == {"return": {}}
+        assert await two.ask("migrate", {"uri": "x", "resume": True}) == {"return": {}}
+        qemu.let_go()
+        assert await one.receive() == {"return": {}}
+
+
+async def test_the_same_clients_later_commands_keep_their_place(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qmp.send(
+            {"execute": "query-status", "id": 1},
+            {"execute": "migrate-set-capabilities", "arguments": POSTCOPY, "id": 2},
+            {"execute": "query-name", "id": 3},
+        )
+        assert [(await qmp.receive())["id"] for _ in range(3)] == [1, 2, 3]
+        ours = [c for c in qemu.commands() if c not in SURVEY or c == "query-status"]
+        assert ours == ["query-status", "migrate-set-capabilities", "query-name"]
+
+
+async def test_a_survey_without_an_answer_ends_in_a_refusal(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, survey_timeout=0.1),
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.hold.add("query-migrate-capabilities")
+        reply = await qmp.ask("migrate", {"uri": "exec:cat"})
+        assert_refused(reply, "unverified")
+        assert "0.1 s" in reply["error"]["desc"]
+        assert (await qmp.ask("query-status"))["return"]["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("query-migrate-capabilities", {"class": "CommandNotFound", "desc": "gone"}),
+        ("query-migrate-capabilities", 5),
+        ("query-migrate-capabilities", [{"capability": 1}]),
+        ("qom-list", [{"name": 3}]),
+        ("qom-list", {}),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_ends_in_a_refusal(tmp_path: Path, command: str, answer: object) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qemu.answers[command] = lambda _: answer
+        assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "unverified")
+        assert "migrate-set-capabilities" not in qemu.commands()
+
+
+async def test_arguments_that_cannot_be_read_are_refused_and_ask_qemu_nothing(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        reply = await qmp.ask("migrate", {"uri": "exec:cat", "config": {"postcopy-ram": True}})
+        assert_refused(reply, "unverified")
+        assert "'config'" in reply["error"]["desc"]
+        assert qemu.commands() == []
+
+
+async def test_in_mode_warn_everything_passes_and_is_counted(tmp_path: Path) -> None:
+    policy = Policy(mode=Mode.WARN)
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, policy=policy) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.devices["gpu0"] = "vfio-pci"
+        assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
+        assert await qmp.ask("migrate", {"uri": "exec:cat", "unheard-of": 1}) == {"return": {}}
+        assert (guard.hub.counts.refused, guard.hub.counts.warned) == (0, 2)
+
+
+async def test_a_client_that_leaves_during_the_survey_has_nothing_executed(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        qemu.hold.add("query-migrate-capabilities")
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qmp.send({"execute": "migrate", "arguments": {"uri": "exec:cat"}})
+            await qemu.until("query-migrate-capabilities")
+            # a hang-up shows when the guard writes: an event makes it write
+            qmp.writer.transport.abort()
+        while sum(not s.privileged for s in guard.hub.sessions):
+            qemu.emit("RESUME")
+            await asyncio.sleep(0.01)
+        qemu.let_go()
+        async with connected(tmp_path / "guard.sock") as other:
+            assert (await other.ask("query-name")) == {"return": {}}
+            assert await other.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}
+        assert qemu.commands().count("migrate") == 1

@@ -1,0 +1,101 @@
+"""How values are spelled: as QEMU spells them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmpguard.wire.framing import Framer, Message
+from qmpguard.wire.json import Number, Value, _write, encode
+
+SPELLINGS: list[tuple[Value, bytes]] = [
+    (None, b"null"),
+    (True, b"true"),
+    (False, b"false"),
+    (0, b"0"),
+    (-12, b"-12"),
+    (18446744073709551615, b"18446744073709551615"),
+    (Number("1e400"), b"1e400"),
+    (Number("-0"), b"-0"),
+    ("", b'""'),
+    ("a/b'c", b'"a/b\'c"'),
+    ('"\\', rb'"\"\\"'),
+    ("\b\f\n\r\t", rb'"\b\f\n\r\t"'),
+    ("\0\x0b\x1f\x7f", rb'"\u0000\u000B\u001F\u007F"'),
+    ("\x80é€\ufffd", rb'"\u0080\u00E9\u20AC\uFFFD"'),
+    ("\U00010000\U0001f600\U0010fffd", rb'"\uD800\uDC00\uD83D\uDE00\uDBFF\uDFFD"'),
+    ("\ud800\udcff\ufdd0\ufffe\U0001ffff", rb'"\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"'),
+    ("\\u00e9", rb'"\\u00e9"'),
+    ([], b"[]"),
+    ({}, b"{}"),
+    ([1, [], {}, "é"], rb'[1, [], {}, "\u00E9"]'),
+    ({"a": 1, "b": [1, 2], "é": {"": None}}, rb'{"a": 1, "b": [1, 2], "\u00E9": {"": null}}'),
+    ({"a": Number("2.0"), "b": [True, {"c": False}]}, b'{"a": 2.0, "b": [true, {"c": false}]}'),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), SPELLINGS)
+def test_a_value_is_spelled_as_qemu_spells_it(value: Value, text: bytes) -> None:
+    assert encode(value) == text
+    assert encode([value]) == b"[" + text + b"]"
+    assert _write(value).encode() == text
+
+
+@pytest.mark.parametrize("innermost", [[], {}, Number("1")])
+def test_any_depth_can_be_written(innermost: Value) -> None:
+    value = innermost
+    for _ in range(50_000):
+        value = {"a": [value]}
+    assert encode(value) == b'{"a": [' * 50_000 + encode(innermost) + b"]}" * 50_000
+
+
+# code points that QEMU has characters for
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"]).filter(
+        lambda char: not 0xFDD0 <= ord(char) <= 0xFDEF and ord(char) & 0xFFFE != 0xFFFE
+    )
+)
+INTEGERS = st.integers(-(10**20) + 1, 10**20 - 1)
+NUMBERS = st.sampled_from(["-0", "0.0", "-0.50", "1e5", "10E-7", "1.5e+400", "9" * 21]).map(Number)
+VALUES: st.SearchStrategy[Value] = st.recursive(
+    st.none() | st.booleans() | INTEGERS | NUMBERS | TEXT | st.text(st.characters(max_codepoint=127)),
+    lambda values: st.lists(values, max_size=5) | st.dictionaries(TEXT, values, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_what_is_written_reads_as_the_same_value(value: Value) -> None:
+    # the invariant: ASCII without control characters, one message, the same value; and the fast way is the slow way
+    text = encode(value)
+    assert text == _write(value).encode()
+    assert all(0x20 <= byte < 0x7F for byte in text)
+    framer = Framer()
+    framer.feed(text + b" ")
+    assert framer.pull() == Message(value)
+    assert framer.pull() is None
+
+
+@given(VALUES)
+def test_the_standard_library_reads_what_is_written(value: Value) -> None:
+    read = json.loads(encode(value), parse_float=Number, parse_int=lambda text: text)
+    assert read == _spelled(value)
+
+
+def _spelled(value: Value) -> object:
+    match value:
+        case list():
+            return [_spelled(item) for item in value]
+        case dict():
+            return {key: _spelled(item) for key, item in value.items()}
+        case Number(text):
+            return value if set(text) & set(".eE") else text
+        case bool():
+            return value
+        case int():
+            return str(value)
+        case _:
+            return value

@@ -1,0 +1,92 @@
+"""What QEMU sends: cut into messages however it arrives, and given to the client's id."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmpguard.wire import replies
+from qmpguard.wire.replies import Greeting, OddReply, Splitter, find_id, with_id
+
+VERSION = b'{"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}'
+GREETING = b'{"QMP": {"version": %b, "capabilities": ["oob"]}}\r\n' % VERSION
+LINES = [GREETING, b'{"return": {}, "id": 1}\r\n', b'{"timestamp": {}, "event": "STOP"}\r\n', b"junk\r\n", b"\n"]
+PRETTY = [b'{\r\n    "return": {\r\n    },\r\n    "id": 1\r\n}\r\n', b'{\r\n    "event": "STOP"\r\n}\r\n']
+
+
+@pytest.mark.parametrize("messages", [LINES, PRETTY, [*PRETTY, *LINES]])
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_messages_are_cut_apart_however_they_arrive(messages: list[bytes], step: int) -> None:
+    splitter, data, found = Splitter(), b"".join(messages), []
+    for i in range(0, len(data), step):
+        found += splitter.feed(data[i : i + step])
+    assert found == messages
+    assert splitter.held == 0
+
+
+def test_a_message_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "MAX_REPLY", 1000)
+    splitter = Splitter()
+    for _ in range(10):
+        splitter.feed(b"x" * 100)
+    with pytest.raises(OverflowError):
+        splitter.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    ("reply", "bare", "with_other"),
+    [
+        (b'{"return": {}, "id": 12}\r\n', b'{"return": {}}\r\n', b'{"return": {}, "id": "x"}\r\n'),
+        (b'{"id": 12, "error": {}}\r\n', b'{"error": {}}\r\n', b'{"id": "x", "error": {}}\r\n'),
+        (
+            b'{\r\n    "return": {\r\n    },\r\n    "id": 12\r\n}\r\n',
+            b'{\r\n    "return": {\r\n    }\r\n}\r\n',
+            b'{\r\n    "return": {\r\n    },\r\n    "id": "x"\r\n}\r\n',
+        ),
+        (
+            b'{\r\n    "id": 12,\r\n    "error": 1\r\n}\r\n',
+            b'{"error": 1\r\n}\r\n',
+            b'{\r\n    "id": "x",\r\n    "error": 1\r\n}\r\n',
+        ),
+    ],
+)
+def test_a_reply_gets_the_clients_own_id_or_none(reply: bytes, bare: bytes, with_other: bytes) -> None:
+    match = find_id(reply)
+    assert match is not None
+    assert match[1] == b"12"
+    assert with_id(reply, match, None) == bare
+    assert with_id(reply, match, b'"x"') == with_other
+
+
+@pytest.mark.parametrize(
+    "message", [b'{"event": "STOP"}\r\n', b'{"return": {"id": 1}, "id": 1, "x": "\\", \\"id\\": 3}"}\r\n', b"{}\r\n"]
+)
+def test_an_id_is_not_found_where_it_only_looks_like_one(message: bytes) -> None:
+    assert find_id(message) is None
+
+
+def test_an_odd_reply_is_parsed() -> None:
+    odd = OddReply(b'{"return": [1], "id": 5, "x": 1}')
+    assert (odd.is_event, odd.number) == (False, 5)
+    assert odd.with_id(None) == b'{"return": [1], "x": 1}\r\n'
+    assert odd.with_id(b"null") == b'{"return": [1], "x": 1, "id": null}\r\n'
+    assert OddReply(b'{"event": "STOP"}').is_event
+    assert OddReply(b'{"id": true}').number is None
+
+
+@pytest.mark.parametrize("message", [b"[]", b"junk", b"[" * 5000 + b"]" * 5000])
+def test_what_is_no_object_is_said_to_be_none(message: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        OddReply(message)
+
+
+def test_a_greeting_tells_version_and_offer() -> None:
+    greeting = Greeting(GREETING)
+    assert (greeting.version, greeting.package) == ("7.2.22", "Debian")
+    assert greeting.offered == {"oob"}
+    assert greeting.line == GREETING
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"junk", b'{"QMP": {"version": 1}}', b'{"QMP": 5}', b"[" * 5000])
+def test_anything_else_is_no_greeting(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Greeting(line)
