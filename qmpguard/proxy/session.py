@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from qmpguard.proxy.stream import Stream
     from qmpguard.wire.json import Value
+    from qmpguard.wire.replies import Greeting
 
 #: requests of one client that are under way before its input waits (QEMU monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX)
 MAX_OUTSTANDING = 8
@@ -115,6 +116,7 @@ class Session:
         self.in_turn = False  # the hub has it in line
         self.held = False  # one of its requests is with the gate: later ones wait
         self._half_closed = False
+        self._max_request = max_request
         self._framer = Framer(max_size=max_request)
         self._oob = False
         self._slots: deque[Slot] = deque()
@@ -122,11 +124,12 @@ class Session:
         self._descriptors: list[Descriptor] = []
         self._pumping = False
 
-    def greet(self, greeting: bytes) -> None:
-        """Send QEMU's greeting and begin to read."""
+    def greet(self, greeting: Greeting) -> None:
+        """Send QEMU's greeting and begin to read, as that QEMU reads."""
         if self.state is State.WAITING:
             self.state = State.NEGOTIATING
-            self.stream.write(greeting)
+            self._framer = Framer(max_size=self._max_request, skips=greeting.skips)
+            self.stream.write(greeting.line)
             self.stream.start(self)
 
     def give_up(self) -> None:

@@ -48,12 +48,16 @@ class Malformed:
 class Framer:
     """Bytes in, messages out, at most ``max_size`` bytes of tokens each.
 
-    Bad input is an item, never an exception. Linear in the bytes, however they are cut. Source: QEMU
-    qobject/json-streamer.c: json_message_process_token.
+    Bad input is an item, never an exception. Linear in the bytes, however they are cut. What follows a limit
+    decides which later bytes are a request: QEMU up to 11.0 begins anew within the message, and with ``skips``,
+    as QEMU 11.1, the rest of it is skipped until its brackets balance. It always is after our own limit of size,
+    where QEMU would read on. Source: QEMU qobject/json-streamer.c: json_message_process_token.
     """
 
-    def __init__(self, *, max_size: int = MAX_REQUEST) -> None:
+    def __init__(self, *, max_size: int = MAX_REQUEST, skips: bool = False) -> None:
         self._max_size = max_size
+        self._skips = skips
+        self._skipping = False
         self._lexer = Lexer(max_size)
         self._parser = Parser()
         self._braces = 0
@@ -112,17 +116,20 @@ class Framer:
         return Message(value)
 
     def _process(self, kind: Kind, text: str) -> Message | Malformed | None:
+        if self._skipping:
+            self._skip(kind)
+            return None
         if kind is Kind.STRAY:
             # QEMU prints it as a C string
             quoted = legible(text.partition("\0")[0][:MAX_STRAY])
             return self._end(Malformed(f"JSON parse error, stray '{quoted}'"))
         self._count(kind)
         if limit := self._exceeds(len(text)):
-            return self._end(Malformed(f"JSON {limit} limit exceeded"))
+            return self._over_limit(limit, kind)
         self._tokens += 1
         self._size += len(text)
         self._parser.accept(kind, text)
-        if (self._braces or self._brackets) and self._braces >= 0 and self._brackets >= 0:
+        if self._is_open():
             return None
         if self._parser.fault is not None:
             return self._end(Malformed(self._parser.fault))
@@ -147,10 +154,32 @@ class Framer:
             return "nesting depth"
         return None
 
+    def _over_limit(self, limit: str, kind: Kind) -> Malformed:
+        error = Malformed(f"JSON {limit} limit exceeded")
+        # the rest of an overlong token is still to come, brackets or not
+        is_over = not self._is_open() and kind is not Kind.OVERLONG
+        if is_over or not (self._skips or limit == "token size"):
+            self._begin()
+        else:
+            self._parser, self._size, self._skipping = Parser(), 0, True
+            self._tokens = 1
+        return error
+
+    def _skip(self, kind: Kind) -> None:
+        self._count(kind)
+        if kind is Kind.STRAY or not self._is_open():
+            self._begin()
+
+    def _is_open(self) -> bool:
+        return self._braces >= 0 and self._brackets >= 0 and (self._braces > 0 or self._brackets > 0)
+
     def _end(self, item: Message | Malformed) -> Message | Malformed:
-        self._parser = Parser()
-        self._braces = self._brackets = self._tokens = self._size = 0
+        self._begin()
         return item
+
+    def _begin(self) -> None:
+        self._parser, self._skipping = Parser(), False
+        self._braces = self._brackets = self._tokens = self._size = 0
 
 
 def _is_ordinary(text: str, start: int, end: int) -> bool:

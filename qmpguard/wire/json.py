@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from json import JSONEncoder
+from math import isinf
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ Value: TypeAlias = bool | int | str | Number | list["Value"] | dict[str, "Value"
 _ESCAPED = re.compile(r'["\\]|[^ -~]')
 _SHORT = {'"': r"\"", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _REPLACEMENT = 0xFFFD
+#: the longest integer that QEMU keeps as one, with its sign
+_INT64_SIZE = 20
 
 _ordinary = JSONEncoder(check_circular=False).encode
+
+_STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*')
 
 
 def encode(value: Value) -> bytes:
@@ -47,6 +52,28 @@ def encode(value: Value) -> bytes:
         if "\\u" in text or "\x7f" in text:
             text = _write(value)
     return text.encode("ascii")
+
+
+def echo(value: Value) -> bytes:
+    """Return a value as QEMU writes one that it has read: as `encode`, but ``2.0`` is 2, and 0.1 has seventeen digits.
+
+    A number too large for a double stays as it was spelled: QEMU writes ``inf``, which no client can read.
+    Source: QEMU qobject/json-parser.c: parse_literal, qobject/json-writer.c: json_writer_double.
+    """
+    text = encode(value)
+    if isinstance(value, str) or (type(value) is int and abs(value) < 1 << 63):
+        return text
+    return _STRING_OR_NUMBER.sub(_reread, text.decode("ascii")).encode("ascii")
+
+
+def _reread(match: re.Match[str]) -> str:
+    text = match[0]
+    if text[0] == '"':
+        return text
+    if text.lstrip("-").isdecimal() and len(text) <= _INT64_SIZE and -(1 << 63) <= int(text) < 1 << 64:
+        return str(int(text))
+    number = float(text)
+    return text if isinf(number) else f"{number:.17g}"
 
 
 def _write(value: Value) -> str:

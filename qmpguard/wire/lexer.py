@@ -29,7 +29,7 @@ class Kind(Enum):
     KEYWORD = "keyword"
     STRING = "string"
     STRAY = "stray"  # a lexical error: the unfinished token with the byte that cannot be part of it
-    OVERLONG = "overlong"  # an unfinished token that is one byte longer than the limit
+    OVERLONG = "overlong"  # an unfinished token that is one byte longer than the limit; its end will be a token
 
 
 class _State:
@@ -90,7 +90,7 @@ _E_SIGN.leads = dict.fromkeys(_DIGIT, _EXPONENT)
 
 
 class Lexer:
-    """Bytes in, tokens out; ``limit`` is the size above which a token is not waited for."""
+    """Bytes in, tokens out; ``limit`` is the size above which a token is not kept."""
 
     def __init__(self, limit: int) -> None:
         self.text = ""  # the block that is being scanned
@@ -98,6 +98,7 @@ class Lexer:
         self._limit = limit
         self._state = _START
         self._token = bytearray()  # the beginning of a token, from earlier blocks
+        self._overlong = False  # it has been reported already, and is dropped as it comes
         self._inbox = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -138,8 +139,8 @@ class Lexer:
                 position = run.end()
             if state is _START or state is _RECOVERY:
                 start = position
-            elif len(self._token) + position - start > self._limit:
-                return self._finish(Kind.OVERLONG, start, start + self._limit + 1 - len(self._token))
+            elif not self._overlong and len(self._token) + position - start > self._limit:
+                return self._cut(start, position, state)
             if position == len(text):
                 break
             target = state.leads.get(text[position])
@@ -151,15 +152,22 @@ class Lexer:
             if isinstance(target, Kind):
                 return self._finish(target, start, position)
             state = target
-        self._token += text[start:].encode("latin-1")
+        if not self._overlong:
+            self._token += text[start:].encode("latin-1")
         self.position, self._state = position, state
         return None
+
+    def _cut(self, start: int, position: int, state: _State) -> tuple[Kind, str]:
+        text = (self._token.decode("latin-1") + self.text[start:position])[: self._limit + 1]
+        self._token.clear()
+        self.position, self._state, self._overlong = position, state, True
+        return Kind.OVERLONG, text
 
     def _finish(self, kind: Kind, start: int, end: int) -> tuple[Kind, str]:
         text = self.text[start:end]
         if self._token:
             text = self._token.decode("latin-1") + text
             self._token.clear()
-        self.position = end
+        self.position, self._overlong = end, False
         self._state = _RECOVERY if kind is Kind.STRAY else _START
         return kind, text

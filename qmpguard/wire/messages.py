@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qmpguard.wire.json import Value, encode
+from qmpguard.wire.json import Value, echo, encode
 
 GENERIC_ERROR = "GenericError"
 COMMAND_NOT_FOUND = "CommandNotFound"
@@ -60,7 +60,7 @@ def read_request(value: Value, *, oob: bool) -> Request | BadRequest:
     """
     if not isinstance(value, dict):
         return BadRequest(NOT_AN_OBJECT, None)
-    identity = encode(value["id"]) if "id" in value else None
+    identity = echo(value["id"]) if "id" in value else None
     command = value.get("execute")
     if type(command) is str and _is_plain(value):
         arguments = value.get("arguments")

@@ -88,6 +88,8 @@ class Greeting:
             version = qmp["version"]["qemu"]
             self.version = f"{version['major']}.{version['minor']}.{version['micro']}"
             self.package = str(qmp["version"].get("package") or "")
+            #: what follows a limit of its parser is skipped until the brackets balance, see `Framer`
+            self.skips = (int(version["major"]), int(version["minor"])) >= (11, 1)
             self.offered = frozenset(str(capability) for capability in qmp["capabilities"])
         except (KeyError, TypeError, RecursionError, AttributeError) as error:
             raise ValueError("this is no greeting of QEMU") from error

@@ -24,9 +24,16 @@ if TYPE_CHECKING:
     Item = Message | Malformed
 
 
-def read(data: bytes, *, step: int | None = None, max_size: int = MAX_REQUEST, budget: int = 4096) -> list[Item]:
+def read(
+    data: bytes,
+    *,
+    step: int | None = None,
+    max_size: int = MAX_REQUEST,
+    skips: bool = False,
+    budget: int = 4096,
+) -> list[Item]:
     """Feed bytes in steps and return what they are made into. One byte at a time, no message is read in one go."""
-    framer = Framer(max_size=max_size)
+    framer = Framer(max_size=max_size, skips=skips)
     items: list[Item] = []
     for i in range(0, len(data), step or len(data) or 1):
         framer.feed(data[i : i + (step or len(data))])
@@ -291,6 +298,27 @@ def test_tokens_are_counted_to_the_next_message(monkeypatch: pytest.MonkeyPatch)
     assert read(b"[1,2,3]", step=1) == [TOO_MANY, *bad(EXPECTING)]
 
 
+@pytest.mark.parametrize(
+    ("data", "items"),
+    [
+        (b"[" * 1025 + b"{}" + b"]" * 1025 + b"{}", [TOO_DEEP, *good({})]),
+        (b"{'a':" * 1025 + b"{}" + b"}" * 1025 + b"{}", [TOO_DEEP, *good({})]),
+        (b"[" * 1025 + b"@ {}", [TOO_DEEP, *good({})]),
+        (b"[" * 1025 + b"}{}", [TOO_DEEP, *good({})]),
+        (b"[" * 1025 + b"'\xff{}", [TOO_DEEP, *good({})]),
+    ],
+)
+def test_qemu_11_skips_the_rest_of_a_message_that_is_too_deep(data: bytes, items: list[Item]) -> None:
+    for step in (None, 1):
+        assert read(data, step=step, skips=True) == items
+
+
+def test_qemu_11_has_nothing_to_skip_where_a_limit_is_met_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "MAX_TOKENS", 6)
+    assert read(b"[1,2,3]{}", step=1, skips=True) == [TOO_MANY, *good({})]
+    assert read(b"[1,2,3,4]{}", step=1, skips=True) == [TOO_MANY, *good({})]
+
+
 #: with a limit of ten
 SIZES: list[tuple[bytes, list[Item]]] = [
     (b"[1, 2, 34]", good([1, 2, 34])),
@@ -304,12 +332,21 @@ SIZES: list[tuple[bytes, list[Item]]] = [
     (b"123456789 ", good(123456789)),
     (b"1234567890 ", [TOO_LARGE]),
     (b"12345678901 ", [TOO_LARGE]),
-    (b"123456789012 ", [TOO_LARGE, *good(2)]),
-    (b"abcdefghijkl ", [TOO_LARGE, *bad("invalid keyword 'l'")]),
+    (b"123456789012 ", [TOO_LARGE]),
+    (b"abcdefghijkl ", [TOO_LARGE]),
+    (b"abcdefghijkl{}", [TOO_LARGE, *good({})]),
     (b'"12345678\x01', bad("stray '\"12345678\x01'")),
     (b'"123456789\x01', bad("stray '\"123456789\x01'")),
     (b"[['0123456789", [TOO_LARGE]),
-    (b"[     '       ' ]", [TOO_LARGE, *bad(EXPECTING)]),
+    (b"[     '       ' ]", [TOO_LARGE]),
+    # what is part of a message that is too large is no message
+    (b'{"a": "0123456789", "b": {"c": 1}}{}', [TOO_LARGE, *good({})]),
+    (b"['0123456789{}'][]", [TOO_LARGE, *good([])]),
+    (b"'0123456789{}\\'{}'[]", [TOO_LARGE, *good([])]),
+    (b"[[1,2,3,4,5,6], {}][]", [TOO_LARGE, *good([])]),
+    (b"[[1,2,3,4,5,6]}{}", [TOO_LARGE, *good({})]),
+    (b"[[1,2,3,4,5,6],@ {}", [TOO_LARGE, *good({})]),
+    (b"['0123456789\n{}", [TOO_LARGE, *good({})]),
 ]
 
 

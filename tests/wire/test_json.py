@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpguard.wire.framing import Framer, Message
-from qmpguard.wire.json import Number, Value, _write, encode
+from qmpguard.wire.json import Number, Value, _write, echo, encode
 
 SPELLINGS: list[tuple[Value, bytes]] = [
     (None, b"null"),
@@ -42,6 +42,31 @@ def test_a_value_is_spelled_as_qemu_spells_it(value: Value, text: bytes) -> None
     assert encode(value) == text
     assert encode([value]) == b"[" + text + b"]"
     assert _write(value).encode() == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("2.0", b'"2.0"'),
+        (5, b"5"),
+        (True, b"true"),
+        (18446744073709551615, b"18446744073709551615"),
+        (18446744073709551616, b"1.8446744073709552e+19"),
+        (-9223372036854775808, b"-9223372036854775808"),
+        (-9223372036854775809, b"-9.2233720368547758e+18"),
+        (Number("1" + "0" * 400), b"1" + b"0" * 400),
+        (Number("2.0"), b"2"),
+        (Number("-0"), b"0"),
+        (Number("-0.0"), b"-0"),
+        (Number("0.1"), b"0.10000000000000001"),
+        (Number("1E5"), b"100000"),
+        (Number("1e22"), b"1e+22"),
+        (Number("-1e400"), b"-1e400"),
+        (['1.0 "2.0', Number("3.0"), {"4.0": -5}], rb'["1.0 \"2.0", 3, {"4.0": -5}]'),
+    ],
+)
+def test_a_value_is_echoed_as_qemu_has_read_it(value: Value, text: bytes) -> None:
+    assert echo(value) == text
 
 
 @pytest.mark.parametrize("innermost", [[], {}, Number("1")])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         ({"execute": "a", "id": None, "arguments": {"b": 1}}, True, Request("a", {"b": 1}, b"null", oob=False)),
         ({"exec-oob": "a"}, True, Request("a", None, None, oob=True)),
         ({"exec-oob": "a", "arguments": {"b": 1}}, True, Request("a", {"b": 1}, None, oob=True)),
-        ({"exec-oob": "a", "id": Number("2.0")}, True, Request("a", None, b"2.0", oob=True)),
+        ({"exec-oob": "a", "id": Number("2.0")}, True, Request("a", None, b"2", oob=True)),
     ],
 )
 def test_a_well_formed_request_is_read(value: Value, oob: bool, request_: Request) -> None:

@@ -86,6 +86,12 @@ def test_a_greeting_tells_version_and_offer() -> None:
     assert greeting.line == GREETING
 
 
+@pytest.mark.parametrize(("version", "skips"), [((7, 2), False), ((11, 0), False), ((11, 1), True), ((12, 0), True)])
+def test_a_greeting_tells_how_that_qemu_reads_on_after_a_limit(version: tuple[int, int], skips: bool) -> None:
+    qemu = b'{"major": %d, "minor": %d, "micro": 0}' % version
+    assert Greeting(b'{"QMP": {"version": {"qemu": %b}, "capabilities": []}}' % qemu).skips is skips
+
+
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"junk", b'{"QMP": {"version": 1}}', b'{"QMP": 5}', b"[" * 5000])
 def test_anything_else_is_no_greeting(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -1,0 +1,1 @@
+"""What the guard costs, measured on real QEMUs: `make bench`. docs/performance.md says how to read it."""
