@@ -20,6 +20,7 @@ class VmConfig:
     listen: Address
     policy: Policy = field(default_factory=Policy)
     survey_timeout: float = 60.0
+    watch: float = 30.0
     socket_mode: int = 0o600
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.proxy.hub import Hub, Limits
 from qmpguard.proxy.listener import Listener
+from qmpguard.proxy.schemas import Schemas
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ DRAIN = 5.0
 class Guard:
     """One guarded VM: a hub with the socket that its clients come in by."""
 
-    def __init__(self, config: VmConfig) -> None:
+    def __init__(self, config: VmConfig, schemas: Schemas | None = None) -> None:
         self.config = config
-        limits = Limits(survey_timeout=config.survey_timeout)
-        self.hub = Hub(config.name, config.qemu, config.policy, limits)
+        limits = Limits(survey_timeout=config.survey_timeout, watch=config.watch)
+        self.hub = Hub(config.name, config.qemu, config.policy, limits, schemas)
         self.listener: Listener | None = None
 
     async def run(self) -> None:
@@ -55,7 +56,8 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    guards = [Guard(vm) for vm in config.vms]
+    schemas = Schemas()
+    guards = [Guard(vm, schemas) for vm in config.vms]
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(guard.run()) for guard in guards]

@@ -29,11 +29,12 @@ async def guarding(
     *,
     policy: Policy | None = None,
     survey_timeout: float = 20.0,
+    watch: float = 0.0,
     up: bool = True,
 ) -> AsyncGenerator[Guard]:
     """Guard a QEMU; ``up``: begin when the link stands."""
     listen = listen or qemu.with_name("guard.sock")
-    vm = VmConfig("test", UnixAddress(str(qemu)), UnixAddress(str(listen)), policy or Policy(), survey_timeout)
+    vm = VmConfig("test", UnixAddress(str(qemu)), UnixAddress(str(listen)), policy or Policy(), survey_timeout, watch)
     guard = Guard(vm)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())

@@ -115,8 +115,10 @@ class Qemu:
                 writer.write(b'{"execute": "qmp_capabilities"}\n')
                 while b'"return"' not in reply and (line := await reader.readline()):
                     reply = line
-        except (TimeoutError, OSError) as error:
+        except TimeoutError as error:
             raise self._died(f"is not ready after {START:.0f} s") from error
+        except OSError as error:
+            raise self._died("ended before it was ready") from error
         finally:
             writer.close()
             with contextlib.suppress(OSError):

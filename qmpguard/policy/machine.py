@@ -57,6 +57,7 @@ class Fact(Enum):
     RUNSTATE = "run state"
     MIGRATION = "migration status"
     TYPE = "type of the object that is changed"
+    COMMANDS = "commands of the schema"
 
 
 class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
@@ -122,6 +123,7 @@ class Facts:
     runstate: str | None = None
     migration: Migration | None = None
     type: str | None = None
+    commands: frozenset[str] | None = None  # every command of QEMU's schema
     hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
 
 
@@ -160,12 +162,14 @@ class Machine:
         migration: str = "none",
         blockers: Iterable[str] = (),
         changed_type: str = "",
+        commands: Iterable[str] = (),
     ) -> Machine:
         """Return a machine about which everything is known."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
-        return cls(Facts(on, vfio, (), vfio, frozenset(standbys), runstate, status, changed_type, tuple(hidden)))
+        known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
+        return cls(Facts(on, vfio, (), vfio, *known))
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -214,6 +218,11 @@ class Machine:
     def changed_type(self) -> str:
         """The QOM type of the object whose property the operation sets; empty where there is no such object."""
         return _known(self.facts.type, Fact.TYPE)
+
+    @property
+    def commands(self) -> frozenset[str]:
+        """Every command of QEMU's schema."""
+        return _known(self.facts.commands, Fact.COMMANDS)
 
     @property
     def last_migration_is_over(self) -> bool:

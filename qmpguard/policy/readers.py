@@ -13,7 +13,6 @@ from qmpguard.policy import hmp
 from qmpguard.policy.machine import DANGEROUS, VFIO_PROPERTIES, Change, Device, Start, is_vfio
 from qmpguard.policy.operations import (
     AddDevice,
-    CallUnlisted,
     OpenMonitor,
     Operation,
     RunProgram,
@@ -23,6 +22,7 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
+from qmpguard.policy.schema import Schema
 from qmpguard.wire.json import Value
 
 
@@ -242,14 +242,36 @@ def _hmp_parameter(name: str, value: str, policy: Policy) -> Reading:
     return read_set_parameters({name: value not in ("off", "false", "0") if name in DANGEROUS else value}, policy)
 
 
+def unread(schema: Schema) -> list[tuple[str, str]]:
+    """Return the (command, argument) pairs of a schema that no reader knows: what uses them is refused."""
+    return [
+        (command, argument)
+        for command, reader in READERS.items()
+        if reader.known is not None
+        for argument in sorted(schema.arguments.get(command, frozenset()) - reader.known)
+    ]
+
+
 def _known(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+#: the parameters of QEMU 7.2 to 11.1; a new one may be a capability by another name
+PARAMETERS = _known(
+    *("announce-initial", "announce-max", "announce-rounds", "announce-step", "avail-switchover-bandwidth"),
+    *("block-bitmap-mapping", "block-incremental", "compress-level", "compress-threads", "compress-wait-thread"),
+    *("cpr-exec-command", "cpu-throttle-increment", "cpu-throttle-initial", "cpu-throttle-tailslow"),
+    *("decompress-threads", "direct-io", "downtime-limit", "max-bandwidth", "max-cpu-throttle"),
+    *("max-postcopy-bandwidth", "mode", "multifd-channels", "multifd-compression", "multifd-qatzip-level"),
+    *("multifd-zlib-level", "multifd-zstd-level", "throttle-trigger-threshold", "tls-authz", "tls-creds"),
+    *("tls-hostname", "vcpu-dirty-limit", "x-checkpoint-delay", "x-rdma-chunk-size", "x-vcpu-dirty-limit-period"),
+    *("xbzrle-cache-size", "zero-page-detection"),
+)
+
 #: every command that is judged; all others pass unchanged
 READERS: Mapping[str, Reader] = {
     "migrate-set-capabilities": Reader(read_set_capabilities, _known("capabilities")),
-    "migrate-set-parameters": Reader(read_set_parameters),
+    "migrate-set-parameters": Reader(read_set_parameters, PARAMETERS | DANGEROUS),
     "migrate": Reader(read_migrate, _known("uri", "channels", "blk", "inc", "detach", "resume")),
     "migrate-incoming": Reader(read_migrate_incoming, _known("uri", "channels", "exit-on-error")),
     "migrate-start-postcopy": Reader(read_start_postcopy, _known()),
@@ -261,15 +283,10 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def read(command: str, arguments: Arguments, policy: Policy, listed: frozenset[str] | None = None) -> Reading | None:
-    """Return what a request would do, None where the command is not intercepted. Never raises.
-
-    ``listed`` are the commands of QEMU's schema, None while it is not read; only profile strict minds.
-    """
+def read(command: str, arguments: Arguments, policy: Policy) -> Reading | None:
+    """Return what a request would do, None where the command is not intercepted. Never raises."""
     reader = READERS.get(command)
     if reader is None:
-        if policy.strict and (command.startswith("__") or listed is None or command not in listed):
-            return CallUnlisted(command)
         return None
     unknown = set() if reader.known is None else arguments.keys() - reader.known
     if unknown:

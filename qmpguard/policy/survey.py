@@ -21,6 +21,7 @@ from qmpguard.policy.machine import (
 )
 from qmpguard.policy.operations import SetProperty
 from qmpguard.policy.rules import judge
+from qmpguard.policy.schema import read_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -171,6 +172,14 @@ def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Question
     return replace(facts, type=answer if isinstance(answer, str) else "")
 
 
+def _commands(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-qmp-schema"),)
+    try:
+        return replace(facts, commands=read_schema(answer).commands)
+    except ValueError as error:
+        raise Unexpected(f"query-qmp-schema: {error}") from error
+
+
 def _get(path: str, name: str) -> Query:
     return Query("qom-get", (("path", path), ("property", name)), optional=True)
 
@@ -190,4 +199,5 @@ ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.RUNSTATE: _runstate,
     Fact.MIGRATION: _migration,
     Fact.TYPE: _type,
+    Fact.COMMANDS: _commands,
 }

@@ -9,19 +9,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.drift import Baseline, Drift
 from qmpguard.policy.machine import Device, Fact, Facts
-from qmpguard.policy.operations import AddDevice, Operation
-from qmpguard.policy.readers import Unreadable
-from qmpguard.policy.rules import unverified_mode
+from qmpguard.policy.operations import AddDevice, CallUnlisted, Operation
+from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
+from qmpguard.policy.rules import minds_unknown_commands, passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, unverified
 from qmpguard.wire.messages import error_reply, success_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from qmpguard.policy.policy import Policy
+    from qmpguard.policy.schema import Schema
     from qmpguard.proxy.session import Slot
+    from qmpguard.wire.messages import Request
 
 T = TypeVar("T")
 
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: seconds that an operation waits for its turn and for QEMU's answers before it is refused as unverified
 SURVEY_TIMEOUT = 60.0
+#: what a look for drift asks for
+LOOK = (Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.RUNSTATE, Fact.MIGRATION)
 #: seconds after which the log says that QEMU is busy
 BUSY = 2.0
 
@@ -49,14 +54,21 @@ class Gate:
         control: Control,
         policy: Policy,
         record: Callable[[Slot, Verdict], None],
+        drifted: Callable[[Drift], None],
+        learn: Callable[[], Awaitable[Schema]],
         *,
         timeout: float = SURVEY_TIMEOUT,
     ) -> None:
         self.policy = policy
+        self._minds_unknown = minds_unknown_commands(policy)
+        self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
+        self.baseline = Baseline()
         self.turn = asyncio.Lock()
         self.primaries = Primaries()
         self._control = control
         self._record = record
+        self._drifted = drifted
+        self._learn = learn
         self._timeout = timeout
 
     async def process(
@@ -83,6 +95,29 @@ class Gate:
         finally:
             self.turn.release()
 
+    async def look(self) -> None:
+        """Look at the machine for drift, while nothing else is judged. Raises as `ask` does, and `TimeoutError`."""
+        async with asyncio.timeout(self._timeout), self.turn:
+            ticket = self.baseline.ticket
+            facts = await self.ask(observe(self.policy, self._known(), LOOK))
+            self._compare(facts, ticket)
+
+    def read(self, request: Request) -> Operation | Unreadable | None:
+        """Return what there is to judge about a request; None where it passes without a look at the machine."""
+        command = request.command
+        if command in READERS:
+            reading = read(command, request.arguments or {}, self.policy)
+            return None if isinstance(reading, Harmless) else reading
+        if not self._minds_unknown or (self.commands is not None and passes_unjudged(command, self.commands)):
+            return None
+        return CallUnlisted(command)
+
+    def renew(self) -> None:
+        """Forget what was true of the last QEMU."""
+        self.primaries = Primaries()
+        self.baseline = Baseline()
+        self.commands = None
+
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
         """Drive a survey's questions to their end; raises what the control session and the survey raise."""
         try:
@@ -100,8 +135,11 @@ class Gate:
         reminder = loop.call_later(BUSY, log.warning, "client=%s waiting: QEMU is busy", slot.session.name)
         try:
             async with asyncio.timeout_at(deadline):
-                verdict, facts = await self.ask(inquire(reading, self.policy, Facts(hidden=self.primaries.hidden)))
-                self.primaries.hidden = facts.hidden
+                if isinstance(reading, CallUnlisted) and self.commands is None:
+                    self.commands = (await self._learn()).commands
+                ticket = self.baseline.ticket
+                verdict, facts = await self.ask(inquire(reading, self.policy, self._known()))
+                self._compare(facts, ticket)
                 return verdict
         except TimeoutError:
             return self._unverified(f"QEMU did not answer within {self._timeout:g} s")
@@ -114,6 +152,14 @@ class Gate:
             return self._unverified("the verdict failed; the guard's log says how")
         finally:
             reminder.cancel()
+
+    def _known(self) -> Facts:
+        return Facts(hidden=self.primaries.hidden, commands=self.commands)
+
+    def _compare(self, facts: Facts, ticket: int) -> None:
+        self.primaries.hidden = facts.hidden
+        for drift in self.baseline.compare(facts, ticket):
+            self._drifted(drift)
 
     async def _remember(self, reading: Operation | Unreadable, reply: bytes | None) -> None:
         """Look where a failover primary went that QEMU has accepted: it may be kept out of sight."""

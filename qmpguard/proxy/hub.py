@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.errors import UnavailableError
+from qmpguard.policy.drift import CHANGES, Drift
+from qmpguard.policy.survey import Unexpected
 from qmpguard.proxy.control import Control
-from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate, Primaries
+from qmpguard.proxy.dealer import Dealer
+from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
+from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.link import MAX_UNSENT, Link
-from qmpguard.proxy.session import TAKES_DESCRIPTOR, Session, Slot
+from qmpguard.proxy.schemas import Schemas
+from qmpguard.proxy.session import Session, Slot
 from qmpguard.proxy.stream import Outbox, Stream
 from qmpguard.proxy.upstream import dial, negotiate
+from qmpguard.proxy.watch import IDLE, Watch
 from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
     from qmpguard.address import Address
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
+    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.schema import Schema
     from qmpguard.policy.verdict import Verdict
+    from qmpguard.wire.messages import Request
     from qmpguard.wire.replies import Greeting
 
 log = logging.getLogger(__name__)
@@ -34,19 +42,18 @@ MAX_UNREAD = 16 << 20
 MAX_CLIENTS = 1024
 #: seconds that a client waits for QEMU to appear before it is sent away
 GREETING_WAIT = 60.0
-#: seconds between heartbeats
-HEARTBEAT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one VM's clients may use. Times are in seconds, sizes in bytes."""
+    """What one VM's clients may use. Times are in seconds, sizes in bytes. ``watch`` 0: no look between surveys."""
 
     survey_timeout: float = SURVEY_TIMEOUT
     max_request: int = MAX_REQUEST
     max_unread: int = MAX_UNREAD
     max_clients: int = MAX_CLIENTS
     greeting_wait: float = GREETING_WAIT
+    watch: float = IDLE
 
 
 @dataclass(slots=True)
@@ -55,6 +62,7 @@ class Counts:
 
     refused: int = 0
     warned: int = 0
+    drifts: int = 0
     links: int = 0
     clients: int = field(default=0)
 
@@ -62,8 +70,16 @@ class Counts:
 class Hub:
     """The sessions of one VM on one link."""
 
-    def __init__(self, name: str, address: Address, policy: Policy, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        policy: Policy,
+        limits: Limits | None = None,
+        schemas: Schemas | None = None,
+    ) -> None:
         self.name = name
+        self.schemas = schemas or Schemas()
         self.limits = limits or Limits()
         self.counts = Counts()
         self.connected = asyncio.Event()
@@ -71,17 +87,17 @@ class Hub:
         self.sessions: set[Session] = set()
         self.outbox = Outbox()
         self.link: Link | None = None
-        self.alive = True  # QEMU answered the last heartbeat
         self.control = Control()
-        self.gate = Gate(self.control, policy, self._record, timeout=self.limits.survey_timeout)
+        self.heartbeat = Heartbeat(self.control, name)
+        self.gate = Gate(
+            self.control, policy, self._record, self._drifted, self._learn, timeout=self.limits.survey_timeout
+        )
+        self.watch = Watch(self.gate, name, self.limits.watch)
         self._address = address
         self._gone = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
-        self._turns: deque[Session] = deque()
-        self._own_turns: deque[Session] = deque()
-        self._express: deque[Slot] = deque()  # judged, or waiting for a descriptor's way: first in line
-        self._carrying: Slot | None = None  # the one request with a descriptor in flight
-        self._behind: deque[Slot] = deque()  # more of that kind
+        self._dealer = Dealer(self._intercepted)
+        self._unserved = True  # no client of this link had a reply yet
 
     # the life of links
 
@@ -106,10 +122,11 @@ class Hub:
             stream = Stream(sock, self.outbox, limit=MAX_UNSENT)
             ours, theirs = socket.socketpair()
             assert self._tasks is not None
-            own = [
-                self._tasks.create_task(self.control.serve(theirs)),
-                self._tasks.create_task(self._heartbeat(greeting)),
-            ]
+            own = [self._tasks.create_task(self.control.serve(theirs))]
+            if self.limits.watch:
+                own.append(self._tasks.create_task(self.watch.run()))
+            if "oob" in greeting.offered:
+                own.append(self._tasks.create_task(self.heartbeat.run()))
             try:
                 self._up(Link(stream, self, greeting), ours)
                 for message in messages:
@@ -125,44 +142,27 @@ class Hub:
                 await asyncio.wait(own)
 
     def _up(self, link: Link, own: socket.socket) -> None:
-        self.link = link
+        self.link = self._dealer.link = link
         self._gone.clear()
-        self.gate.primaries = Primaries()  # another QEMU hides nothing of the last one's
-        self.alive = True
+        self._unserved = True
+        self.gate.renew()
+        if (schema := self.schemas.get(link.greeting)) is not None:
+            self.gate.commands = schema.commands
         self.counts.links += 1
         log.info("vm=%s link=up qemu=%s", self.name, link.greeting.version)
         self.attach(own, "guard", privileged=True)
         for session in tuple(self.sessions):
-            session.greet(link.greeting.line)
+            session.greet(link.greeting)
         self.connected.set()
 
     def link_lost(self, reason: str) -> None:
         """Close every session, as QEMU's death would close them."""
         log.warning("vm=%s link=down reason=%r", self.name, reason)
         self.link = None
-        for queue in (self._express, self._behind):
-            for slot in queue:
-                slot.drop_descriptor()
-                slot.abandon()
-            queue.clear()
-        self._turns.clear()
-        self._own_turns.clear()
-        self._carrying = None
+        self._dealer.clear()
         for session in tuple(self.sessions):
             session.close("QEMU is gone")
         self._gone.set()
-
-    async def _heartbeat(self, greeting: Greeting) -> None:
-        """Ask what QEMU answers even while its main loop is held, so that busy and gone can be told apart."""
-        while "oob" in greeting.offered:
-            await asyncio.sleep(HEARTBEAT)
-            alive = False
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT):
-                    alive = await self.control.answers_out_of_band()
-            if alive is not self.alive:
-                log.warning("vm=%s heartbeat=%s", self.name, "ok" if alive else "none")
-                self.alive = alive
 
     @property
     def greeting(self) -> Greeting | None:
@@ -198,7 +198,7 @@ class Hub:
             self.counts.clients += 1
             log.info("vm=%s client=%s connected", self.name, name)
         if self.link is not None:
-            session.greet(self.link.greeting.line)
+            session.greet(self.link.greeting)
         else:
             asyncio.get_running_loop().call_later(self.limits.greeting_wait, session.give_up)
 
@@ -218,88 +218,44 @@ class Hub:
 
     def submit(self, session: Session) -> None:
         """Give a session with requests to send its place in the turns."""
-        if session.held or session.in_turn or not session.todo:
-            return
-        session.in_turn = True
-        (self._own_turns if session.privileged else self._turns).append(session)
-        self._deal()
+        self._dealer.submit(session)
 
     def submit_oob(self, slot: Slot) -> None:
         """Send an out-of-band request past the window, unless it is one to be judged."""
-        if self.link is None:
-            return
-        if not self._intercepted(slot):
-            self.link.send(slot)
-
-    def _deal(self) -> None:
-        """Send what the window has room for: the guard's own first, then what was judged, then the clients in turn."""
-        while (link := self.link) is not None:
-            if self._own_turns and link.has_room(privileged=True):
-                turns = self._own_turns
-            elif not link.has_room(privileged=False):
-                return
-            elif self._express:
-                self._send(self._express.popleft())
-                continue
-            elif self._turns:
-                turns = self._turns
-            else:
-                return
-            session = turns.popleft()
-            session.in_turn = False
-            if session.todo:
-                slot = session.todo.popleft()
-                if not self._intercepted(slot):
-                    self._send(slot)
-                if session.todo and not session.held:
-                    session.in_turn = True
-                    turns.append(session)
+        self._dealer.submit_oob(slot)
 
     def _intercepted(self, slot: Slot) -> bool:
         """Hand a request to the gate if it is one to be judged."""
-        session, request = slot.session, slot.request
+        request = slot.request
         assert request is not None
-        if session.privileged:
+        reading = self.gate.read(request)
+        if reading is None:
+            if request.command in CHANGES:
+                self._changes(request)
             return False
-        reading = read(request.command, request.arguments or {}, self.gate.policy)
-        if reading is None or isinstance(reading, Harmless):
-            return False
-        session.held = not request.oob
+        slot.session.held = not request.oob
         assert self._tasks is not None
         self._tasks.create_task(self._judge(slot, reading))
         return True
+
+    def _changes(self, request: Request) -> None:
+        """Keep what a request is about to change from being taken for drift."""
+        if self.gate.baseline.begins(request.command, request.arguments or {}):
+            self.watch.soon()
 
     async def _judge(self, slot: Slot, reading: Operation | Unreadable) -> None:
         refusal = await self.gate.process(slot, reading, self._forward)
         with self.outbox:
             if refusal is not None:
                 slot.drop_descriptor()
-                self._release(slot.session)
+                self._dealer.release(slot.session)
                 slot.session.settle(slot, refusal)
 
     def _forward(self, slot: Slot) -> None:
+        assert slot.request is not None
         with self.outbox:
-            self._express.append(slot)
-            self._deal()
-
-    def _send(self, slot: Slot) -> None:
-        link, request = self.link, slot.request
-        assert link is not None
-        assert request is not None
-        if request.command in TAKES_DESCRIPTOR and self._carrying is not None:
-            # QEMU keeps one batch of descriptors: a second one on its way would push the first out
-            slot.session.held = True
-            self._behind.append(slot)
-            return
-        if request.command in TAKES_DESCRIPTOR:
-            self._carrying = slot
-        link.send(slot)
-        if slot.session.held:
-            self._release(slot.session)
-
-    def _release(self, session: Session) -> None:
-        session.held = False
-        self.submit(session)
+            self._changes(slot.request)
+            self._dealer.submit_judged(slot)
 
     # what comes down
 
@@ -307,20 +263,47 @@ class Hub:
         """Give a reply to the session that asked."""
         if slot.returned is not None and not slot.returned.done():
             slot.returned.set_result(reply)
-        if slot is self._carrying:
-            self._carrying = None
-            if self._behind:
-                self._express.appendleft(self._behind.popleft())
+        assert slot.request is not None
+        if slot.request.command in CHANGES:
+            self.gate.baseline.ends(slot.request.command, slot.request.arguments or {})
         slot.session.settle(slot, reply)
-        if self._express or self._turns or self._own_turns:
-            self._deal()
+        self._dealer.answered(slot)
+        if self._unserved and not slot.session.privileged:
+            self._served()
 
     def happened(self, line: bytes) -> None:
         """Give an event to every negotiated session."""
+        if b'"DEVICE_DELETED"' in line:
+            self.gate.baseline.unplugged()
+            self.watch.soon()
         for session in tuple(self.sessions):
             session.event(line)
 
+    def _served(self) -> None:
+        """Read QEMU's schema when the first client has been served, so that nobody waits for it."""
+        self._unserved = False
+        if self.gate.commands is None:
+            assert self._tasks is not None
+            self._tasks.create_task(self._learn_soon())
+
+    async def _learn_soon(self) -> None:
+        with suppress(TimeoutError, UnavailableError, Unexpected):  # another client's request will be the next chance
+            await self._learn()
+            return
+        self._unserved = True
+
+    async def _learn(self) -> Schema:
+        if self.link is None:
+            raise UnavailableError("QEMU went away")
+        schema = await self.schemas.learn(self.link.greeting, self.control)
+        self.gate.commands = schema.commands
+        return schema
+
     # decisions
+
+    def _drifted(self, drift: Drift) -> None:
+        self.counts.drifts += 1
+        log.warning("vm=%s drift: not changed through the guard: %s", self.name, drift)
 
     def _record(self, slot: Slot, verdict: Verdict) -> None:
         command = slot.request.command if slot.request else ""

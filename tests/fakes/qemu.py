@@ -36,6 +36,12 @@ class FakeQemu:
         self.seen: list[Request] = []
         self.hold: set[str] = set()
         self.answers: dict[str, Callable[[Request], Any]] = {}
+        self.schema: list[Request] = [
+            {"name": "query-status", "meta-type": "command", "arg-type": "0", "ret-type": "1"},
+            {"name": "migrate", "meta-type": "command", "arg-type": "2", "ret-type": "1"},
+            {"name": "0", "meta-type": "object", "members": []},
+            {"name": "2", "meta-type": "object", "members": [{"name": "uri", "type": "str"}]},
+        ]
         self.pretty = False
         self.connections = 0
         self._held: list[Request] = []
@@ -67,9 +73,9 @@ class FakeQemu:
             self._writer.close()
 
     def commands(self) -> list[str]:
-        """The commands seen so far, without the guard's handshake."""
+        """The commands seen so far, without the guard's handshake and the schema."""
         names = [r.get("execute") or r.get("exec-oob") for r in self.seen]
-        return [str(n) for n in names if n != "qmp_capabilities"]
+        return [str(n) for n in names if n not in ("qmp_capabilities", "query-qmp-schema")]
 
     async def until(self, command: str, count: int = 1) -> None:
         """Wait until a command has arrived so many times."""
@@ -147,6 +153,11 @@ class FakeQemu:
                 return {} if self.migration is None else {"status": self.migration}
             case "device_add":
                 self.devices[arguments["id"]] = arguments["driver"]
+                return {}
+            case "query-qmp-schema":
+                return self.schema
+            case "device_del":
+                self.devices.pop(arguments["id"], None)
                 return {}
             case "nonsense":
                 return {"class": "CommandNotFound", "desc": "The command nonsense has not been found"}

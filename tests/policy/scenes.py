@@ -60,6 +60,8 @@ STANDBY = Scene("a failover standby", standby=True)
 STANDBY_LIT = Scene("a failover standby and postcopy on", (PC,), standby=True)
 UNSTARTED_SNAP = Scene("not started yet, background snapshot on", (SNAP,), started=False)
 UNSTARTED = Scene("not started yet", started=False)
+OVER_LIT = Scene("after a migration, postcopy still on", (PC,), migration="completed")
+BITMAPS = Scene("a device and dirty-bitmaps on", ("dirty-bitmaps",), device=True)
 
 
 def qmp(command: str, **arguments: Any) -> Request:

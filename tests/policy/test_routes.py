@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
+from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
-from qmpguard.policy.rules import judge, unverified_mode
+from qmpguard.policy.rules import judge, minds_unknown_commands, passes_unjudged, unverified_mode
 from tests.policy.scenes import (
     ANONYMOUS,
     BARE,
@@ -184,7 +185,9 @@ STRICT_ROUTES: list[Row] = [
 def refused_by(scene: Scene, request: Request, policy: Policy) -> str | None:
     """The rule that refuses a request, by the pure core."""
     listed = frozenset({"query-status", "stop", "cont"})
-    reading = read(request["execute"], request.get("arguments", {}), policy, listed)
+    reading = read(request["execute"], request.get("arguments", {}), policy)
+    if reading is None and not passes_unjudged(request["execute"], listed) and minds_unknown_commands(policy):
+        reading = CallUnlisted(request["execute"])
     if isinstance(reading, Unreadable):
         return "unverified" if unverified_mode(policy) is Mode.ENFORCE else None
     if reading is None or isinstance(reading, Harmless):

@@ -11,7 +11,15 @@ from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import READERS, Harmless, Unreadable
 from qmpguard.policy.readers import read as read_with
-from qmpguard.policy.rules import RULES, Rule, judge, table, unverified_mode
+from qmpguard.policy.rules import (
+    RULES,
+    Rule,
+    judge,
+    minds_unknown_commands,
+    passes_unjudged,
+    table,
+    unverified_mode,
+)
 from qmpguard.policy.verdict import Finding, unverified
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
@@ -207,7 +215,7 @@ def test_the_weaker_mode_holds(overall: Mode, own: Mode | None, effective: Mode)
 
 
 def findings(request: tuple[str, dict[str, Any]], machine: Machine, policy: Policy | None = None) -> list[Finding]:
-    operation = read(*request, policy)
+    operation = CallUnlisted(request[0]) if request[0].startswith("__") else read(*request, policy)
     assert operation is not None
     assert not isinstance(operation, Harmless | Unreadable)
     return list(judge(operation, machine, policy or Policy()).findings)
@@ -305,9 +313,19 @@ def test_every_rule_can_be_set_to_every_mode(rule: str, mode: Mode) -> None:
 def test_every_rule_has_its_default_in_both_profiles(rule: Rule, profile: Profile) -> None:
     request, machine = FAILING[rule.id]
     default = rule.strict if profile is Profile.STRICT else rule.standard
-    operation = CallUnlisted("__nobody") if rule.id == "unknown-command" else read(*request)
-    found = [f.mode for f in judge(operation, machine, Policy(profile=profile)).findings if f.rule == rule.id]
+    found = [f.mode for f in findings(request, machine, Policy(profile=profile)) if f.rule == rule.id]
     assert found == ([] if default is Mode.OFF else [default])
+
+
+def test_a_command_must_stand_in_the_schema_where_that_matters() -> None:
+    operation, machine = CallUnlisted("query-status"), Machine.of(commands=["query-status", "__org.example_x"])
+    assert judge(operation, machine, STRICT).findings == ()
+    for command in ("nonsense", "__org.example_x"):
+        assert not passes_unjudged(command, machine.commands)
+        assert [f.rule for f in judge(CallUnlisted(command), machine, STRICT).findings] == ["unknown-command"]
+    assert minds_unknown_commands(STRICT)
+    assert not minds_unknown_commands(Policy())
+    assert minds_unknown_commands(Policy(rules={"unknown-command": Mode.WARN}))
 
 
 def test_unverified_can_warn_but_is_never_off() -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.policy.machine import Device, Fact, Facts
-from qmpguard.policy.policy import Policy
+from qmpguard.policy.operations import CallUnlisted
+from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
 from qmpguard.policy.survey import Missing, Query, Unexpected, inquire, observe
 
@@ -131,6 +132,17 @@ def test_the_type_of_an_object_is_asked_for_when_its_property_is_set() -> None:
         verdict = world.judge("qom-set", {"path": "gpu0", "property": "realized", "value": False})
         assert (verdict.refusal is not None) == refused
         assert world.asked == ["query-migrate-capabilities", "qom-get"]
+
+
+def test_a_command_that_no_reader_knows_is_looked_up_in_the_schema() -> None:
+    world = World(query_qmp_schema=[{"name": "query-status", "meta-type": "command", "arg-type": "0"}])
+    strict = Policy(profile=Profile.STRICT)
+    for command, refused in (("query-status", False), ("nonsense", True)):
+        verdict, _ = world.drive(inquire(CallUnlisted(command), strict))
+        assert (verdict.refusal is not None) == refused
+    world.answers["query-qmp-schema"] = [5]
+    with pytest.raises(Unexpected):
+        world.drive(inquire(CallUnlisted("x"), strict))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""QEMU's schema, as far as the policy needs it: which commands there are, and what their arguments are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qmpguard.wire.json import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The names of each command's arguments, by command."""
+
+    arguments: Mapping[str, frozenset[str]]
+
+    @property
+    def commands(self) -> frozenset[str]:
+        """Every command that QEMU knows."""
+        return frozenset(self.arguments)
+
+
+def read_schema(answer: object) -> Schema:
+    """Return what ``query-qmp-schema`` says (QEMU qapi/introspect.json); raises `ValueError` for anything else."""
+    if not isinstance(answer, list):
+        raise ValueError("the schema is not a list")
+    objects: dict[str, dict[str, Value]] = {}
+    for entity in answer:
+        match entity:
+            case {"name": str(name), "meta-type": str()}:
+                objects[name] = entity
+            case _:
+                raise ValueError("an entity of the schema has no name or no kind")
+    arguments = {
+        name: frozenset(_members(str(entity.get("arg-type")), objects))
+        for name, entity in objects.items()
+        if entity["meta-type"] == "command"
+    }
+    return Schema(arguments)
+
+
+def _members(name: str, objects: Mapping[str, dict[str, Value]]) -> Iterator[str]:
+    """Yield the names of an object's members, and of its variants'."""
+    entity = objects.get(name, {})
+    members, variants = entity.get("members"), entity.get("variants")
+    for member in members if isinstance(members, list) else ():
+        match member:
+            case {"name": str(member_name)}:
+                yield member_name
+            case _:
+                raise ValueError(f"a member of type {name} has no name")
+    for variant in variants if isinstance(variants, list) else ():
+        match variant:
+            case {"type": str(type_name)} if type_name != name:
+                yield from _members(type_name, {k: v for k, v in objects.items() if k != name})
+            case _:
+                raise ValueError(f"a variant of type {name} has no type")

@@ -1,0 +1,118 @@
+"""Requests on their way up: whose turn it is, what the window has room for, and the one way for descriptors."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from qmpguard.proxy.session import TAKES_DESCRIPTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpguard.proxy.link import Link
+    from qmpguard.proxy.session import Session, Slot
+
+
+class Dealer:
+    """Deals a link's window: the guard's own requests first, then what was judged, then the clients in turn.
+
+    ``intercept`` is shown every request of a client, and says whether it takes it over.
+    """
+
+    def __init__(self, intercept: Callable[[Slot], bool]) -> None:
+        self.link: Link | None = None
+        self._intercept = intercept
+        self._turns: deque[Session] = deque()
+        self._own_turns: deque[Session] = deque()
+        self._express: deque[Slot] = deque()  # judged, or waiting for a descriptor's way: first in line
+        self._carrying: Slot | None = None  # the one request with a descriptor in flight
+        self._behind: deque[Slot] = deque()  # more of that kind
+
+    def submit(self, session: Session) -> None:
+        """Give a session with requests to send its place in the turns."""
+        if session.held or session.in_turn or not session.todo:
+            return
+        session.in_turn = True
+        (self._own_turns if session.privileged else self._turns).append(session)
+        self.deal()
+
+    def submit_oob(self, slot: Slot) -> None:
+        """Send an out-of-band request past the window, unless it is taken over."""
+        if self.link is not None and (slot.session.privileged or not self._intercept(slot)):
+            self.link.send(slot)
+
+    def submit_judged(self, slot: Slot) -> None:
+        """Send a request that may pass before all that still waits for its turn."""
+        self._express.append(slot)
+        self.deal()
+
+    def release(self, session: Session) -> None:
+        """Let a session's later requests follow."""
+        session.held = False
+        self.submit(session)
+
+    def answered(self, slot: Slot) -> None:
+        """Take notice that the window has room again."""
+        if slot is self._carrying:
+            self._carrying = None
+            if self._behind:
+                self._express.appendleft(self._behind.popleft())
+        if self._express or self._turns or self._own_turns:
+            self.deal()
+
+    def clear(self) -> None:
+        """Forget everything: the link is gone."""
+        self.link = None
+        for queue in (self._express, self._behind):
+            for slot in queue:
+                slot.drop_descriptor()
+                slot.abandon()
+            queue.clear()
+        self._turns.clear()
+        self._own_turns.clear()
+        self._carrying = None
+
+    def deal(self) -> None:
+        """Send what the window has room for."""
+        while (link := self.link) is not None:
+            if self._own_turns and link.has_room(privileged=True):
+                turns = self._own_turns
+            elif not link.has_room(privileged=False):
+                return
+            elif self._express:
+                self._send(self._express.popleft())
+                continue
+            elif self._turns:
+                turns = self._turns
+            else:
+                return
+            self._serve(turns)
+
+    def _serve(self, turns: deque[Session]) -> None:
+        """Send one request of the session whose turn it is, and put it behind the others if it has more."""
+        session = turns.popleft()
+        session.in_turn = False
+        if not session.todo:
+            return
+        slot = session.todo.popleft()
+        if session.privileged or not self._intercept(slot):
+            self._send(slot)
+        if session.todo and not session.held:
+            session.in_turn = True
+            turns.append(session)
+
+    def _send(self, slot: Slot) -> None:
+        link, request = self.link, slot.request
+        assert link is not None
+        assert request is not None
+        if request.command in TAKES_DESCRIPTOR:
+            if self._carrying is not None:
+                # QEMU keeps one batch of descriptors: a second one on its way would push the first out
+                slot.session.held = True
+                self._behind.append(slot)
+                return
+            self._carrying = slot
+        link.send(slot)
+        if slot.session.held:
+            self.release(slot.session)

@@ -1,0 +1,38 @@
+"""The heartbeat: QEMU is asked what it answers even while its main loop is held, so busy and gone can be told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qmpguard.proxy.control import Control
+
+log = logging.getLogger(__name__)
+
+#: seconds between heartbeats, and for the answer to one
+INTERVAL = 10.0
+
+
+class Heartbeat:
+    """Whether one QEMU answers out-of-band."""
+
+    def __init__(self, control: Control, name: str) -> None:
+        self.alive = True
+        self._control = control
+        self._name = name
+
+    async def run(self) -> None:
+        """Ask until cancelled. Only for a QEMU that offers out-of-band."""
+        self.alive = True
+        while True:
+            await asyncio.sleep(INTERVAL)
+            alive = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    alive = await self._control.answers_out_of_band()
+            if alive is not self.alive:
+                log.warning("vm=%s heartbeat=%s", self._name, "ok" if alive else "none")
+                self.alive = alive

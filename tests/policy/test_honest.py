@@ -1,0 +1,154 @@
+"""What honest tools send, and must pass unchanged: who sends it, the situation, and the request.
+
+`tests/e2e/test_tables.py` sends the same rows to a real QEMU with a real VFIO device, and to one without a guard.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from qmpguard.policy.policy import Policy
+from tests.policy.scenes import (
+    ANONYMOUS,
+    BARE,
+    BITMAPS,
+    BOTH,
+    BOTH_SNAP,
+    INCOMING,
+    INCOMING_BOTH,
+    INCOMING_LIT,
+    LIT,
+    LIT_SNAP,
+    OVER_LIT,
+    PC,
+    PLUGGED,
+    SNAP,
+    STANDBY,
+    UNSTARTED,
+    UNSTARTED_SNAP,
+    Request,
+    Scene,
+    caps,
+    hmp,
+    on,
+    plug,
+    qmp,
+)
+from tests.policy.test_routes import name, refused_by
+
+Row = tuple[str, Scene, Request]
+
+AWAY = "exec:cat >/dev/null"
+RNG = {"qom-type": "rng-builtin", "id": "rng0"}
+#: Proxmox names every capability that QEMU has, each with an explicit state, at every migration
+PROXMOX_OFF = caps(
+    ("auto-converge", True), ("xbzrle", False), ("dirty-bitmaps", True), (PC, False), (SNAP, False), ("compress", False)
+)
+PROXMOX = caps(("auto-converge", True), ("xbzrle", False), (PC, False), (SNAP, False), ("dirty-bitmaps", True))
+
+HONEST: list[Row] = [
+    # capabilities that are not the ones, and those that are switched off
+    ("Proxmox", PLUGGED, PROXMOX),
+    ("Proxmox", PLUGGED, PROXMOX_OFF),
+    ("Proxmox", BOTH, PROXMOX),
+    ("Proxmox", BARE, caps(("auto-converge", True), (PC, True))),
+    ("libvirt", PLUGGED, {**on("events"), "id": "libvirt-5"}),
+    ("libvirt", PLUGGED, {**caps(("xbzrle", False), ("auto-converge", True), ("multifd", True)), "id": "libvirt-6"}),
+    ("libvirt", PLUGGED, on("pause-before-switchover", "return-path")),
+    ("libvirt", BARE, on(PC)),
+    ("libvirt", BARE, on(PC, "postcopy-preempt")),
+    ("libvirt", INCOMING_LIT, on("events")),
+    ("libvirt", BOTH, on("events")),
+    ("Incus", BARE, on(SNAP)),
+    ("Incus", PLUGGED, on("dirty-bitmaps", "validate-uuid")),
+    ("an operator", PLUGGED, caps((PC, True), (PC, False))),
+    ("an operator", BOTH, caps((PC, False))),
+    ("an operator", BOTH, caps((PC, False), ("events", True))),
+    ("an operator", BOTH, on(PC)),  # nothing gets worse by it
+    ("an operator", BOTH_SNAP, caps((SNAP, False))),
+    ("an operator", INCOMING_BOTH, caps((PC, False))),
+    ("an operator", ANONYMOUS, caps((PC, False), (SNAP, False))),
+    ("an operator", PLUGGED, on("no-such-capability")),
+    ("an operator", PLUGGED, on("POSTCOPY-RAM")),  # QEMU knows no such capability
+    ("an operator", STANDBY, on(PC)),
+    # migrations
+    ("libvirt", PLUGGED, {**qmp("migrate", uri=AWAY), "id": "libvirt-7"}),
+    ("libvirt", BARE, {**qmp("migrate", detach=True, resume=False, uri=AWAY), "id": "libvirt-8"}),
+    ("libvirt", LIT, qmp("migrate", uri="unix:/nowhere/at/all")),
+    ("libvirt", LIT_SNAP, qmp("migrate", uri=AWAY)),
+    ("libvirt", UNSTARTED, qmp("migrate", uri=AWAY)),
+    ("libvirt", BOTH, qmp("migrate", uri="unix:/nowhere/at/all", resume=True)),
+    ("libvirt", PLUGGED, qmp("migrate_cancel")),
+    ("libvirt", BOTH, qmp("migrate_cancel")),
+    ("libvirt", BOTH, qmp("migrate-continue", state="pre-switchover")),
+    ("libvirt", BOTH, qmp("migrate-recover", uri="unix:/nowhere/at/all")),
+    ("libvirt", BITMAPS, qmp("migrate-start-postcopy")),
+    ("libvirt", LIT, qmp("migrate-start-postcopy")),
+    ("Kata", INCOMING, qmp("migrate-incoming", uri="exec:sleep 1")),
+    ("Kata", INCOMING_LIT, qmp("migrate-incoming", uri="unix:in.sock")),
+    ("an operator", PLUGGED, qmp("migrate-incoming", uri="tcp:127.0.0.1:0")),
+    ("Proxmox", PLUGGED, qmp("migrate-set-parameters", **{"downtime-limit": 100, "max-bandwidth": 1 << 30})),
+    ("libvirt", PLUGGED, qmp("migrate-set-parameters", **{"multifd-channels": 4, "tls-creds": "", "tls-hostname": ""})),
+    ("libvirt", BOTH, qmp("migrate-set-parameters", **{"max-postcopy-bandwidth": 0, "cpu-throttle-initial": 20})),
+    ("libvirt", PLUGGED, qmp("migrate-set-parameters", mode="cpr-reboot")),
+    ("Incus", BARE, qmp("snapshot-save", **{"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]})),
+    ("Incus", BOTH, qmp("snapshot-save", **{"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]})),
+    # devices
+    ("libvirt", PLUGGED, plug(socket={"type": "unix", "path": "$VFIO"})),
+    ("libvirt", BARE, plug(socket={"type": "unix", "path": "$VFIO"})),
+    ("libvirt", UNSTARTED_SNAP, plug("virtio-rng-pci")),
+    ("libvirt", LIT, plug("virtio-rng-pci")),
+    ("libvirt", LIT, plug("e1000")),
+    ("libvirt", LIT_SNAP, plug("virtio-balloon-pci")),
+    ("libvirt", PLUGGED, qmp("device_del", id="gpu0")),
+    ("libvirt", BOTH, qmp("device_del", id="gpu0")),
+    ("libvirt", OVER_LIT, plug(socket={"type": "unix", "path": "$VFIO"})),  # the way back after a postcopy migration
+    ("Kata", BARE, plug("virtio-rng-pci", **{"disable-modern": "false", "romfile": ""})),
+    ("Kata", BARE, plug("no-such-driver")),
+    ("Incus", PLUGGED, qmp("object-add", **RNG)),
+    ("Incus", PLUGGED, qmp("object-add", **{"qom-type": "memory-backend-ram", "id": "m", "size": 4096})),
+    ("Incus", PLUGGED, qmp("object-add", **{"qom-type": "iothread", "id": "io"})),
+    ("libvirt", PLUGGED, qmp("object-add", **{"qom-type": "secret", "id": "s", "data": "letmein"})),
+    ("libvirt", PLUGGED, qmp("object-del", id="nobody")),
+    ("libvirt", BOTH, qmp("qom-get", path="/machine/peripheral/gpu0", property="type")),
+    ("libvirt", PLUGGED, qmp("qom-set", path="/machine", property="memory-merge", value=True)),
+    ("Proxmox", BOTH, qmp("qom-set", path="/machine/peripheral/b", property="guest-stats-polling-interval", value=2)),
+    ("Ganeti", PLUGGED, qmp("add_client", protocol="vnc", fdname="nobody")),
+    ("Ganeti", BARE, qmp("query-commands")),
+    ("Ganeti", BOTH, qmp("query-status")),
+    ("go-qemu", BOTH, qmp("query-migrate")),
+    ("go-qemu", BOTH, qmp("system_powerdown")),
+    ("qmp-shell", PLUGGED, qmp("query-migrate-capabilities")),
+    ("qmp-shell", BOTH, qmp("nonsense")),
+    # lines of HMP
+    ("Proxmox", BOTH, hmp("info status")),
+    ("Proxmox", PLUGGED, hmp("info migrate")),
+    ("Proxmox", BARE, hmp("drive_add 0 if=none,id=x,file=/nowhere")),
+    ("Ganeti", PLUGGED, hmp("migrate_set_capability xbzrle on")),
+    ("Ganeti", BOTH, hmp("migrate_set_capability postcopy-ram off")),
+    ("Ganeti", PLUGGED, hmp("migrate_set_parameter downtime-limit 30")),
+    ("Ganeti", BARE, hmp("migrate_set_capability postcopy-ram on")),
+    ("Ganeti", PLUGGED, hmp("migrate -d exec:true")),
+    ("Ganeti", BOTH, hmp("migrate_cancel")),
+    ("qmp-shell", LIT, hmp("device_add virtio-rng-pci,id=r")),
+    ("qmp-shell", BOTH, hmp("device_del gpu0")),
+    ("qmp-shell", BARE, hmp("object_add rng-builtin,id=r")),
+    ("qmp-shell", PLUGGED, hmp("qom-set /machine memory-merge on")),
+    ("qmp-shell", BOTH, hmp("qom-list /machine/peripheral")),
+    ("qmp-shell", PLUGGED, hmp("gdbserver none")),
+    ("qmp-shell", BOTH, hmp("savevm now")),
+    ("qmp-shell", PLUGGED, hmp("migrate")),
+    ("qmp-shell", PLUGGED, hmp("migrate_set_capability postcopy-ram maybe")),
+    ("qmp-shell", PLUGGED, hmp("migrate_set_capab postcopy-ram on")),  # QEMU knows no abbreviations
+    ("qmp-shell", BOTH, hmp("# a comment is an unknown command")),
+    ("qmp-shell", BARE, hmp("")),
+]
+
+
+@pytest.mark.parametrize(("tool", "scene", "request_"), HONEST, ids=name)
+def test_an_honest_request_passes(tool: str, scene: Scene, request_: Request) -> None:
+    assert refused_by(scene, request_, Policy()) is None
+
+
+def test_the_table_is_whole() -> None:
+    assert len(HONEST) >= 60
