@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     from qmpguard.address import Address
+
+
+class Role(Enum):
+    """What the clients of a socket may do."""
+
+    OPERATOR = "operator"
+    OBSERVER = "observer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,16 @@ class VmConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """Where the admin interface listens, and the file with the token that TCP asks for."""
+
+    listen: Address
+    token_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that one process guards."""
 
     vms: tuple[VmConfig, ...]
+    admin: AdminConfig | None = None

@@ -30,8 +30,8 @@ class Finding:
     mode: Mode
     problem: Problem
 
-    def __str__(self) -> str:
-        """Return the sentence that goes to the client: QEMU's own first, then ours."""
+    def text(self, ref: str = "") -> str:
+        """Return the sentence that goes to the client: QEMU's own first, then ours, with the decision's reference."""
         problem = self.problem
         parts = [f"rule {self.rule}"]
         if problem.devices:
@@ -39,7 +39,8 @@ class Finding:
             parts.append(f"{noun} {', '.join(repr(d) for d in problem.devices)}")
         if problem.capability:
             parts.append(f"capability {problem.capability} is on")
-        return f"{problem.refusal} (qmpguard: {', '.join(parts)}; {problem.fix})"
+        reference = f"; ref {ref}" if ref else ""
+        return f"{problem.refusal} (qmpguard: {', '.join(parts)}; {problem.fix}{reference})"
 
 
 @dataclass(frozen=True, slots=True)

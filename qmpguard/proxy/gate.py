@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.schema import Schema
     from qmpguard.proxy.session import Slot
+    from qmpguard.record import Decision
     from qmpguard.wire.messages import Request
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Gate:
         self,
         control: Control,
         policy: Policy,
-        record: Callable[[Slot, Verdict], None],
+        record: Callable[[Slot, Verdict], Decision],
         drifted: Callable[[Drift], None],
         learn: Callable[[], Awaitable[Schema]],
         *,
@@ -132,7 +133,7 @@ class Gate:
         if isinstance(reading, Unreadable):
             return self._unverified(reading.reason)
         loop = asyncio.get_running_loop()
-        reminder = loop.call_later(BUSY, log.warning, "client=%s waiting: QEMU is busy", slot.session.name)
+        reminder = loop.call_later(BUSY, log.warning, "client=%s waiting: QEMU is busy", slot.session.peer)
         try:
             async with asyncio.timeout_at(deadline):
                 if isinstance(reading, CallUnlisted) and self.commands is None:
@@ -148,7 +149,7 @@ class Gate:
         except Unexpected as error:
             return self._unverified(f"an answer of QEMU could not be read: {error}")
         except Exception:  # fail closed, whatever it is: the request is refused and the log has the trace
-            log.exception("client=%s the verdict failed", slot.session.name)
+            log.exception("client=%s the verdict failed", slot.session.peer)
             return self._unverified("the verdict failed; the guard's log says how")
         finally:
             reminder.cancel()
@@ -181,8 +182,8 @@ class Gate:
         return unverified(reason, unverified_mode(self.policy))
 
     def _decide(self, slot: Slot, verdict: Verdict) -> bytes | None:
-        self._record(slot, verdict)
-        return None if verdict.refusal is None else refusal_reply(slot, str(verdict.refusal))
+        text = self._record(slot, verdict).text
+        return refusal_reply(slot, text) if text else None
 
 
 class Primaries:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import secrets
 import socket
+import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +25,7 @@ from qmpguard.proxy.session import Session, Slot
 from qmpguard.proxy.stream import Outbox, Stream
 from qmpguard.proxy.upstream import dial, negotiate
 from qmpguard.proxy.watch import IDLE, Watch
+from qmpguard.record import Decision, Event, Journal, LinkChange, Peer
 from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.schema import Schema
     from qmpguard.policy.verdict import Verdict
+    from qmpguard.record import Happening
     from qmpguard.wire.messages import Request
     from qmpguard.wire.replies import Greeting
 
@@ -82,6 +87,7 @@ class Hub:
         self.schemas = schemas or Schemas()
         self.limits = limits or Limits()
         self.counts = Counts()
+        self.journal = Journal(name, secrets.token_hex(3))
         self.connected = asyncio.Event()
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
@@ -150,7 +156,8 @@ class Hub:
             self.gate.commands = schema.commands
         self.counts.links += 1
         log.info("vm=%s link=up qemu=%s", self.name, link.greeting.version)
-        self.attach(own, "guard", privileged=True)
+        self._happened(LinkChange(up=True, what=link.greeting.version))
+        self.attach(own, Peer(0), privileged=True)
         for session in tuple(self.sessions):
             session.greet(link.greeting)
         self.connected.set()
@@ -158,6 +165,7 @@ class Hub:
     def link_lost(self, reason: str) -> None:
         """Close every session, as QEMU's death would close them."""
         log.warning("vm=%s link=down reason=%r", self.name, reason)
+        self._happened(LinkChange(up=False, what=reason))
         self.link = None
         self._dealer.clear()
         for session in tuple(self.sessions):
@@ -184,19 +192,19 @@ class Hub:
         if not self._clients():
             self.drained.set()
 
-    def attach(self, sock: socket.socket, name: str, *, privileged: bool = False) -> None:
+    def attach(self, sock: socket.socket, peer: Peer, *, privileged: bool = False) -> None:
         """Begin a conversation on a connected socket, with QEMU's greeting as soon as there is one."""
         if len(self.sessions) > self.limits.max_clients:
-            log.warning("vm=%s client=%s refused: %d clients already", self.name, name, self.limits.max_clients)
+            log.warning("vm=%s client=%s refused: %d clients already", self.name, peer, self.limits.max_clients)
             sock.close()
             return
         stream = Stream(sock, self.outbox, limit=self.limits.max_unread)
-        session = Session(self, stream, name, max_request=self.limits.max_request, privileged=privileged)
+        session = Session(self, stream, peer, max_request=self.limits.max_request, privileged=privileged)
         self.sessions.add(session)
         self.drained.clear()
         if not privileged:
             self.counts.clients += 1
-            log.info("vm=%s client=%s connected", self.name, name)
+            log.info("vm=%s client=%s connected", self.name, peer)
         if self.link is not None:
             session.greet(self.link.greeting)
         else:
@@ -207,7 +215,7 @@ class Hub:
         self.sessions.discard(session)
         self._note_drained()
         if not session.privileged:
-            log.info("vm=%s client=%s closed reason=%r", self.name, session.name, reason)
+            log.info("vm=%s client=%s closed reason=%r", self.name, session.peer, reason)
 
     @property
     def offered(self) -> frozenset[str]:
@@ -278,6 +286,8 @@ class Hub:
             self.watch.soon()
         for session in tuple(self.sessions):
             session.event(line)
+        event = json.loads(line)
+        self._happened(Event(event["event"], json.dumps(event.get("data", {}))))
 
     def _served(self) -> None:
         """Read QEMU's schema when the first client has been served, so that nobody waits for it."""
@@ -303,20 +313,29 @@ class Hub:
 
     def _drifted(self, drift: Drift) -> None:
         self.counts.drifts += 1
+        self._happened(drift)
         log.warning("vm=%s drift: not changed through the guard: %s", self.name, drift)
 
-    def _record(self, slot: Slot, verdict: Verdict) -> None:
+    def _happened(self, what: Happening) -> None:
+        self.journal.add(time.time(), what)
+
+    def _record(self, slot: Slot, verdict: Verdict) -> Decision:
         command = slot.request.command if slot.request else ""
+        version = self.link.greeting.version if self.link else "gone"
+        decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version)
+        self._happened(decision)
         for finding in verdict.findings:
             refused = finding is verdict.refusal
             self.counts.refused += refused
             self.counts.warned += not refused
             log.warning(
-                "vm=%s client=%s command=%s verdict=%s rule=%s reason=%r",
+                "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
                 self.name,
-                slot.session.name,
+                slot.session.peer,
                 command,
                 "refused" if refused else "warned",
                 finding.rule,
+                decision.ref,
                 finding.problem.refusal,
             )
+        return decision

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
+from qmpguard.record import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +32,9 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Listener:
-    """An open listening socket. Each client goes to ``accepted`` with a name for the log."""
+    """An open listening socket. Each client goes to ``accepted`` with who it is."""
 
-    def __init__(self, address: Address, accepted: Callable[[socket.socket, str], None], *, mode: int = 0o600) -> None:
+    def __init__(self, address: Address, accepted: Callable[[socket.socket, Peer], None], *, mode: int = 0o600) -> None:
         """Open the socket; raises `UnavailableError` when it cannot be had."""
         self._accepted = accepted
         self._path: str | None = None
@@ -96,7 +97,7 @@ class Listener:
                 self._loop.call_later(PAUSE, self._again)
                 return
             self._count += 1
-            self._accepted(sock, f"{self._count}{_who(sock)}")
+            self._accepted(sock, _who(sock, self._count))
 
     def _again(self) -> None:
         if self._sock.fileno() >= 0:
@@ -131,9 +132,9 @@ def _clear(path: str) -> None:
     raise UnavailableError(f"cannot listen at {path}: another process listens there")
 
 
-def _who(sock: socket.socket) -> str:
-    """Return who is at the other end, for the log: process and user of a unix socket, else nothing."""
+def _who(sock: socket.socket, number: int) -> Peer:
+    """Return who is at the other end: of a unix socket its process, user and group (unix(7): SO_PEERCRED)."""
     if sock.family != socket.AF_UNIX:
-        return ""
-    pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return f"/pid{pid}/uid{uid}"
+        return Peer(number)
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return Peer(number, pid, uid, gid)

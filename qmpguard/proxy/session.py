@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from qmpguard.proxy.stream import Stream
+    from qmpguard.record import Peer
     from qmpguard.wire.json import Value
     from qmpguard.wire.replies import Greeting
 
@@ -105,11 +106,11 @@ class Session:
     """One client's conversation on a stream. ``privileged``: the guard's own, whose requests are not judged."""
 
     def __init__(
-        self, hub: Upstream, stream: Stream, name: str, *, max_request: int = MAX_REQUEST, privileged: bool = False
+        self, hub: Upstream, stream: Stream, peer: Peer, *, max_request: int = MAX_REQUEST, privileged: bool = False
     ) -> None:
         self.hub = hub
         self.stream = stream
-        self.name = name
+        self.peer = peer
         self.privileged = privileged
         self.state = State.WAITING
         self.todo: deque[Slot] = deque()  # in-band requests that are not sent yet

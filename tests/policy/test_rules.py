@@ -129,7 +129,8 @@ def text_of(command: str, arguments: dict[str, Any], machine: Machine) -> str:
     operation = read(command, arguments)
     assert operation is not None
     assert not isinstance(operation, Harmless | Unreadable)
-    return str(judge(operation, machine, Policy()).refusal)
+    refusal = judge(operation, machine, Policy()).refusal
+    return refusal.text() if refusal else ""
 
 
 def test_a_refusal_begins_with_qemus_own_sentence_and_says_device_capability_and_fix() -> None:

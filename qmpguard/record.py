@@ -1,0 +1,132 @@
+"""What has happened, on record: decisions, drift, the link's changes. Pure values, a bounded ring, and who listens.
+
+Everything that tells of a VM's past reads from here: the audit, the admin interface, the stream of events. The clock
+is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from qmpguard.policy.drift import Drift
+from qmpguard.policy.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: entries that a VM's journal keeps; a decision is some hundred bytes
+MAX_ENTRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a session: a number of ours, and for a unix socket its process, user and group."""
+
+    number: int
+    pid: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+    def __str__(self) -> str:
+        """Return it as the log names it."""
+        return f"{self.number}" if self.pid is None else f"{self.number}/pid{self.pid}/uid{self.uid}"
+
+
+class Outcome(Enum):
+    """What became of a judged request."""
+
+    ALLOWED = "allowed"
+    WARNED = "warned"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict on record. ``ref`` stands in the client's error text; ``native``: would QEMU itself have refused."""
+
+    ref: str
+    peer: Peer
+    command: str
+    verdict: Verdict
+    qemu: str
+    native: str = "unknown"
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the request."""
+        if self.verdict.refusal is not None:
+            return Outcome.REFUSED
+        return Outcome.WARNED if self.verdict.findings else Outcome.ALLOWED
+
+    @property
+    def text(self) -> str:
+        """The sentence that the client got; empty where nothing was refused."""
+        refusal = self.verdict.refusal
+        return "" if refusal is None else refusal.text(self.ref)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """The link to QEMU came up (``up``, with QEMU's version) or went down (with the reason)."""
+
+    up: bool
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of QEMU: its name and its data as QEMU's own JSON text."""
+
+    name: str
+    data: str
+
+
+Happening: TypeAlias = Decision | Drift | LinkChange | Event
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One happening: its place in the journal, counted from 1, and when, in seconds since the epoch."""
+
+    number: int
+    time: float
+    vm: str
+    what: Happening
+
+
+class Journal:
+    """The last happenings of one VM, and those who are told of each as it happens. A listener must not raise."""
+
+    def __init__(self, vm: str, run: str, size: int = MAX_ENTRIES) -> None:
+        """Begin; ``run`` tells this process's references from those of another."""
+        self.vm = vm
+        self.last = 0
+        self._run = run
+        self._entries: deque[Entry] = deque(maxlen=size)
+        self._listeners: list[Callable[[Entry], None]] = []
+
+    @property
+    def next_ref(self) -> str:
+        """The reference of the next decision: unique among processes, short enough to be read out."""
+        return f"{self._run}-{self.last + 1}"
+
+    def add(self, time: float, what: Happening) -> Entry:
+        """Put a happening on record and tell the listeners."""
+        self.last += 1
+        entry = Entry(self.last, time, self.vm, what)
+        self._entries.append(entry)
+        for listener in tuple(self._listeners):
+            listener(entry)
+        return entry
+
+    def since(self, number: int) -> Iterator[Entry]:
+        """Return the entries after a number, oldest first; those that have left the ring are missing."""
+        return (entry for entry in tuple(self._entries) if entry.number > number)
+
+    def listen(self, listener: Callable[[Entry], None]) -> Callable[[], None]:
+        """Tell somebody of every entry from now on; call what is returned to stop."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
