@@ -1,4 +1,7 @@
-"""Addresses as they stand on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``."""
+"""Addresses as they stand on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``.
+
+Where clients connect may also be ``fd:NAME``: a socket that the service manager holds under that name.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,29 @@ class FdAddress:
         return f"fd:{self.number}"
 
 
+@dataclass(frozen=True, slots=True)
+class NamedAddress:
+    """A listening socket that the service manager passes, by its FileDescriptorName= (systemd.socket(5))."""
+
+    name: str
+
+    def __str__(self) -> str:
+        """Return the address as it is written on the command line."""
+        return f"fd:{self.name}"
+
+
 Address: TypeAlias = UnixAddress | TcpAddress | FdAddress
+ListenAddress: TypeAlias = Address | NamedAddress
+
+
+def parse_listen_address(text: str) -> ListenAddress:
+    """Return where clients connect: as `parse_address`, or ``fd:NAME``; raises `UsageError`. Digits are a number."""
+    kind, colon, name = text.partition(":")
+    if not colon or kind != "fd" or name.isdigit():
+        return parse_address(text)
+    if not (name and name.isascii() and name.isprintable() and ":" not in name):
+        raise UsageError(f"{text!r}: write fd:N for a descriptor, or fd:NAME for a socket that systemd passes")
+    return NamedAddress(name)
 
 
 def parse_address(text: str) -> Address:

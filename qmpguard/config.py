@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
-    from qmpguard.address import Address
+    from qmpguard.address import Address, ListenAddress
 
 
 class Role(Enum):
@@ -25,7 +25,7 @@ class VmConfig:
 
     name: str
     qemu: Address
-    listen: Address
+    listen: ListenAddress
     policy: Policy = field(default_factory=Policy)
     survey_timeout: float = 60.0
     watch: float = 30.0

@@ -7,7 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from qmpguard.address import parse_address
+from qmpguard.address import parse_address, parse_listen_address
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "guard a QEMU"
 DESCRIPTION = "Guard a QEMU's QMP socket."
+
+#: the name of the socket that systemd/qmpguard@.socket passes
+SOCKET = "qmp"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", default=default, **settings)  # type: ignore[arg-type]
 
     option("qemu", metavar="ADDR", help="QEMU's QMP socket")
-    option("listen", metavar="ADDR", help="where the clients connect")
+    option(
+        "listen",
+        metavar="ADDR",
+        help="where the clients connect; fd:NAME: a socket of systemd's (default: fd:qmp if passed)",
+    )
     option("name", metavar="NAME", default="vm", help="the VM's name in logs (default: vm)")
     option("profile", metavar="PROFILE", default="standard", help="standard, or strict: also no way around the guard")
     option("mode", metavar="MODE", default="enforce", help="enforce, or warn: log what would be refused")
@@ -40,7 +47,11 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.config import Config, VmConfig
     from qmpguard.daemon import serve
     from qmpguard.policy.policy import Mode, Policy, Profile
+    from qmpguard.systemd import take_sockets
 
+    sockets = take_sockets()
+    if not arguments.listen and SOCKET in sockets:
+        arguments.listen = f"fd:{SOCKET}"
     for name in ("qemu", "listen"):
         if not getattr(arguments, name):
             raise UsageError(f"run needs --{name} ADDR, or QMPGUARD_{name.upper()} in the environment")
@@ -52,11 +63,11 @@ def execute(arguments: argparse.Namespace) -> int:
     vm = VmConfig(
         arguments.name,
         parse_address(arguments.qemu),
-        parse_address(arguments.listen),
+        parse_listen_address(arguments.listen),
         Policy(Mode(arguments.mode), Profile(arguments.profile)),
         _seconds("--survey-timeout", arguments.survey_timeout),
     )
-    asyncio.run(serve(Config((vm,))))
+    asyncio.run(serve(Config((vm,)), sockets))
     return 0
 
 

@@ -1,0 +1,140 @@
+"""The service manager's side of a process: sockets that it holds for us, and what it wants to be told.
+
+Both are plain: environment variables with descriptors from 3 on (sd_listen_fds(3)), and datagrams (sd_notify(3)).
+Where there is no service manager, nothing is taken and nothing is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from qmpguard.address import Address, FdAddress, NamedAddress
+from qmpguard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+    from qmpguard.address import ListenAddress
+
+log = logging.getLogger(__name__)
+
+#: the first descriptor that is passed (sd_listen_fds(3): SD_LISTEN_FDS_START)
+FIRST = 3
+#: what a socket without a name is called (sd_listen_fds_with_names(3))
+NAMELESS = "unknown"
+#: seconds that telling may take: a service manager that reads nothing must not hold the VMs' traffic
+PATIENCE = 1.0
+
+
+class Sockets:
+    """The listening sockets that the service manager holds for us, by name. They stay open as long as we run."""
+
+    def __init__(self, numbers: Mapping[str, list[int]] | None = None) -> None:
+        self._numbers = dict(numbers or {})
+        self._unused = set(self._numbers)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
+    def resolve(self, address: ListenAddress) -> Address:
+        """Return an address that can be listened at: for a name a duplicate of its socket, which the caller owns.
+
+        Raises `ConfigError` when no listening socket has that name, or more than one.
+        """
+        if not isinstance(address, NamedAddress):
+            return address
+        numbers = self._numbers.get(address.name, [])
+        if len(numbers) != 1:
+            raise ConfigError(f"{address}: {len(numbers) or 'no'} sockets of that name were passed; {self._passed()}")
+        if not _listens(numbers[0]):
+            raise ConfigError(f"{address}: not a listening stream socket; its unit needs ListenStream= and Accept=no")
+        self._unused.discard(address.name)
+        return FdAddress(os.dup(numbers[0]))
+
+    @property
+    def unused(self) -> list[str]:
+        """The names that no address has asked for."""
+        return sorted(self._unused)
+
+    def _passed(self) -> str:
+        names = ", ".join(sorted(self._numbers))
+        return f"names (FileDescriptorName= in the socket unit): {names}" if names else "no socket was passed at all"
+
+
+def take_sockets(environ: MutableMapping[str, str] = os.environ) -> Sockets:
+    """Return the sockets that were passed to this process. No child will take them for its own."""
+    pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return Sockets()
+    named = names.split(":")[: int(count)] if names else []
+    numbers: dict[str, list[int]] = {}
+    for offset, name in enumerate(named + [NAMELESS] * (int(count) - len(named))):
+        os.set_inheritable(FIRST + offset, False)
+        numbers.setdefault(name, []).append(FIRST + offset)
+    return Sockets(numbers)
+
+
+def _listens(number: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(number)) as sock:
+            accepts = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return sock.type == socket.SOCK_STREAM and bool(accepts)
+    except OSError:
+        return False
+
+
+class Notifier:
+    """What the service manager is told. It never raises: a manager that is gone does not end a guard."""
+
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        """Take the variables, so that no child speaks in our name."""
+        path = environ.pop("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+        self._status = ""
+        self._every = _watchdog(environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", ""))
+
+    def ready(self) -> None:
+        """The clients' sockets are open; also at the end of a reload."""
+        self._tell("READY=1")
+
+    def reloading(self) -> None:
+        """A reload begins; `ready` ends it. The time is for Type=notify-reload (systemd 253), others ignore it."""
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The end begins."""
+        self._tell("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """One line for people, which `systemctl status` shows; sent when it has changed."""
+        if text != self._status:
+            self._status = text
+            self._tell(f"STATUS={text}")
+
+    async def watchdog(self) -> None:
+        """Say again and again that the event loop turns, twice in the time that the unit allows, until cancelled."""
+        while self._every:
+            self._tell("WATCHDOG=1")
+            await asyncio.sleep(self._every)
+
+    def _tell(self, text: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.settimeout(PATIENCE)
+                sock.sendto(text.encode(), self._address)
+        except OSError as error:
+            log.warning("cannot tell the service manager %r: %s", text, error.strerror or error)
+
+
+def _watchdog(usec: str, pid: str) -> float:
+    """Return the seconds between signs of life, half of what is allowed (sd_watchdog_enabled(3)); 0: none wanted."""
+    if pid not in ("", str(os.getpid())) or not usec.isdecimal():
+        return 0.0
+    return int(usec) / 2_000_000

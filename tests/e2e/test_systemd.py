@@ -1,0 +1,148 @@
+"""The guard as a service: started by a socket, killed and started again, with the tools of a real systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.demo.lab import system_qemu
+from qmpguard.demo.qemu import Qemu
+from tests.guarding import PATIENCE, connected
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+RUN = (sys.executable, "-m", "qmpguard", "run")
+#: what a service manager does for a process: the socket is descriptor 3, and LISTEN_PID its own number
+AS_SERVICE = """\
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "qmp"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.fixture(scope="module")
+def activate() -> str:
+    found = shutil.which("systemd-socket-activate")
+    assert found, "systemd-socket-activate is not here: `make packages` installs it (Debian: systemd)"
+    return found
+
+
+@asynccontextmanager
+async def process(
+    *command: str, descriptor: int | None = None, environ: dict[str, str] | None = None
+) -> AsyncGenerator[Process]:
+    started = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **(environ or {})}, pass_fds=() if descriptor is None else (descriptor,)
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+
+
+@asynccontextmanager
+async def manager(path: Path) -> AsyncGenerator[asyncio.Queue[str]]:
+    """What a service manager at ``path`` is told."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    class Hearing(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: object) -> None:
+            told.put_nowait(data.decode())
+
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(path))
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Hearing, sock=sock)
+    try:
+        yield told
+    finally:
+        transport.close()
+
+
+async def until(told: asyncio.Queue[str], text: str) -> list[str]:
+    """What is told before a text."""
+    before = []
+    async with asyncio.timeout(PATIENCE):
+        while (heard := await told.get()) != text:
+            before.append(heard)
+    return before
+
+
+@pytest.mark.qemu
+async def test_the_first_client_starts_the_guard_and_its_socket_outlives_it(tmp_path: Path, activate: str) -> None:
+    path = tmp_path / "qmp.sock"
+    async with Qemu(system_qemu(), tmp_path, monitors=1) as qemu:
+        path_of_qemu = f"QMPGUARD_QEMU={qemu.monitors[0]}"
+        command = (activate, "--listen", str(path), "--fdname", "qmp", "-E", path_of_qemu, *RUN)
+        async with process(*command) as guard:
+            async with asyncio.timeout(PATIENCE):
+                while not path.exists():  # noqa: ASYNC110 -- the tool says on its stderr only that it listens
+                    await asyncio.sleep(0.005)
+            mode = path.stat().st_mode
+            async with connected(path) as qmp:
+                assert (await qmp.ask("query-status"))["return"]["status"] == "running"
+                assert path.stat().st_mode == mode
+                guard.terminate()
+                assert await qmp.closed()
+            assert await guard.wait() == 0
+        assert path.exists(), "the socket is systemd's: the guard must not remove it"
+
+
+@pytest.mark.qemu
+async def test_a_killed_guard_is_started_again_and_the_next_client_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "qmp.sock"
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(path))
+        held.listen()
+        async with Qemu(system_qemu(), tmp_path) as qemu:
+            service = (sys.executable, "-c", AS_SERVICE, str(held.fileno()), *RUN, "--qemu", str(qemu.monitors[0]))
+            async with process(*service, descriptor=held.fileno()) as guard, connected(path) as qmp:
+                assert "return" in await qmp.ask("query-status")
+                guard.kill()
+                assert await qmp.closed()
+                await guard.wait()
+            waiting = connected(path)  # comes while there is no guard
+            async with process(*service, descriptor=held.fileno()), waiting as qmp:
+                assert "return" in await qmp.ask("query-status")
+                assert qemu.process.returncode is None
+
+
+@pytest.mark.qemu
+async def test_ready_means_that_clients_can_connect_and_the_status_tells_of_qemu(tmp_path: Path) -> None:
+    listen = tmp_path / "guard.sock"
+    qemu = Qemu(system_qemu(), tmp_path)
+    command = (*RUN, "--qemu", str(qemu.monitors[0]), "--listen", str(listen), "--name", "web")
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
+    async with manager(tmp_path / "notify") as told, process(*command, environ=environ) as guard:
+        before = await until(told, "READY=1")
+        assert before[-1] == "STATUS=guarding 0 of 1; waiting for QEMU: web"
+        assert listen.exists()
+        await until(told, "WATCHDOG=1")
+        async with qemu:
+            await until(told, "STATUS=guarding 1 VM")
+        await until(told, "STATUS=guarding 0 of 1; waiting for QEMU: web")
+        guard.terminate()
+        await until(told, "STOPPING=1")
+        assert await guard.wait() == 0
+
+
+async def test_a_guard_that_cannot_listen_is_never_ready(tmp_path: Path) -> None:
+    command = (*RUN, "--qemu", "/nowhere", "--listen", "fd:absent")
+    async with (
+        manager(tmp_path / "notify") as told,
+        process(*command, environ={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as guard,
+    ):
+        assert await guard.wait() == 78
+        assert "READY=1" not in [told.get_nowait() for _ in range(told.qsize())]

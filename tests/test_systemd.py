@@ -1,0 +1,157 @@
+"""The service manager's side, with sockets and variables of our own; tests/e2e/test_systemd.py has the real tools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from qmpguard import systemd
+from qmpguard.address import FdAddress, NamedAddress, UnixAddress
+from qmpguard.errors import ConfigError
+from qmpguard.systemd import Notifier, Sockets, take_sockets
+from tests.guarding import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def manager(where: str) -> socket.socket:
+    """A service manager's end: where it hears what it is told."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind("\0" + where[1:] if where.startswith("@") else where)
+    sock.setblocking(False)
+    return sock
+
+
+@pytest.fixture(params=["abstract", "path"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"@{tmp_path}/notify" if request.param == "abstract" else f"{tmp_path}/notify"
+
+
+def test_what_is_told_arrives_word_for_word(place: str) -> None:
+    environ = {"NOTIFY_SOCKET": place, "HOME": "/"}
+    with closing(manager(place)) as told:
+        notifier = Notifier(environ)
+        assert environ == {"HOME": "/"}
+        notifier.status("waiting for QEMU")
+        notifier.status("waiting for QEMU")  # nothing new
+        notifier.ready()
+        notifier.reloading()
+        notifier.stopping()
+        assert told.recv(4096) == b"STATUS=waiting for QEMU"
+        assert told.recv(4096) == b"READY=1"
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", told.recv(4096))
+        assert told.recv(4096) == b"STOPPING=1"
+        with pytest.raises(BlockingIOError):
+            told.recv(1)
+
+
+def test_without_a_service_manager_nothing_is_told() -> None:
+    Notifier({}).ready()
+
+
+def test_a_service_manager_that_is_gone_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Notifier({"NOTIFY_SOCKET": f"{tmp_path}/gone"}).ready()
+    assert "No such file" in caplog.text
+
+
+async def test_the_watchdog_is_fed_twice_in_the_time_that_it_allows(tmp_path: Path) -> None:
+    environ = {"NOTIFY_SOCKET": f"{tmp_path}/n", "WATCHDOG_USEC": "20000", "WATCHDOG_PID": str(os.getpid())}
+    with closing(manager(f"{tmp_path}/n")) as told:
+        notifier = Notifier(environ)
+        assert notifier._every == 0.01
+        assert not environ
+        async with asyncio.TaskGroup() as tasks, asyncio.timeout(PATIENCE):
+            task = tasks.create_task(notifier.watchdog())
+            for _ in range(3):
+                assert await asyncio.get_running_loop().sock_recv(told, 4096) == b"WATCHDOG=1"
+            task.cancel()
+
+
+@pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "2000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}])
+async def test_a_watchdog_of_somebody_else_is_not_fed(environ: dict[str, str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await Notifier(environ).watchdog()
+
+
+class Passing(Protocol):
+    """What a process finds that was started with sockets."""
+
+    def __call__(self, *socks: socket.socket, names: str | None = None, pid: int = 0) -> Sockets: ...
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Passing]:
+    numbers: list[int] = []
+
+    def take(*socks: socket.socket, names: str | None = None, pid: int = 0) -> Sockets:
+        first = max(sock.fileno() for sock in socks) + 100
+        numbers.extend(os.dup2(sock.fileno(), first + offset) for offset, sock in enumerate(socks))
+        monkeypatch.setattr(systemd, "FIRST", first)
+        environ = {"LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(len(socks))}
+        if names is not None:
+            environ["LISTEN_FDNAMES"] = names
+        sockets = take_sockets(environ)
+        assert not environ
+        return sockets
+
+    yield take
+    for number in numbers:
+        os.close(number)
+
+
+def test_a_socket_is_found_by_its_name_and_stays_open(passed: Passing, listening: socket.socket) -> None:
+    sockets = passed(listening, listening, names="admin:qmp")
+    assert "qmp" in sockets
+    assert sockets.unused == ["admin", "qmp"]
+    for _ in range(2):  # a VM that leaves and comes back with a reload
+        address = sockets.resolve(NamedAddress("qmp"))
+        assert isinstance(address, FdAddress)
+        with socket.socket(fileno=address.number) as sock:
+            assert sock.getsockname() == listening.getsockname()
+            assert not sock.get_inheritable()
+    assert not os.get_inheritable(systemd.FIRST + 1)
+    assert sockets.unused == ["admin"]
+
+
+def test_any_other_address_stays_as_it_is() -> None:
+    assert Sockets().resolve(UnixAddress("/run/x")) == UnixAddress("/run/x")
+
+
+def test_sockets_of_another_process_are_not_taken(passed: Passing, listening: socket.socket) -> None:
+    assert passed(listening, names="qmp", pid=1).unused == []
+
+
+def test_sockets_without_names_are_called_what_systemd_calls_them(passed: Passing, listening: socket.socket) -> None:
+    assert passed(listening).unused == ["unknown"]
+
+
+def test_what_was_not_passed_is_named_beside_what_was(passed: Passing, listening: socket.socket) -> None:
+    with pytest.raises(ConfigError, match="fd:qmp: no sockets of that name were passed; no socket was passed at all"):
+        Sockets().resolve(NamedAddress("qmp"))
+    with pytest.raises(ConfigError, match=r"FileDescriptorName= in the socket unit\): admin"):
+        passed(listening, names="admin").resolve(NamedAddress("qmp"))
+
+
+def test_a_name_that_two_sockets_have_is_refused(passed: Passing, listening: socket.socket) -> None:
+    with pytest.raises(ConfigError, match="2 sockets"):
+        passed(listening, listening, names="qmp:qmp").resolve(NamedAddress("qmp"))
+
+
+def test_a_socket_that_does_not_listen_is_refused(passed: Passing) -> None:
+    one, other = socket.socketpair()
+    with one, other, pytest.raises(ConfigError, match="Accept=no"):
+        passed(one, names="qmp").resolve(NamedAddress("qmp"))
