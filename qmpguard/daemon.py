@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from qmpguard.proxy.hub import Hub, Limits
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.schemas import Schemas
-from qmpguard.record import LinkChange
+from qmpguard.record import LinkChange, Run
 from qmpguard.systemd import Notifier, Sockets
 from qmpguard.version import __version__
 
@@ -31,12 +31,18 @@ NAMED = 5
 class Guard:
     """One guarded VM: a hub with the socket that its clients come in by."""
 
-    def __init__(self, config: VmConfig, schemas: Schemas | None = None, sockets: Sockets | None = None) -> None:
+    def __init__(
+        self,
+        config: VmConfig,
+        schemas: Schemas | None = None,
+        sockets: Sockets | None = None,
+        run: Run | None = None,
+    ) -> None:
         self.config = config
         self.listening = asyncio.Event()
         self._sockets = sockets or Sockets()
         limits = Limits(survey_timeout=config.survey_timeout, watch=config.watch)
-        self.hub = Hub(config.name, config.qemu, config.policy, limits, schemas)
+        self.hub = Hub(config.name, config.qemu, config.policy, limits, schemas, run)
         self.listener: Listener | None = None
 
     async def run(self) -> None:
@@ -68,8 +74,8 @@ async def serve(config: Config, sockets: Sockets | None = None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sockets, notifier, schemas = sockets or Sockets(), Notifier(), Schemas()
-    guards = [Guard(vm, schemas, sockets) for vm in config.vms]
+    sockets, notifier, schemas, run = sockets or Sockets(), Notifier(), Schemas(), Run()
+    guards = [Guard(vm, schemas, sockets, run) for vm in config.vms]
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(guard.run()) for guard in guards]

@@ -6,9 +6,11 @@ is the caller's.
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from heapq import merge
 from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.policy.drift import Drift
@@ -17,8 +19,10 @@ from qmpguard.policy.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: entries that a VM's journal keeps; a decision is some hundred bytes
+#: entries that a VM's journal keeps, of QEMU's events and of everything else; a decision is some hundred bytes
 MAX_ENTRIES = 1000
+#: characters of an event's data that are kept; QEMU's own events have some hundred
+MAX_DATA = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,15 @@ class LinkChange:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event of QEMU: its name and its data as QEMU's own JSON text."""
+    """An event of QEMU: its name and its data as JSON text; longer data than any of QEMU's own is left out."""
 
     name: str
     data: str
+
+    def __post_init__(self) -> None:
+        """Leave out what is too long to be kept a thousand times."""
+        if len(self.data) > MAX_DATA:
+            object.__setattr__(self, "data", "{}")
 
 
 Happening: TypeAlias = Decision | Drift | LinkChange | Event
@@ -89,7 +98,7 @@ Happening: TypeAlias = Decision | Drift | LinkChange | Event
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One happening: its place in the journal, counted from 1, and when, in seconds since the epoch."""
+    """One happening: its place among all of this process, counted from 1, and when, in seconds since the epoch."""
 
     number: int
     time: float
@@ -97,36 +106,56 @@ class Entry:
     what: Happening
 
 
-class Journal:
-    """The last happenings of one VM, and those who are told of each as it happens. A listener must not raise."""
+class Run:
+    """One life of the process: its token, and the numbers of its happenings, whichever VM they are of."""
 
-    def __init__(self, vm: str, run: str, size: int = MAX_ENTRIES) -> None:
-        """Begin; ``run`` tells this process's references from those of another."""
-        self.vm = vm
+    def __init__(self, token: str | None = None) -> None:
+        """Begin; the token tells this process's references from those of another."""
+        self.token = token or secrets.token_hex(3)
         self.last = 0
-        self._run = run
-        self._entries: deque[Entry] = deque(maxlen=size)
+
+    def ref(self, number: int) -> str:
+        """Return how a happening is called: unique among processes, short enough to be read out."""
+        return f"{self.token}-{number}"
+
+
+class Journal:
+    """The last happenings of one VM, and those who are told of each as it happens. A listener must not raise.
+
+    Events have a ring of their own: a QEMU that sends many of them does not push the decisions out.
+    """
+
+    def __init__(self, vm: str, run: Run, size: int = MAX_ENTRIES) -> None:
+        self.vm = vm
+        self.run = run
+        self._events: deque[Entry] = deque(maxlen=size)
+        self._others: deque[Entry] = deque(maxlen=size)
         self._listeners: list[Callable[[Entry], None]] = []
 
     @property
     def next_ref(self) -> str:
-        """The reference of the next decision: unique among processes, short enough to be read out."""
-        return f"{self._run}-{self.last + 1}"
+        """The reference of the next happening."""
+        return self.run.ref(self.run.last + 1)
 
     def add(self, time: float, what: Happening) -> Entry:
         """Put a happening on record and tell the listeners."""
-        self.last += 1
-        entry = Entry(self.last, time, self.vm, what)
-        self._entries.append(entry)
+        self.run.last += 1
+        entry = Entry(self.run.last, time, self.vm, what)
+        (self._events if isinstance(what, Event) else self._others).append(entry)
         for listener in tuple(self._listeners):
             listener(entry)
         return entry
 
     def since(self, number: int) -> Iterator[Entry]:
-        """Return the entries after a number, oldest first; those that have left the ring are missing."""
-        return (entry for entry in tuple(self._entries) if entry.number > number)
+        """Return the entries after a number, oldest first; those that have left their ring are missing."""
+        entries = merge(tuple(self._events), tuple(self._others), key=_number)
+        return (entry for entry in entries if entry.number > number)
 
     def listen(self, listener: Callable[[Entry], None]) -> Callable[[], None]:
         """Tell somebody of every entry from now on; call what is returned to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+
+def _number(entry: Entry) -> int:
+    return entry.number

@@ -104,11 +104,21 @@ class Start(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a migration has come, in bytes: RAM sent, RAM in all, and the VFIO devices' share where QEMU tells it."""
+
+    sent: int = 0
+    total: int = 0
+    vfio: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Migration:
     """What ``query-migrate`` says: the status of the last or present migration, and what blocks the next."""
 
     status: str = "none"
     blockers: tuple[str, ...] = ()
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

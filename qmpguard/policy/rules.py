@@ -252,6 +252,11 @@ def unverified_mode(policy: Policy) -> Mode:
     return Mode.WARN if mode is Mode.OFF else mode
 
 
+def modes(policy: Policy) -> tuple[tuple[str, Mode], ...]:
+    """Return every rule's id with its effective mode under a policy."""
+    return (*((rule.id, rule.mode(policy)) for rule in RULES), (UNVERIFIED, unverified_mode(policy)))
+
+
 def table() -> list[tuple[str, str, str, str]]:
     """Return every rule as (id, mode in standard, mode in strict, what it does), for everything that prints them."""
     rows = [(rule.id, rule.standard.value, rule.strict.value, rule.summary) for rule in RULES]

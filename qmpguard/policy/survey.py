@@ -15,6 +15,7 @@ from qmpguard.policy.machine import (
     Facts,
     Machine,
     Migration,
+    Progress,
     Unknown,
     is_failover_standby,
     is_vfio,
@@ -162,7 +163,19 @@ def _migration(facts: Facts, operation: Operation | None, policy: Policy) -> Que
     status, blockers = answer.get("status", "none"), answer.get("blocked-reasons", [])
     if not isinstance(status, str) or not isinstance(blockers, list):
         raise Unexpected("query-migrate")
-    return replace(facts, migration=Migration(status, tuple(str(blocker) for blocker in blockers)))
+    progress = _progress(answer.get("ram"), answer.get("vfio"))
+    return replace(facts, migration=Migration(status, tuple(str(blocker) for blocker in blockers), progress))
+
+
+def _progress(ram: Value, vfio: Value) -> Progress | None:
+    """Return how far a migration is; no rule looks at it, so what cannot be read is left out (MigrationInfo)."""
+    sent, total, share = _bytes(ram, "transferred"), _bytes(ram, "total"), _bytes(vfio, "transferred")
+    return None if sent is total is share is None else Progress(sent or 0, total or 0, share)
+
+
+def _bytes(members: Value, name: str) -> int | None:
+    amount = members.get(name) if isinstance(members, dict) else None
+    return amount if isinstance(amount, int) else None
 
 
 def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:

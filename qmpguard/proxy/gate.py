@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import Baseline, Drift
 from qmpguard.policy.machine import Device, Fact, Facts
-from qmpguard.policy.operations import AddDevice, CallUnlisted, Operation
+from qmpguard.policy.operations import AddDevice, CallUnlisted, Operation, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import minds_unknown_commands, passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, unverified
+from qmpguard.proxy.counts import Durations
+from qmpguard.proxy.sight import Sight
 from qmpguard.wire.messages import error_reply, success_reply
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ log = logging.getLogger(__name__)
 #: seconds that an operation waits for its turn and for QEMU's answers before it is refused as unverified
 SURVEY_TIMEOUT = 60.0
 #: what a look for drift asks for
-LOOK = (Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.RUNSTATE, Fact.MIGRATION)
+LOOK = (Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.STANDBYS, Fact.RUNSTATE, Fact.MIGRATION)
 #: seconds after which the log says that QEMU is busy
 BUSY = 2.0
 
@@ -66,6 +69,9 @@ class Gate:
         self.baseline = Baseline()
         self.turn = asyncio.Lock()
         self.primaries = Primaries()
+        self.sight = Sight(time.time)
+        self.surveys = Durations()
+        self._asking: float | None = None  # since when, while QEMU has a question to answer
         self._control = control
         self._record = record
         self._drifted = drifted
@@ -117,10 +123,13 @@ class Gate:
         """Forget what was true of the last QEMU."""
         self.primaries = Primaries()
         self.baseline = Baseline()
+        self.sight = Sight(time.time)
         self.commands = None
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
         """Drive a survey's questions to their end; raises what the control session and the survey raise."""
+        self._asking = time.monotonic()
+        self.sight.begins()
         try:
             queries = next(questions)
             while True:
@@ -128,11 +137,19 @@ class Gate:
         except StopIteration as done:
             result: T = done.value
             return result
+        finally:
+            self._asking = None
+
+    @property
+    def waits_for(self) -> float:
+        """For how many seconds QEMU has been owing an answer; 0 when it owes none."""
+        return 0.0 if self._asking is None else time.monotonic() - self._asking
 
     async def _verdict(self, slot: Slot, reading: Operation | Unreadable, deadline: float) -> Verdict:
         if isinstance(reading, Unreadable):
             return self._unverified(reading.reason)
         loop = asyncio.get_running_loop()
+        begun = loop.time()
         reminder = loop.call_later(BUSY, log.warning, "client=%s waiting: QEMU is busy", slot.session.peer)
         try:
             async with asyncio.timeout_at(deadline):
@@ -153,17 +170,21 @@ class Gate:
             return self._unverified("the verdict failed; the guard's log says how")
         finally:
             reminder.cancel()
+            self.surveys.add(loop.time() - begun)
 
     def _known(self) -> Facts:
         return Facts(hidden=self.primaries.hidden, commands=self.commands)
 
     def _compare(self, facts: Facts, ticket: int) -> None:
         self.primaries.hidden = facts.hidden
+        self.sight.saw(facts)
         for drift in self.baseline.compare(facts, ticket):
             self._drifted(drift)
 
     async def _remember(self, reading: Operation | Unreadable, reply: bytes | None) -> None:
         """Look where a failover primary went that QEMU has accepted: it may be kept out of sight."""
+        if isinstance(reading, StartMigration) and reply is not None and was_accepted(reply):
+            self.sight.started()
         if not isinstance(reading, AddDevice) or reply is None or not was_accepted(reply):
             return
         device = reading.device

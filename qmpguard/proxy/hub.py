@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import socket
 import time
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import CHANGES, Drift
+from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
 from qmpguard.proxy.control import Control
+from qmpguard.proxy.counts import TOO_MANY, Counts
 from qmpguard.proxy.dealer import Dealer
 from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
 from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.link import MAX_UNSENT, Link
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.proxy.session import Session, Slot
+from qmpguard.proxy.snapshot import LinkState, Snapshot, take
 from qmpguard.proxy.stream import Outbox, Stream
 from qmpguard.proxy.upstream import dial, negotiate
 from qmpguard.proxy.watch import IDLE, Watch
-from qmpguard.record import Decision, Event, Journal, LinkChange, Peer
+from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Run
 from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.schema import Schema
     from qmpguard.policy.verdict import Verdict
-    from qmpguard.record import Happening
+    from qmpguard.record import Entry, Happening
     from qmpguard.wire.messages import Request
     from qmpguard.wire.replies import Greeting
 
@@ -61,17 +63,6 @@ class Limits:
     watch: float = IDLE
 
 
-@dataclass(slots=True)
-class Counts:
-    """What has happened so far."""
-
-    refused: int = 0
-    warned: int = 0
-    drifts: int = 0
-    links: int = 0
-    clients: int = field(default=0)
-
-
 class Hub:
     """The sessions of one VM on one link."""
 
@@ -82,12 +73,15 @@ class Hub:
         policy: Policy,
         limits: Limits | None = None,
         schemas: Schemas | None = None,
+        run: Run | None = None,
     ) -> None:
         self.name = name
         self.schemas = schemas or Schemas()
         self.limits = limits or Limits()
         self.counts = Counts()
-        self.journal = Journal(name, secrets.token_hex(3))
+        self.journal = Journal(name, run or Run())
+        self.standing = LinkState(up=False, since=time.time(), reason="QEMU has not appeared yet")
+        self.last_drift: Entry | None = None
         self.connected = asyncio.Event()
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
@@ -156,7 +150,8 @@ class Hub:
             self.gate.commands = schema.commands
         self.counts.links += 1
         log.info("vm=%s link=up qemu=%s", self.name, link.greeting.version)
-        self._happened(LinkChange(up=True, what=link.greeting.version))
+        entry = self._happened(LinkChange(up=True, what=link.greeting.version))
+        self.standing = LinkState(up=True, since=entry.time)
         self.attach(own, Peer(0), privileged=True)
         for session in tuple(self.sessions):
             session.greet(link.greeting)
@@ -165,7 +160,8 @@ class Hub:
     def link_lost(self, reason: str) -> None:
         """Close every session, as QEMU's death would close them."""
         log.warning("vm=%s link=down reason=%r", self.name, reason)
-        self._happened(LinkChange(up=False, what=reason))
+        entry = self._happened(LinkChange(up=False, what=reason))
+        self.standing = LinkState(up=False, since=entry.time, reason=reason)
         self.link = None
         self._dealer.clear()
         for session in tuple(self.sessions):
@@ -181,25 +177,33 @@ class Hub:
 
     def quiesce(self) -> None:
         """Read no more from clients; what was received is still answered."""
-        for session in self._clients():
+        for session in self.clients:
             session.hush()
         self._note_drained()
 
-    def _clients(self) -> list[Session]:
+    def snapshot(self) -> Snapshot:
+        """Return all that is known of the VM, from memory."""
+        return take(self)
+
+    @property
+    def clients(self) -> list[Session]:
+        """The sessions but for the guard's own."""
         return [session for session in self.sessions if not session.privileged]
 
     def _note_drained(self) -> None:
-        if not self._clients():
+        if not self.clients:
             self.drained.set()
 
     def attach(self, sock: socket.socket, peer: Peer, *, privileged: bool = False) -> None:
         """Begin a conversation on a connected socket, with QEMU's greeting as soon as there is one."""
         if len(self.sessions) > self.limits.max_clients:
             log.warning("vm=%s client=%s refused: %d clients already", self.name, peer, self.limits.max_clients)
+            self.counts.drops[TOO_MANY] += 1
             sock.close()
             return
         stream = Stream(sock, self.outbox, limit=self.limits.max_unread)
-        session = Session(self, stream, peer, max_request=self.limits.max_request, privileged=privileged)
+        size, now = self.limits.max_request, time.time()
+        session = Session(self, stream, peer, max_request=size, privileged=privileged, since=now)
         self.sessions.add(session)
         self.drained.clear()
         if not privileged:
@@ -215,6 +219,7 @@ class Hub:
         self.sessions.discard(session)
         self._note_drained()
         if not session.privileged:
+            self.counts.departed(reason)
             log.info("vm=%s client=%s closed reason=%r", self.name, session.peer, reason)
 
     @property
@@ -238,6 +243,7 @@ class Hub:
         assert request is not None
         reading = self.gate.read(request)
         if reading is None:
+            self.counts.passed += 1
             if request.command in CHANGES:
                 self._changes(request)
             return False
@@ -252,7 +258,11 @@ class Hub:
             self.watch.soon()
 
     async def _judge(self, slot: Slot, reading: Operation | Unreadable) -> None:
+        begun = time.monotonic()
         refusal = await self.gate.process(slot, reading, self._forward)
+        self.counts.commands.add(time.monotonic() - begun)
+        if isinstance(reading, StartMigration):
+            self.watch.soon()
         with self.outbox:
             if refusal is not None:
                 slot.drop_descriptor()
@@ -286,8 +296,12 @@ class Hub:
             self.watch.soon()
         for session in tuple(self.sessions):
             session.event(line)
-        event = json.loads(line)
-        self._happened(Event(event["event"], json.dumps(event.get("data", {}))))
+        self.counts.events += 1
+        members = json.loads(line)
+        event = Event(members["event"], json.dumps(members.get("data", {})))
+        self._happened(event)
+        if self.gate.sight.happened(event.name, event.data):
+            self.watch.soon()
 
     def _served(self) -> None:
         """Read QEMU's schema when the first client has been served, so that nobody waits for it."""
@@ -313,21 +327,20 @@ class Hub:
 
     def _drifted(self, drift: Drift) -> None:
         self.counts.drifts += 1
-        self._happened(drift)
+        self.last_drift = self._happened(drift)
         log.warning("vm=%s drift: not changed through the guard: %s", self.name, drift)
 
-    def _happened(self, what: Happening) -> None:
-        self.journal.add(time.time(), what)
+    def _happened(self, what: Happening) -> Entry:
+        return self.journal.add(time.time(), what)
 
     def _record(self, slot: Slot, verdict: Verdict) -> Decision:
         command = slot.request.command if slot.request else ""
         version = self.link.greeting.version if self.link else "gone"
         decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version)
         self._happened(decision)
+        self.counts.decided(decision)
         for finding in verdict.findings:
             refused = finding is verdict.refusal
-            self.counts.refused += refused
-            self.counts.warned += not refused
             log.warning(
                 "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
                 self.name,

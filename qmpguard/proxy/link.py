@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
 
 if TYPE_CHECKING:
+    from qmpguard.proxy.counts import Counts
     from qmpguard.proxy.fds import Descriptor
     from qmpguard.proxy.session import Slot
     from qmpguard.proxy.stream import Stream
@@ -29,6 +30,8 @@ MAX_UNSENT = 128 << 20
 
 class Hub(Protocol):
     """Who is told what QEMU says."""
+
+    counts: Counts
 
     def answered(self, slot: Slot, reply: bytes) -> None:
         """Take QEMU's reply, which carries the client's own id."""
@@ -68,6 +71,8 @@ class Link:
         self._flight[self._number] = slot
         self._in_band += not request.oob
         descriptor, slot.descriptor = slot.descriptor, None
+        if descriptor:
+            self._hub.counts.descriptors_passed += 1
         self._stream.write(request.encode(self._number), descriptor)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from qmpguard.wire.messages import (
 if TYPE_CHECKING:
     import asyncio
 
+    from qmpguard.proxy.counts import Counts
     from qmpguard.proxy.stream import Stream
     from qmpguard.record import Peer
     from qmpguard.wire.json import Value
@@ -84,6 +85,8 @@ class Slot:
 class Upstream(Protocol):
     """Where a session's requests go."""
 
+    counts: Counts
+
     @property
     def offered(self) -> frozenset[str]:
         """The capabilities that QEMU's greeting offers."""
@@ -106,11 +109,19 @@ class Session:
     """One client's conversation on a stream. ``privileged``: the guard's own, whose requests are not judged."""
 
     def __init__(
-        self, hub: Upstream, stream: Stream, peer: Peer, *, max_request: int = MAX_REQUEST, privileged: bool = False
+        self,
+        hub: Upstream,
+        stream: Stream,
+        peer: Peer,
+        *,
+        max_request: int = MAX_REQUEST,
+        privileged: bool = False,
+        since: float = 0.0,
     ) -> None:
         self.hub = hub
         self.stream = stream
         self.peer = peer
+        self.since = since  # seconds since the epoch
         self.privileged = privileged
         self.state = State.WAITING
         self.todo: deque[Slot] = deque()  # in-band requests that are not sent yet
@@ -194,6 +205,7 @@ class Session:
     def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
         """Take bytes from the client, and descriptors that came with them."""
         if descriptors:
+            self.hub.counts.descriptors_received += len(descriptors)
             # QEMU keeps the last batch only (chardev/char-socket.c: tcp_chr_recv)
             close_all(self._descriptors)
             self._descriptors = descriptors
@@ -223,6 +235,7 @@ class Session:
                 if item is None:
                     break
                 if isinstance(item, Malformed):
+                    self.hub.counts.malformed += 1
                     self._answer(error_reply(item.desc, None))
                 else:
                     self._request(item.value)

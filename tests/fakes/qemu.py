@@ -33,6 +33,8 @@ class FakeQemu:
         self.devices: dict[str, str] = {}
         self.runstate = "running"
         self.migration: str | None = None
+        self.progress: dict[str, Any] = {}
+        self.silent = False  # as one that was sent SIGSTOP
         self.seen: list[Request] = []
         self.hold: set[str] = set()
         self.answers: dict[str, Callable[[Request], Any]] = {}
@@ -115,7 +117,7 @@ class FakeQemu:
                 request = json.loads(line)
                 self.seen.append(request)
                 self._arrived.set()
-                if request.get("execute") in self.hold:
+                if self.silent or request.get("execute") in self.hold:
                     self._held.append(request)
                 else:
                     self._answer(request)
@@ -150,7 +152,7 @@ class FakeQemu:
             case "query-status":
                 return {"status": self.runstate, "running": self.runstate == "running"}
             case "query-migrate":
-                return {} if self.migration is None else {"status": self.migration}
+                return {} if self.migration is None else {"status": self.migration, **self.progress}
             case "device_add":
                 self.devices[arguments["id"]] = arguments["driver"]
                 return {}

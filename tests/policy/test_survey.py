@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard.policy.machine import Device, Fact, Facts
+from qmpguard.policy.machine import Device, Fact, Facts, Progress
 from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
@@ -168,3 +168,19 @@ def test_a_list_of_devices_of_another_form_is_unexpected() -> None:
     world.folders = {folder: [{"name": 1}] for folder in DEVICES}
     with pytest.raises(Unexpected):
         world.judge(*set_on("postcopy-ram"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "progress"),
+    [
+        ({"status": "active"}, None),
+        ({"status": "active", "ram": {"transferred": 5, "total": 9, "remaining": 4}}, Progress(5, 9)),
+        ({"status": "active", "ram": {"transferred": 5, "total": 9}, "vfio": {"transferred": 3}}, Progress(5, 9, 3)),
+        ({"status": "completed", "vfio": {"transferred": 0}}, Progress(0, 0, 0)),
+        ({"status": "active", "ram": {"transferred": "many"}, "vfio": 7}, None),
+    ],
+)
+def test_a_migrations_progress_is_read_and_never_an_obstacle(answer: dict[str, Any], progress: Progress | None) -> None:
+    facts: Facts = World(query_migrate=answer).drive(observe(Policy(), wanted=(Fact.MIGRATION,)))
+    assert facts.migration is not None
+    assert facts.migration.progress == progress

@@ -1,0 +1,80 @@
+"""What is counted of one VM: plain numbers that cost a few nanoseconds each, read by whoever shows them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpguard.record import Decision
+
+#: upper bounds in seconds: a survey takes a millisecond, a QEMU that is busy with a large device may take a minute
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+#: why clients are disconnected though they did not end the conversation: the reason in the log, and its short name
+DROPS: Mapping[str, str] = {
+    "QEMU is gone": "qemu_gone",
+    "QEMU did not appear": "qemu_absent",
+    "it does not read what it is sent": "does_not_read",
+    "it sent more descriptors than could be received": "descriptors",
+}
+#: what is no drop
+ENDS = frozenset({"it ended the conversation", "the guard stops"})
+TOO_MANY, BROKEN = "too_many_clients", "connection_broken"
+DROP_REASONS = (*DROPS.values(), TOO_MANY, BROKEN)
+
+
+class Durations:
+    """How often something took how long: a histogram over `BOUNDS`."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened so far. ``decisions`` is by rule, verdict and mode, ``drops`` by `DROP_REASONS`."""
+
+    passed: int = 0
+    allowed: int = 0
+    refused: int = 0
+    warned: int = 0
+    drifts: int = 0
+    links: int = 0
+    clients: int = 0
+    events: int = 0
+    malformed: int = 0
+    descriptors_received: int = 0
+    descriptors_passed: int = 0
+    decisions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    drops: Counter[str] = field(default_factory=Counter)
+    commands: Durations = field(default_factory=Durations)
+
+    def decided(self, decision: Decision) -> None:
+        """Count a decision, and each of its findings."""
+        refusal = decision.verdict.refusal
+        self.allowed += not decision.verdict.findings
+        for finding in decision.verdict.findings:
+            refused = finding is refusal
+            self.refused += refused
+            self.warned += not refused
+            self.decisions[finding.rule, "refused" if refused else "warned", finding.mode.value] += 1
+        if not decision.verdict.findings:
+            self.decisions["none", "allowed", "none"] += 1
+
+    def departed(self, reason: str) -> None:
+        """Count a client that was disconnected; one that left by itself is none."""
+        if reason not in ENDS:
+            self.drops[DROPS.get(reason, BROKEN)] += 1

@@ -1,0 +1,125 @@
+"""All that is known of one VM at one moment, from memory: QEMU is not asked, so a QEMU that hangs delays nobody."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.outlook import WAYS, Chance, Prospect, outlook
+from qmpguard.policy.policy import Mode
+from qmpguard.policy.rules import modes
+from qmpguard.proxy.gate import BUSY
+
+if TYPE_CHECKING:
+    from qmpguard.policy.machine import Facts
+    from qmpguard.policy.policy import Policy
+    from qmpguard.proxy.counts import Counts, Durations
+    from qmpguard.proxy.hub import Hub
+    from qmpguard.proxy.sight import Course
+    from qmpguard.record import Entry, Peer
+
+
+class Pulse(Enum):
+    """Whether QEMU answers."""
+
+    OK = "ok"
+    BUSY = "busy"  # it answers out-of-band, but its main loop is held
+    SILENT = "silent"
+    UNKNOWN = "unknown"  # no link, or a QEMU without out-of-band
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """Whether there is a link to QEMU, since when, and why not. Times are in seconds since the epoch."""
+
+    up: bool
+    since: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client: who it is, how far its conversation has come, since when, and its requests without a reply."""
+
+    peer: Peer
+    state: str
+    since: float
+    outstanding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One VM. ``seen`` is when QEMU was last looked at; ``drift`` the last of them; the counts count on."""
+
+    name: str
+    time: float
+    link: LinkState
+    qemu: str
+    package: str
+    pulse: Pulse
+    clients: tuple[Client, ...]
+    seen: float | None
+    facts: Facts
+    course: Course
+    policy: Policy
+    rules: tuple[tuple[str, Mode], ...]
+    prospects: tuple[Prospect, ...]
+    drift: Entry | None
+    counts: Counts
+    surveys: Durations
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why this VM is not ready to be used; empty when it is."""
+        if not self.link.up:
+            return (f"no link to QEMU: {self.link.reason}",)
+        if self.pulse is Pulse.SILENT:
+            return ("QEMU does not answer: it is stopped or hangs",)
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What does not keep it from being used, but should be known."""
+        mode = dict(self.rules)["new-monitor"]
+        told = f"rule new-monitor is in mode {mode.value}: what opens a way around the guard is let through"
+        return () if mode is Mode.ENFORCE else (told,)
+
+
+def take(hub: Hub) -> Snapshot:
+    """Return the present state of a hub's VM; never waits and never raises."""
+    greeting, gate = hub.greeting, hub.gate
+    facts = gate.sight.facts
+    return Snapshot(
+        name=hub.name,
+        time=time.time(),
+        link=hub.standing,
+        qemu=greeting.version if greeting else "",
+        package=greeting.package if greeting else "",
+        pulse=_pulse(hub),
+        clients=tuple(
+            Client(session.peer, session.state.value, session.since, session.outstanding)
+            for session in sorted(hub.clients, key=lambda session: session.peer.number)
+        ),
+        seen=gate.sight.time,
+        facts=facts,
+        course=gate.sight.course,
+        policy=gate.policy,
+        rules=modes(gate.policy),
+        prospects=outlook(facts, gate.policy) if greeting else _NO_LINK,
+        drift=hub.last_drift,
+        counts=hub.counts,
+        surveys=gate.surveys,
+    )
+
+
+_NO_LINK = tuple(Prospect(way, Chance.UNKNOWN, "there is no link to QEMU") for way in WAYS)
+
+
+def _pulse(hub: Hub) -> Pulse:
+    if hub.greeting is None or "oob" not in hub.greeting.offered:
+        return Pulse.UNKNOWN
+    if not hub.heartbeat.alive:
+        return Pulse.SILENT
+    return Pulse.BUSY if hub.gate.waits_for > BUSY else Pulse.OK

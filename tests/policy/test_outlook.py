@@ -1,0 +1,55 @@
+"""The outlook: what is said of each way to migrate before anybody asks for one."""
+
+from __future__ import annotations
+
+from qmpguard.policy.machine import Device, Facts, Machine
+from qmpguard.policy.outlook import Chance, outlook
+from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.rules import modes
+
+GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
+VU = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
+
+
+def chances(facts: Facts, policy: Policy | None = None) -> list[str]:
+    return [f"{p.way}: {p.chance.value}" for p in outlook(facts, policy or Policy())]
+
+
+def test_a_vm_without_vfio_may_migrate_in_every_way() -> None:
+    assert chances(Machine.of().facts) == ["plain: yes", "postcopy: yes", "background snapshot: yes"]
+
+
+def test_with_a_vfio_device_only_the_plain_way_is_open() -> None:
+    plain, postcopy, snapshot = outlook(Machine.of(devices=[GPU]).facts, Policy())
+    assert plain.chance is Chance.YES
+    assert (postcopy.chance, postcopy.rule) == (Chance.NO, "vfio-postcopy")
+    assert postcopy.reason == "0000:65:00.0: VFIO migration is not supported with postcopy migration"
+    assert postcopy.fix == "turn it off with migrate-set-capabilities, or unplug the device"
+    assert (snapshot.chance, snapshot.rule) == (Chance.NO, "vfio-background-snapshot")
+
+
+def test_what_is_on_now_does_not_matter_but_what_each_way_would_use() -> None:
+    lit = Machine.of(devices=[GPU], capabilities=["postcopy-ram", "background-snapshot"]).facts
+    assert chances(lit)[0] == "plain: yes"
+
+
+def test_what_is_only_warned_of_is_said() -> None:
+    assert chances(Machine.of(devices=[VU]).facts)[0] == "plain: yes, with a warning"
+    assert chances(Machine.of(devices=[GPU]).facts, Policy(mode=Mode.WARN))[1] == "postcopy: yes, with a warning"
+
+
+def test_what_qemu_itself_blocks_is_said() -> None:
+    plain = outlook(Machine.of(devices=[GPU], blockers=["no kernel support"]).facts, Policy())[0]
+    assert (plain.chance, plain.reason) == (Chance.NO, "QEMU itself refuses: no kernel support")
+
+
+def test_what_is_not_known_is_never_taken_for_yes() -> None:
+    assert {p.chance for p in outlook(Facts(), Policy())} == {Chance.UNKNOWN}
+    assert outlook(Facts(), Policy())[0].reason == "not known yet: devices"
+
+
+def test_the_modes_are_the_effective_ones_and_unverified_is_never_off() -> None:
+    policy = Policy(Mode.WARN, rules={"hmp-write": Mode.ENFORCE, "unverified": Mode.OFF})
+    effective = dict(modes(policy))
+    assert effective["vfio-postcopy"] is effective["hmp-write"] is effective["unverified"] is Mode.WARN
+    assert effective["runs-program"] is Mode.OFF

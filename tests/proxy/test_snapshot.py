@@ -1,0 +1,145 @@
+"""The snapshot: what is told of a VM without asking it, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.policy.outlook import Chance
+from qmpguard.policy.policy import Mode
+from qmpguard.proxy import heartbeat
+from qmpguard.proxy.counts import DROP_REASONS, Counts
+from qmpguard.proxy.heartbeat import INTERVAL, PATIENCE
+from qmpguard.proxy.snapshot import Pulse
+from tests.fakes.qemu import FakeQemu
+from tests.guarding import assert_refused, capabilities, connected, eventually, guarding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAST = 0.02
+
+
+async def test_it_tells_what_qemu_has_shown(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu:
+        qemu.devices |= {"gpu0": "vfio-pci", "net0": "virtio-net-pci"}
+        qemu.capabilities["xbzrle"] = True
+        async with guarding(qemu.path, watch=FAST) as guard, connected(tmp_path / "guard.sock"):
+            await eventually(lambda: guard.hub.gate.sight.facts.migration is not None)
+            shot = guard.hub.snapshot()
+    assert (shot.name, shot.qemu, shot.package, shot.link.up) == ("test", "8.1.0", "fake", True)
+    assert [device.name for device in shot.facts.details or ()] == ["gpu0"]
+    assert shot.facts.capabilities == frozenset({"xbzrle"})
+    assert shot.facts.runstate == "running"
+    assert [(client.peer.number, client.state) for client in shot.clients] == [(1, "commands")]
+    assert [prospect.chance for prospect in shot.prospects] == [Chance.YES, Chance.NO, Chance.NO]
+    assert dict(shot.rules)["vfio-postcopy"] is Mode.ENFORCE
+    assert shot.faults == ()
+
+
+async def test_it_asks_qemu_nothing(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        for _ in range(100):
+            guard.hub.snapshot()
+        await asyncio.sleep(0.05)
+        assert qemu.commands() == []
+
+
+async def test_without_qemu_it_says_so_and_promises_nothing(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard:
+        shot = guard.hub.snapshot()
+        assert shot.faults == ("no link to QEMU: QEMU has not appeared yet",)
+        async with FakeQemu(tmp_path / "q"):
+            await eventually(lambda: guard.hub.snapshot().link.up)
+        await eventually(lambda: not guard.hub.snapshot().link.up)
+        shot = guard.hub.snapshot()
+    assert shot.faults == ("no link to QEMU: QEMU closed the connection",)
+    assert {prospect.chance for prospect in shot.prospects} == {Chance.UNKNOWN}
+    assert shot.pulse is Pulse.UNKNOWN
+
+
+async def test_a_silent_qemu_is_told_from_a_busy_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL", FAST)
+    monkeypatch.setattr(heartbeat, "PATIENCE", FAST)
+    monkeypatch.setattr("qmpguard.proxy.snapshot.BUSY", 0.01)
+    async with FakeQemu(tmp_path / "q") as qemu:
+        qemu.hold = {"query-migrate"}
+        async with guarding(qemu.path, watch=FAST) as guard:
+            await eventually(lambda: guard.hub.snapshot().pulse is Pulse.BUSY)
+            assert guard.hub.snapshot().faults == ()
+            qemu.silent = True
+            await eventually(lambda: guard.hub.snapshot().pulse is Pulse.SILENT)
+            assert guard.hub.snapshot().faults == ("QEMU does not answer: it is stopped or hangs",)
+            qemu.silent = False
+            qemu.let_go()
+            await eventually(lambda: guard.hub.snapshot().pulse is Pulse.OK)
+
+
+def test_a_qemu_that_stops_is_noticed_within_20_seconds() -> None:
+    assert INTERVAL + PATIENCE < 20
+
+
+async def test_a_migration_that_is_let_through_is_watched_from_its_beginning(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, watch=3600) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        await eventually(lambda: guard.hub.gate.sight.facts.migration is not None)
+        await qmp.ask("migrate", {"uri": "tcp:h:1"})
+        assert guard.hub.snapshot().course.status == "setup"
+        qemu.progress = {"ram": {"transferred": 5, "total": 9}, "vfio": {"transferred": 3}}
+        qemu.migration = "active"
+        await eventually(lambda: guard.hub.snapshot().course.status == "active")
+        progress = guard.hub.snapshot().course.progress
+        assert progress is not None
+        assert progress.vfio == 3
+        qemu.migration = "completed"
+        await eventually(lambda: guard.hub.snapshot().course.status == "completed")
+
+
+async def test_every_kind_of_happening_is_counted(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.devices["gpu0"] = "vfio-pci"
+        counts = guard.hub.counts
+        await qmp.ask("query-status")
+        await qmp.ask("query-status")
+        await qmp.ask("migrate", {"uri": "tcp:h:1"})
+        assert_refused(await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=True)), "vfio-postcopy")
+        qmp.raw(b"}")
+        assert "error" in await qmp.receive()
+        qemu.emit("STOP")
+        assert (await qmp.receive())["event"] == "STOP"
+        assert (counts.passed, counts.allowed, counts.refused, counts.warned) == (2, 1, 1, 0)
+        assert (counts.malformed, counts.events, counts.links, counts.clients) == (1, 1, 1, 1)
+        assert dict(counts.decisions) == {("none", "allowed", "none"): 1, ("vfio-postcopy", "refused", "enforce"): 1}
+        assert sum(counts.commands.counts) == sum(guard.hub.gate.surveys.counts) == 2
+        qemu.die()
+        assert await qmp.closed()
+        await eventually(lambda: counts.links == 2)
+        assert dict(counts.drops) == {"qemu_gone": 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "label"),
+    [
+        ("it ended the conversation", None),
+        ("the guard stops", None),
+        ("QEMU did not appear", "qemu_absent"),
+        ("it does not read what it is sent", "does_not_read"),
+        ("it sent more descriptors than could be received", "descriptors"),
+        ("Connection reset by peer", "connection_broken"),
+        ("anything at all", "connection_broken"),
+    ],
+)
+def test_the_reasons_of_drops_are_few(reason: str, label: str | None) -> None:
+    counts = Counts()
+    counts.departed(reason)
+    assert list(counts.drops) == ([] if label is None else [label])
+    assert label is None or label in DROP_REASONS
