@@ -1,0 +1,1 @@
+"""What ships beside the package: units, images, examples, judged by the tools that will read them."""

@@ -1,0 +1,46 @@
+"""The units, as systemd itself judges them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = sorted((ROOT / "systemd").glob("*.service")) + sorted((ROOT / "systemd").glob("*.socket"))
+SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
+#: of ten; systemd's own words: up to 2 is "OK", up to 1 "SAFE"
+EXPOSURE = 1.0
+
+
+def systemd(*arguments: str) -> str:
+    assert shutil.which("systemd-analyze"), "systemd-analyze is not here: `make packages` installs it (Debian: systemd)"
+    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
+    for unit in UNITS:
+        text = re.sub(r"^(Exec\w+=)qmpguard ", r"\1/bin/true ", unit.read_text(), flags=re.MULTILINE)
+        (tmp_path / unit.name).write_text(text)  # it looks for the programs, and ours is not installed
+    assert systemd("verify", "--man=no", *(str(tmp_path / unit.name) for unit in UNITS)) == ""
+
+
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_a_service_is_as_shut_in_as_it_can_be(unit: Path) -> None:
+    systemd("security", "--offline=true", f"--threshold={int(EXPOSURE * 10)}", str(unit))
+
+
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_a_service_sees_who_its_clients_are(unit: Path) -> None:
+    assert "PrivateUsers" not in [line.partition("=")[0] for line in unit.read_text().splitlines()]
+
+
+def test_the_socket_has_the_name_that_the_guard_takes_without_being_told() -> None:
+    from qmpguard.commands.run import SOCKET
+
+    assert f"FileDescriptorName={SOCKET}" in (ROOT / "systemd/qmpguard@.socket").read_text().splitlines()
