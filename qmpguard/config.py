@@ -1,4 +1,4 @@
-"""What a guard is told to do, checked once and frozen."""
+"""What a guard is told to do, checked once and frozen. `qmpguard.settings` makes it of what people write."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from qmpguard.access import OPEN, Access, Role
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     from qmpguard.address import Address, ListenAddress
 
-
-class Role(Enum):
-    """What the clients of a socket may do."""
-
-    OPERATOR = "operator"
-    OBSERVER = "observer"
+#: clients of one VM at once, where nobody says otherwise
+MAX_CLIENTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class VmConfig:
-    """One VM: where its QEMU is, where its clients come in, and what is judged how. Times are in seconds."""
+    """One VM: where its QEMU is, where its clients come in, who they may be, and what is judged how.
+
+    Times are in seconds. ``takeover``: the path of QEMU's socket, which is moved aside for ours; ``qemu`` is then where
+    it is moved to, and ``listen`` where it was.
+    """
 
     name: str
     qemu: Address
@@ -30,6 +31,11 @@ class VmConfig:
     survey_timeout: float = 60.0
     watch: float = 30.0
     socket_mode: int = 0o600
+    socket_group: int | None = None
+    access: Access = OPEN
+    role: Role = Role.OPERATOR
+    max_clients: int = MAX_CLIENTS
+    takeover: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,37 @@ class AdminConfig:
     token_file: str | None = None
 
 
+class LogFormat(Enum):
+    """What a line of the log is."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(Enum):
+    """From what importance on a line is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged, and the files for audit and traffic. ``exclude``: commands that the traffic leaves out."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.TEXT
+    audit: str | None = None
+    traffic: str | None = None
+    exclude: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that one process guards."""
 
     vms: tuple[VmConfig, ...]
     admin: AdminConfig | None = None
+    log: LogConfig = field(default_factory=LogConfig)

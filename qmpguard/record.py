@@ -27,12 +27,13 @@ MAX_DATA = 4096
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a session: a number of ours, and for a unix socket its process, user and group."""
+    """Who is at the other end of a session: a number of ours, and for a unix socket its process, user and groups."""
 
     number: int
     pid: int | None = None
     uid: int | None = None
     gid: int | None = None
+    groups: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """Return it as the log names it."""

@@ -1,0 +1,50 @@
+"""``qmpguard config``: check a configuration file, or show what holds and where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpguard.settings.options import add_options
+
+if TYPE_CHECKING:
+    import argparse
+
+SUMMARY = "check or show the settings"
+DESCRIPTION = "Check a configuration file, or show the settings that hold and where each comes from."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the two commands."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="action")
+    check = commands.add_parser("check", help="say whether a file can be used", description="Check a file.")
+    check.add_argument("file", metavar="FILE")
+    about = "Show what `run` would do with the same options and the same environment, as a configuration file."
+    show = commands.add_parser("show", help="show what holds, and where it comes from", description=about)
+    add_options(show)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Check or show."""
+    return _check(arguments.file) if arguments.action == "check" else _show(arguments)
+
+
+def _check(file: str) -> int:
+    from qmpguard.settings.read import read_file
+    from qmpguard.settings.show import notes
+
+    config = read_file(file).config
+    for note in notes(config):
+        print(f"note: {note}")
+    count = len(config.vms)
+    print(f"{file}: {count} VM{'s' * (count != 1)}, no errors")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from qmpguard.settings.options import Words
+    from qmpguard.settings.read import read_words
+    from qmpguard.settings.show import lines
+
+    for line in lines(read_words(Words(vars(arguments)))):
+        print(line)
+    return 0

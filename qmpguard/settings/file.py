@@ -1,0 +1,73 @@
+"""A configuration file: TOML, with the line of every value."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+from qmpguard.errors import ConfigError, QmpguardError
+from qmpguard.settings.places import Path, Places
+from qmpguard.settings.table import Item, header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: bytes of a file that are read at most; a thousand VMs take a third of a megabyte
+MAX_FILE = 16 << 20
+_AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+class File:
+    """The values of a file and where they stand. Raises `ConfigError` where it is no TOML or cannot be read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        text = _text(name)
+        try:
+            self.values: Mapping[str, object] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise _unreadable(name, text, str(error)) from None
+        self._places = Places(text)
+
+    def item(self, path: Path, value: object) -> Item:
+        """Return a value with its line."""
+        place = f"{self.name}:{self._places.line(path)}"
+        written = header(path) if isinstance(value, dict) else f"{path[-1]} = {_shown(value)}"
+        return Item(value, place, f"{place}: ", written, ConfigError)
+
+    def lacks(self, path: Path) -> QmpguardError:
+        """Return the error that a table lacks a value."""
+        if path == ("vm",):
+            return ConfigError(f"{self.name}: no VM: write [[vm]], and below it name, qemu and listen")
+        line = self._places.line(path[:-1])
+        return ConfigError(f"{self.name}:{line}: {header(path[:-1])} needs {path[-1]}")
+
+
+def _text(name: str) -> str:
+    try:
+        with FilePath(name).open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}") from None
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{name}: it has more than {MAX_FILE >> 20} MiB; is it the right file?")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name}:{line}: it is not UTF-8") from None
+
+
+def _unreadable(name: str, text: str, message: str) -> ConfigError:
+    at = _AT.search(message)
+    line = at[1] if at and at[1] else text.count("\n") + 1
+    return ConfigError(f"{name}:{line}: {_AT.sub('', message)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value about as it was written."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,0 +1,164 @@
+"""The options of `run`: what each sets, its flag and its form in the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qmpguard.errors import UsageError
+from qmpguard.settings.table import Item
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from qmpguard.errors import QmpguardError
+    from qmpguard.settings.places import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its flag without the dashes, the setting that it makes, and what help says."""
+
+    flag: str
+    path: Path
+    metavar: str
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"QMPGUARD_{self.flag.upper().replace('-', '_')}"
+
+
+VM: Path = ("vm", 0)
+POLICY: Path = ("policy",)
+RULES: Path = ("policy", "rules")
+
+#: the file that says it all
+CONFIG = Option("config", (), "FILE", "a file that says what to guard, any number of VMs")
+
+OPTIONS = (
+    Option("qemu", (*VM, "qemu"), "ADDR", "QEMU's QMP socket"),
+    Option(
+        "listen",
+        (*VM, "listen"),
+        "ADDR",
+        "where the clients connect; fd:NAME: a socket of systemd's (default: fd:qmp if passed)",
+    ),
+    Option(
+        "takeover", (*VM, "takeover"), "PATH", "move QEMU's socket to PATH.qemu, and let the clients connect at PATH"
+    ),
+    Option("name", (*VM, "name"), "NAME", "the VM's name in logs (default: vm)"),
+    Option("profile", (*POLICY, "profile"), "PROFILE", "standard, or strict: also no way around the guard"),
+    Option("mode", (*POLICY, "mode"), "MODE", "enforce, or warn: log what would be refused"),
+    Option("rules", RULES, "ID=MODE,...", "modes of single rules: enforce, warn or off; see qmpguard rules"),
+    Option("extra-types", (*POLICY, "extra_types"), "TYPE,...", "more types of devices that count as VFIO"),
+    Option(
+        "allow-failover-primary",
+        (*POLICY, "allow_failover_primary"),
+        "BOOL",
+        "exempt a device whose failover standby is there (default: false)",
+    ),
+    Option("survey-timeout", (*VM, "survey_timeout"), "S", "seconds that a verdict may wait for QEMU (default: 60)"),
+    Option("drift-interval", (*VM, "drift_interval"), "S", "seconds between two looks at QEMU; 0: none (default: 30)"),
+    Option("socket-mode", (*VM, "socket_mode"), "MODE", "permissions of the clients' socket (default: 0600)"),
+    Option("socket-group", (*VM, "socket_group"), "GROUP", "group of the clients' socket"),
+    Option("allow-users", (*VM, "allow_users"), "USER,...", "the users that may connect (default: no list)"),
+    Option("allow-groups", (*VM, "allow_groups"), "GROUP,...", "the groups that may connect (default: no list)"),
+    Option("role", (*VM, "role"), "ROLE", "operator, or observer: clients may only ask (default: operator)"),
+    Option("max-clients", (*VM, "max_clients"), "N", "clients at once (default: 1024)"),
+    Option("admin", ("admin", "listen"), "ADDR", "where the admin interface listens (default: nowhere)"),
+    Option("admin-token-file", ("admin", "token_file"), "FILE", "the secret that the admin interface asks for on TCP"),
+    Option("log-level", ("log", "level"), "LEVEL", "debug, info, warning or error (default: info)"),
+    Option("log-format", ("log", "format"), "FORMAT", "text, or json: one object a line (default: text)"),
+    Option("audit", ("log", "audit"), "FILE", "write every decision to a file, one JSON object a line"),
+    Option("traffic", ("log", "traffic"), "FILE", "write every request to a file, without secrets"),
+    Option("traffic-exclude", ("log", "traffic_exclude"), "COMMAND,...", "commands that the traffic file leaves out"),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a command; each has a form in the environment, for containers."""
+    for option in (CONFIG, *OPTIONS):
+        parser.add_argument(f"--{option.flag}", metavar=option.metavar, help=f"{option.help} [{option.variable}]")
+
+
+class Words:
+    """What flags and environment say. ``spare`` has values for options that neither names."""
+
+    def __init__(
+        self,
+        flags: Mapping[str, object],
+        environ: Mapping[str, str] = os.environ,
+        spare: Mapping[str, str] | None = None,
+    ) -> None:
+        self._flags = flags
+        self._environ = environ
+        self._options: dict[Path, Option] = {}
+        self.values: dict[str, object] = {}
+        self.config = self._written(CONFIG)
+        for option in OPTIONS:
+            word = self._written(option)
+            if word is not None or (word := (spare or {}).get(option.flag)) is not None:
+                self._set(option, word)
+
+    def item(self, path: Path, value: object) -> Item:
+        """Return a value with its flag or variable."""
+        option = self._option(path)
+        if self._flag(option) is not None:
+            origin, written = f"--{option.flag}", f"--{option.flag} {value}"
+        elif option.variable in self._environ:
+            origin, written = f"environment {option.variable}", f"{option.variable}={value} in the environment"
+        else:
+            origin, written = "systemd", f"--{option.flag} {value}"
+        if option.path == RULES:
+            written = f"{origin} {path[-1]}={value}"
+        return Item(value, origin, "", written, UsageError, words=True)
+
+    def lacks(self, path: Path) -> QmpguardError:
+        """Return the error that an option is missing."""
+        option = next(option for option in OPTIONS if option.path == path)
+        return UsageError(f"run needs --{option.flag} {option.metavar}, or {option.variable} in the environment")
+
+    def has(self, path: Path) -> bool:
+        """Say whether a setting was written here."""
+        return path in self._options
+
+    @property
+    def of_vm(self) -> str | None:
+        """An option that a configuration file says itself; None where there is none."""
+        for path, option in self._options.items():
+            if path[0] in ("vm", "policy"):
+                return f"--{option.flag}" if self._flag(option) is not None else option.variable
+        return None
+
+    def _set(self, option: Option, word: str) -> None:
+        if option.path != RULES:
+            self._put(option, option.path, word)
+            return
+        for part in filter(None, word.split(",")):
+            rule, equals, mode = part.partition("=")
+            if not equals:
+                raise UsageError(f"--{option.flag} {word}: write ID=MODE, with commas between them")
+            self._put(option, (*RULES, rule.strip()), mode.strip())
+
+    def _put(self, option: Option, path: Path, word: str) -> None:
+        self._options[path] = option
+        *inner, last = path
+        at: dict[str, object] = self.values
+        for key in inner:
+            if isinstance(key, str):
+                at = at.setdefault(key, {})  # type: ignore[assignment]
+        at[str(last)] = word
+
+    def _option(self, path: Path) -> Option:
+        return self._options[path]
+
+    def _flag(self, option: Option) -> object:
+        return self._flags.get(option.flag.replace("-", "_"))
+
+    def _written(self, option: Option) -> str | None:
+        flag = self._flag(option)
+        return self._environ.get(option.variable) if flag is None else str(flag)

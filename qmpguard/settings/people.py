@@ -1,0 +1,55 @@
+"""Users and groups by name or number. The names are looked up once, when settings are read."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from typing import TYPE_CHECKING
+
+from qmpguard.access import OVERFLOW
+from qmpguard.settings.values import names, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpguard.settings.table import Item
+
+#: the largest id (the one above means "none" to chown(2))
+MAX_ID = 2**32 - 2
+
+
+def users(item: Item) -> frozenset[int]:
+    """Return the ids of a list of users."""
+    return _ids(item, "user", lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def groups(item: Item) -> frozenset[int]:
+    """Return the ids of a list of groups."""
+    return _ids(item, "group", _gid)
+
+
+def group(item: Item) -> int:
+    """Return a group's id."""
+    return _id(item, "group", text(item), _gid)
+
+
+def _gid(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
+
+
+def _ids(item: Item, kind: str, look_up: Callable[[str], int]) -> frozenset[int]:
+    listed = frozenset(_id(item, kind, name, look_up) for name in names(item))
+    if not listed:
+        raise item.wrong(f"nobody could come in; leave it out, or name a {kind}")
+    if OVERFLOW in listed:
+        raise item.wrong(f"{OVERFLOW} stands for everybody who has no id here; it cannot be allowed")
+    return listed
+
+
+def _id(item: Item, kind: str, name: str, look_up: Callable[[str], int]) -> int:
+    if name.isascii() and name.isdigit() and int(name) <= MAX_ID:
+        return int(name)
+    try:
+        return look_up(name)
+    except KeyError:
+        raise item.wrong(f"there is no {kind} {name!r} on this machine; a number will do, too") from None

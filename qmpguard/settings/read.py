@@ -1,0 +1,110 @@
+"""The whole of the settings: read, checked against each other, and made into a `Config`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qmpguard.address import UnixAddress
+from qmpguard.config import Config
+from qmpguard.errors import UsageError
+from qmpguard.settings.file import File
+from qmpguard.settings.table import Section, Table
+from qmpguard.settings.tables import read_admin, read_log, read_policy, read_vm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpguard.address import ListenAddress
+    from qmpguard.config import VmConfig
+    from qmpguard.errors import QmpguardError
+    from qmpguard.settings.options import Words
+    from qmpguard.settings.places import Path
+    from qmpguard.settings.table import Item, Source
+
+#: what a VM is called that flags describe, where they do not name it
+NAME = "vm"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A config, and for each of its values where it comes from."""
+
+    config: Config
+    report: tuple[Section, ...]
+
+
+def read_file(name: str) -> Settings:
+    """Read a file. Raises `ConfigError`, which names the line."""
+    file = File(name)
+    return _read(file, file.values)
+
+
+def read_words(words: Words) -> Settings:
+    """Read what flags and environment say, and the file that they name. Raises `UsageError` or `ConfigError`."""
+    if words.config is None:
+        values = {**words.values, "vm": [words.values.get("vm", {})]}
+        return _read(words, values, name=NAME)
+    if words.of_vm:
+        raise UsageError(f"{words.of_vm}: beside --config it belongs into the file, {words.config}")
+    file = File(words.config)
+    return _read(_Both(words, file), _over(file.values, words.values))
+
+
+class _Both:
+    """A file, and flags that stand above it."""
+
+    def __init__(self, words: Words, file: File) -> None:
+        self._words = words
+        self._file = file
+
+    def item(self, path: Path, value: object) -> Item:
+        return (self._words if self._words.has(path) else self._file).item(path, value)
+
+    def lacks(self, path: Path) -> QmpguardError:
+        return self._file.lacks(path)
+
+
+def _over(file: Mapping[str, object], words: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a file with those of flags over them, table by table."""
+    merged = dict(file)
+    for key, table in words.items():
+        below = file.get(key, {})
+        if isinstance(below, dict) and isinstance(table, dict):
+            merged[key] = {**below, **table}
+    return merged
+
+
+def _read(source: Source, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+    report: list[Section] = []
+    top = Table(source, (), values, report)
+    policy = read_policy(top.table("policy"))
+    vms = []
+    taken: dict[str, str] = {}
+    for settings in top.tables("vm"):
+        ends = {key: settings.item(key) for key in ("name", "qemu", "listen", "takeover") if settings.has(key)}
+        vms.append(read_vm(settings, policy, name=name))
+        _claim(taken, ends, vms[-1])
+    admin = read_admin(top.table("admin"))
+    log = read_log(top.table("log"))
+    top.done()
+    if not vms:
+        raise source.lacks(("vm",))
+    return Settings(Config(tuple(vms), admin, log), tuple(section for section in report if section.values))
+
+
+def _claim(taken: dict[str, str], items: dict[str, Item], vm: VmConfig) -> None:
+    """Note a VM's name and sockets; raises an error where another VM has them already."""
+    claims = {"name": f"the name {vm.name!r}", "qemu": _place(vm.qemu), "listen": _place(vm.listen)}
+    if vm.takeover:
+        claims["takeover"] = claims.pop("listen")
+    for key, claim in claims.items():
+        if claim in taken:
+            item = items[key if key in items else "takeover"]
+            raise item.wrong(f"{claim} is taken already, at {taken[claim]}")
+        taken[claim] = items[key].origin if key in items else "the same VM"
+
+
+def _place(address: ListenAddress) -> str:
+    return f"unix:{os.path.normpath(address.path)}" if isinstance(address, UnixAddress) else str(address)

@@ -1,0 +1,141 @@
+"""The tables of the settings, each read into its part of the `Config`. Files and flags have the same ones."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qmpguard.access import Access, Role
+from qmpguard.address import MAX_UNIX_PATH, TcpAddress, UnixAddress
+from qmpguard.config import MAX_CLIENTS, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
+from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.rules import UNVERIFIED, table
+from qmpguard.settings import people, values
+
+if TYPE_CHECKING:
+    from qmpguard.address import Address, ListenAddress
+    from qmpguard.settings.table import Item, Table
+
+#: seconds that a setting may name at most: an hour for a wait, a day between two looks
+LONGEST_WAIT, LONGEST_INTERVAL = 3600.0, 86400.0
+#: clients of one VM that can be asked for: each takes a descriptor
+MOST_CLIENTS = 65536
+#: what QEMU's own socket is called once the guard has its place
+ASIDE = ".qemu"
+#: a list with nothing in it
+NONE: tuple[str, ...] = ()
+
+
+def read_policy(settings: Table) -> Policy:
+    """Read ``[policy]`` or ``[vm.policy]``."""
+    mode = settings.take("mode", values.choice(Mode, Mode.ENFORCE, Mode.WARN), Mode.ENFORCE)
+    profile = settings.take("profile", values.choice(Profile), Profile.STANDARD)
+    extra_types = frozenset(settings.take("extra_types", values.names, NONE))
+    exempt = settings.take("allow_failover_primary", values.flag, default=False)
+    rules = _read_rules(settings.table("rules"), profile)
+    settings.done()
+    return Policy(mode, profile, rules, extra_types, exempt)
+
+
+def _read_rules(settings: Table, profile: Profile) -> dict[str, Mode]:
+    """Return the modes that were written; what holds for the others is noted as their default."""
+    modes = {}
+    for rule, standard, strict, _ in table():
+        written = settings.has(rule)
+        allowed = (Mode.ENFORCE, Mode.WARN) if rule == UNVERIFIED else tuple(Mode)
+        default = Mode(strict if profile is Profile.STRICT else standard)
+        mode = settings.take(rule, values.choice(Mode, *allowed), default)
+        if written:
+            modes[rule] = mode
+    settings.done()
+    return modes
+
+
+def read_vm(settings: Table, policy: Policy, *, name: str | None = None) -> VmConfig:
+    """Read ``[[vm]]``; ``policy`` is that of ``[policy]``, ``name`` the VM's where none needs to be given."""
+    called = settings.need("name", values.name) if name is None else settings.take("name", values.name, name)
+    ends = _read_ends(settings)
+    vm = VmConfig(
+        called,
+        ends.qemu,
+        ends.listen,
+        read_policy(settings.table("policy")) if settings.has("policy") else policy,
+        survey_timeout=settings.take("survey_timeout", values.seconds(0, LONGEST_WAIT), 60.0),
+        watch=settings.take("drift_interval", values.seconds(0, LONGEST_INTERVAL, zero="no look"), 30.0),
+        socket_mode=settings.take("socket_mode", values.file_mode, 0o600),
+        socket_group=settings.take("socket_group", people.group, None),
+        access=_read_access(settings, ends.listen),
+        role=settings.take("role", values.choice(Role), Role.OPERATOR),
+        max_clients=settings.take("max_clients", values.count(1, MOST_CLIENTS), MAX_CLIENTS),
+        takeover=ends.takeover,
+    )
+    settings.done(("policy",))
+    return vm
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The two ends of a guard."""
+
+    qemu: Address
+    listen: ListenAddress
+    takeover: str | None = None
+
+
+def _read_ends(settings: Table) -> _Ends:
+    if settings.has("takeover"):
+        return _read_takeover(settings)
+    return _Ends(settings.need("qemu", values.address), settings.need("listen", values.listen_address))
+
+
+def _read_takeover(settings: Table) -> _Ends:
+    for key in ("qemu", "listen"):
+        if settings.has(key):
+            raise settings.item(key).wrong("it cannot be set beside takeover, which names both ends by one path")
+    path = settings.need("takeover", _with_room)
+    return _Ends(UnixAddress(path + ASIDE), UnixAddress(path), path)
+
+
+def _with_room(item: Item) -> str:
+    """Return the path of a socket that can be moved aside."""
+    path = values.socket_path(item)
+    if len(os.fsencode(path + ASIDE)) > MAX_UNIX_PATH:
+        raise item.wrong(f"with {ASIDE!r} behind it, it has more than the {MAX_UNIX_PATH} bytes of a socket's path")
+    return path
+
+
+def _read_access(settings: Table, listen: ListenAddress) -> Access:
+    lists = [key for key in ("allow_users", "allow_groups") if settings.has(key)]
+    if lists and isinstance(listen, TcpAddress):
+        raise settings.item(lists[0]).wrong("a TCP socket cannot tell who its clients are; listen at a unix socket")
+    users = settings.take("allow_users", people.users, None)
+    return Access(users, settings.take("allow_groups", people.groups, None))
+
+
+def read_admin(settings: Table) -> AdminConfig | None:
+    """Read ``[admin]``; None where nothing is to listen."""
+    if not settings.has("listen"):
+        if settings.has("token_file"):
+            raise settings.item("token_file").wrong("it is of no use without listen")
+        settings.done(("listen",))
+        return None
+    item = settings.item("listen")
+    admin = AdminConfig(settings.need("listen", values.address), settings.take("token_file", values.path, None))
+    if isinstance(admin.listen, TcpAddress) and admin.token_file is None:
+        raise item.wrong("TCP needs token_file, a file with a secret; or listen at a unix socket")
+    settings.done()
+    return admin
+
+
+def read_log(settings: Table) -> LogConfig:
+    """Read ``[log]``."""
+    log = LogConfig(
+        settings.take("level", values.choice(LogLevel), LogLevel.INFO),
+        settings.take("format", values.choice(LogFormat), LogFormat.TEXT),
+        settings.take("audit", values.path, None),
+        settings.take("traffic", values.path, None),
+        frozenset(settings.take("traffic_exclude", values.names, NONE)),
+    )
+    settings.done()
+    return log

@@ -1,0 +1,164 @@
+"""What single settings may be: each reader turns an `Item` into a value, or says what would be right."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from qmpguard.address import UnixAddress, parse_address, parse_listen_address
+from qmpguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpguard.address import Address, ListenAddress
+    from qmpguard.settings.table import Item
+
+A = TypeVar("A")
+E = TypeVar("E", bound=Enum)
+
+#: characters of a VM's name, which stands in logs and in the paths of the admin interface
+MAX_NAME = 128
+_NAME = re.compile(r"[^\s/\x00-\x1f\x7f]+")
+_OCTAL = re.compile(r"0?[0-7]{3}")
+_YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
+
+
+def text(item: Item) -> str:
+    """Return a text that is not empty."""
+    if not isinstance(item.value, str) or not item.value:
+        raise item.wrong("it is a text in quotes" if not item.words else "it must not be empty")
+    return item.value
+
+
+def name(item: Item) -> str:
+    """Return a VM's name."""
+    value = text(item)
+    if not _NAME.fullmatch(value) or len(value) > MAX_NAME:
+        raise item.wrong(f"a name has no spaces and no '/', and at most {MAX_NAME} characters")
+    return value
+
+
+def address(item: Item) -> Address:
+    """Return an address; in a file a unix socket's path is an absolute one."""
+    return _address(item, parse_address)
+
+
+def listen_address(item: Item) -> ListenAddress:
+    """Return an address to listen at, which may be a socket that the service manager passes."""
+    return _address(item, parse_listen_address)
+
+
+def _address(item: Item, parse: Callable[[str], A]) -> A:
+    try:
+        found = parse(text(item))
+    except UsageError as error:
+        raise item.wrong(_without_text(str(error), item.value)) from None
+    if isinstance(found, UnixAddress) and not item.words and not found.path.startswith("/"):
+        raise item.wrong("the path of a socket is an absolute one here")
+    return found
+
+
+def socket_path(item: Item) -> str:
+    """Return the path of a unix socket."""
+    match address(item):
+        case UnixAddress(path):
+            return path
+        case _:
+            raise item.wrong("it is the path of a unix socket")
+
+
+def path(item: Item) -> str:
+    """Return a path; an absolute one, since nobody remembers where a service was started."""
+    value = text(item)
+    if not item.words and not Path(value).is_absolute():
+        raise item.wrong("it is an absolute path")
+    return str(Path(value).absolute())
+
+
+def flag(item: Item) -> bool:
+    """Return whether something is on."""
+    if isinstance(item.value, bool):
+        return item.value
+    word = str(item.value).lower() if item.words else None
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise item.wrong("it is true or false")
+
+
+def seconds(low: float, high: float, *, zero: str = "") -> Callable[[Item], float]:
+    """Return a reader of seconds; ``zero`` says what 0 means, where it may be 0."""
+    also = f", or 0: {zero}" if zero else ""
+
+    def read(item: Item) -> float:
+        value = _number(item)
+        if value is None or not (low < value <= high or (zero and value == 0)):
+            raise item.wrong(f"it is a number of seconds, more than {low:g} and at most {high:g}{also}")
+        return value
+
+    return read
+
+
+def count(low: int, high: int) -> Callable[[Item], int]:
+    """Return a reader of whole numbers."""
+
+    def read(item: Item) -> int:
+        value = _number(item)
+        if value is None or value != int(value) or not low <= value <= high:
+            raise item.wrong(f"it is a whole number from {low} to {high}")
+        return int(value)
+
+    return read
+
+
+def choice(kind: type[E], *members: E) -> Callable[[Item], E]:
+    """Return a reader of an enumeration; ``members``: those that may be chosen, all if there are none."""
+    allowed = members or tuple(kind)
+
+    def read(item: Item) -> E:
+        for member in allowed:
+            if member.value == item.value:
+                return member
+        raise item.wrong(f"it is {_either([str(member.value) for member in allowed])}")
+
+    return read
+
+
+def names(item: Item) -> tuple[str, ...]:
+    """Return a list of names: in a file an array, in a flag with commas between them."""
+    if item.words:
+        return tuple(part.strip() for part in str(item.value).split(",") if part.strip())
+    if not isinstance(item.value, list) or not all(isinstance(part, str) and part for part in item.value):
+        raise item.wrong('it is a list of texts, as in ["one", "two"]')
+    return tuple(item.value)
+
+
+def file_mode(item: Item) -> int:
+    """Return the permissions of a file. They are a text: a number without quotes would be a decimal one."""
+    if not isinstance(item.value, str) or not _OCTAL.fullmatch(item.value):
+        raise item.wrong('permissions are octal digits in quotes, as in "0660"')
+    return int(item.value, 8)
+
+
+def _number(item: Item) -> float | None:
+    if isinstance(item.value, str) and item.words:
+        try:
+            return float(item.value)
+        except ValueError:
+            return None
+    if isinstance(item.value, int | float) and not isinstance(item.value, bool):
+        return item.value
+    return None
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _without_text(message: str, value: object) -> str:
+    """Return an address's error without the text itself, with which the item's own begins already."""
+    return message.removeprefix(f"{value!r}: ").removeprefix(f"{value!r} ")
