@@ -19,7 +19,7 @@ setup: $(INSTALLED) lab ## get everything that the other targets need
 # Debian packages; without a missing one neither root nor apt is asked for anything.
 packages:
 	@missing=; need() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
-	need qemu-system-x86_64 qemu-system-x86; need mmdebstrap mmdebstrap; need socat socat; need systemd-socket-activate systemd; \
+	need qemu-system-x86_64 qemu-system-x86; need mmdebstrap mmdebstrap; need socat socat; need systemd-socket-activate systemd; [ -x /bin/kill ] || missing="$$missing procps"; \
 	[ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ "$$missing" ] || exit 0; \
 	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \

@@ -79,13 +79,14 @@ class Qemu:
 
     def kill(self) -> None:
         """End it at once, as a crash would (SIGKILL); nothing happens when it has ended already."""
-        if self.process.returncode is None:
+        if self.process.returncode is None and not self._killed:
+            self._killed = True
             self.process.kill()
 
     async def stop(self) -> None:
         """End it (SIGTERM, and SIGKILL if that does not do) and wait for its end."""
         try:
-            if self.process.returncode is None:
+            if self.process.returncode is None and not self._killed:
                 self.process.terminate()
             async with asyncio.timeout(STOP):
                 await self.process.wait()
@@ -97,6 +98,7 @@ class Qemu:
 
     async def _start(self, control: socket.socket) -> None:
         number = control.fileno()
+        self._killed = False  # a second signal could take the exit status away from who waits for it
         with self.stderr.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self._command,
