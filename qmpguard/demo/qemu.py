@@ -34,6 +34,7 @@ class Qemu:
     """
 
     process: asyncio.subprocess.Process
+    _killed: bool  # a second signal could take the exit status away from who waits for it
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class Qemu:
 
     async def _start(self, control: socket.socket) -> None:
         number = control.fileno()
-        self._killed = False  # a second signal could take the exit status away from who waits for it
+        self._killed = False
         with self.stderr.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self._command,
