@@ -11,7 +11,7 @@ from qemu.qmp import QMPClient
 
 from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.daemon import Guard
+from qmpguard.guard import Guard
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def guarding(
         async with asyncio.timeout(PATIENCE):
             if up:
                 await guard.hub.connected.wait()
-            await eventually(lambda: guard.listener is not None)
+            await guard.listening.wait()
         try:
             yield guard
         finally:

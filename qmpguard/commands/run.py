@@ -11,7 +11,7 @@ from qmpguard.settings.options import Words, add_options
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.config import LogConfig
+    from qmpguard.config import Config, LogConfig
 
 SUMMARY = "guard a QEMU"
 DESCRIPTION = "Guard a QEMU's QMP socket."
@@ -33,9 +33,13 @@ def execute(arguments: argparse.Namespace) -> int:
 
     sockets = take_sockets()
     spare = {"listen": f"fd:{SOCKET}"} if SOCKET in sockets and arguments.takeover is None else {}
-    config = read_words(Words(vars(arguments), spare=spare)).config
+
+    def load() -> Config:
+        return read_words(Words(vars(arguments), spare=spare)).config
+
+    config = load()
     _log_to_stderr(config.log)
-    asyncio.run(serve(config, sockets))
+    asyncio.run(serve(config, sockets, load))
     return 0
 
 

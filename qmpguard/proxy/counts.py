@@ -24,8 +24,8 @@ DROPS: Mapping[str, str] = {
 }
 #: what is no drop
 ENDS = frozenset({"it ended the conversation", "the guard stops"})
-TOO_MANY, BROKEN = "too_many_clients", "connection_broken"
-DROP_REASONS = (*DROPS.values(), TOO_MANY, BROKEN)
+TOO_MANY, NOT_ALLOWED, BROKEN = "too_many_clients", "not_allowed", "connection_broken"
+DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, BROKEN)
 
 
 class Durations:

@@ -78,6 +78,12 @@ class Gate:
         self._learn = learn
         self._timeout = timeout
 
+    def adopt(self, policy: Policy, timeout: float) -> None:
+        """Judge by another policy from now on. A verdict that is under way is finished by the one it began with."""
+        self.policy = policy
+        self._minds_unknown = minds_unknown_commands(policy)
+        self._timeout = timeout
+
     async def process(
         self, slot: Slot, reading: Operation | Unreadable, forward: Callable[[Slot], None]
     ) -> bytes | None:

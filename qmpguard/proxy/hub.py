@@ -11,12 +11,13 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qmpguard.access import OPEN, Access, Role
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import CHANGES, Drift
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
 from qmpguard.proxy.control import Control
-from qmpguard.proxy.counts import TOO_MANY, Counts
+from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY, Counts
 from qmpguard.proxy.dealer import Dealer
 from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
 from qmpguard.proxy.heartbeat import Heartbeat
@@ -53,7 +54,10 @@ GREETING_WAIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one VM's clients may use. Times are in seconds, sizes in bytes. ``watch`` 0: no look between surveys."""
+    """What one VM's clients may use, and who they may be. Times are in seconds, sizes in bytes.
+
+    ``watch`` 0: no look between surveys.
+    """
 
     survey_timeout: float = SURVEY_TIMEOUT
     max_request: int = MAX_REQUEST
@@ -61,6 +65,8 @@ class Limits:
     max_clients: int = MAX_CLIENTS
     greeting_wait: float = GREETING_WAIT
     watch: float = IDLE
+    access: Access = OPEN
+    role: Role = Role.OPERATOR
 
 
 class Hub:
@@ -99,6 +105,12 @@ class Hub:
         self._dealer = Dealer(self._intercepted)
         self._unserved = True  # no client of this link had a reply yet
 
+    def adopt(self, policy: Policy, limits: Limits) -> None:
+        """Follow another policy and other limits from now on; clients that are here stay."""
+        self.gate.adopt(policy, limits.survey_timeout)
+        self.watch.adopt(limits.watch)
+        self.limits = limits
+
     # the life of links
 
     async def run(self) -> None:
@@ -122,9 +134,10 @@ class Hub:
             stream = Stream(sock, self.outbox, limit=MAX_UNSENT)
             ours, theirs = socket.socketpair()
             assert self._tasks is not None
-            own = [self._tasks.create_task(self.control.serve(theirs))]
-            if self.limits.watch:
-                own.append(self._tasks.create_task(self.watch.run()))
+            own = [
+                self._tasks.create_task(self.control.serve(theirs)),
+                self._tasks.create_task(self.watch.run()),
+            ]
             if "oob" in greeting.offered:
                 own.append(self._tasks.create_task(self.heartbeat.run()))
             try:
@@ -196,9 +209,8 @@ class Hub:
 
     def attach(self, sock: socket.socket, peer: Peer, *, privileged: bool = False) -> None:
         """Begin a conversation on a connected socket, with QEMU's greeting as soon as there is one."""
-        if len(self.sessions) > self.limits.max_clients:
-            log.warning("vm=%s client=%s refused: %d clients already", self.name, peer, self.limits.max_clients)
-            self.counts.drops[TOO_MANY] += 1
+        if not privileged and (refusal := self._refusal(peer)) is not None:
+            log.warning("vm=%s client=%s refused: %s", self.name, peer, refusal)
             sock.close()
             return
         stream = Stream(sock, self.outbox, limit=self.limits.max_unread)
@@ -213,6 +225,15 @@ class Hub:
             session.greet(self.link.greeting)
         else:
             asyncio.get_running_loop().call_later(self.limits.greeting_wait, session.give_up)
+
+    def _refusal(self, peer: Peer) -> str | None:
+        """Return why a client cannot come in; None where it can."""
+        if len(self.clients) >= self.limits.max_clients:
+            self.counts.drops[TOO_MANY] += 1
+            return f"{self.limits.max_clients} clients already"
+        if (reason := self.limits.access.refusal(peer)) is not None:
+            self.counts.drops[NOT_ALLOWED] += 1
+        return reason
 
     def departed(self, session: Session, reason: str) -> None:
         """Forget a session that has closed."""

@@ -28,24 +28,36 @@ BATCH = 64
 #: seconds without accepting after the process has run out of descriptors or memory: they are weather
 PAUSE = 0.5
 _WEATHER = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: supplementary groups of a peer (asm-generic/socket.h); Python has no name for it
+SO_PEERGROUPS = 59
+#: bytes that getsockopt takes from Python at most, in groups
+MAX_GROUPS = 256
 _CREDENTIALS = struct.Struct("3i")
 
 
 class Listener:
     """An open listening socket. Each client goes to ``accepted`` with who it is."""
 
-    def __init__(self, address: Address, accepted: Callable[[socket.socket, Peer], None], *, mode: int = 0o600) -> None:
+    def __init__(
+        self,
+        address: Address,
+        accepted: Callable[[socket.socket, Peer], None],
+        *,
+        mode: int = 0o600,
+        group: int | None = None,
+    ) -> None:
         """Open the socket; raises `UnavailableError` when it cannot be had."""
-        self._accepted = accepted
+        self.accepted = accepted
+        self._permissions = (mode, group)
         self._path: str | None = None
         self._count = 0
         try:
-            self._sock = self._open(address, mode)
+            self._sock = self._open(address, mode, group)
         except OSError as error:
             raise UnavailableError(f"cannot listen at {address}: {error.strerror}") from error
         self._sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        self._loop.add_reader(self._sock.fileno(), self.accept)
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -56,7 +68,19 @@ class Listener:
             Path(self._path).unlink(missing_ok=True)
         self._sock.close()
 
-    def _open(self, address: Address, mode: int) -> socket.socket:
+    def permit(self, mode: int, group: int | None) -> tuple[int, int | None]:
+        """Change who may connect to a unix socket, and return what held before. Raises `UnavailableError`."""
+        before, self._permissions = self._permissions, (mode, group)
+        if self._path and before != self._permissions and self._still_ours():
+            try:
+                _give(self._path, group)
+                Path(self._path).chmod(mode)
+            except OSError as error:
+                self._permissions = before
+                raise UnavailableError(f"cannot change {self._path}: {error.strerror}") from error
+        return before
+
+    def _open(self, address: Address, mode: int, group: int | None) -> socket.socket:
         match address:
             case FdAddress(number):
                 return socket.socket(fileno=number)
@@ -74,6 +98,12 @@ class Listener:
                     raise
                 finally:
                     os.umask(umask)
+                try:
+                    _give(path, group)
+                except OSError:
+                    sock.close()
+                    Path(path).unlink()
+                    raise
                 self._path = path
                 self._identity = _identity(path)
                 sock.listen(BACKLOG)
@@ -83,7 +113,8 @@ class Listener:
         """Say whether the path still leads to our socket: another guard may have taken it over."""
         return self._path is not None and _identity(self._path) == self._identity
 
-    def _accept(self) -> None:
+    def accept(self) -> None:
+        """Accept who has connected already."""
         for _ in range(BATCH):
             try:
                 sock, _peer = self._sock.accept()
@@ -97,11 +128,16 @@ class Listener:
                 self._loop.call_later(PAUSE, self._again)
                 return
             self._count += 1
-            self._accepted(sock, _who(sock, self._count))
+            self.accepted(sock, _who(sock, self._count))
 
     def _again(self) -> None:
         if self._sock.fileno() >= 0:
-            self._loop.add_reader(self._sock.fileno(), self._accept)
+            self._loop.add_reader(self._sock.fileno(), self.accept)
+
+
+def _give(path: str, group: int | None) -> None:
+    if group is not None:
+        os.chown(path, -1, group, follow_symlinks=False)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -133,8 +169,19 @@ def _clear(path: str) -> None:
 
 
 def _who(sock: socket.socket, number: int) -> Peer:
-    """Return who is at the other end: of a unix socket its process, user and group (unix(7): SO_PEERCRED)."""
+    """Return who is at the other end: of a unix socket its process, user and groups (unix(7): SO_PEERCRED).
+
+    The groups are those that the process has, not those that a user data base gives its user.
+    """
     if sock.family != socket.AF_UNIX:
         return Peer(number)
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return Peer(number, pid, uid, gid)
+    return Peer(number, pid, uid, gid, _groups(sock))
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
+    except OSError:  # Linux before 4.13, or more groups than any list can want
+        return ()
+    return struct.unpack(f"{len(data) // 4}I", data)

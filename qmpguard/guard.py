@@ -1,0 +1,89 @@
+"""One guarded VM: a hub, and the socket that its clients come in by."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from qmpguard.proxy.hub import Hub, Limits
+from qmpguard.proxy.listener import Listener
+from qmpguard.systemd import Sockets
+
+if TYPE_CHECKING:
+    from qmpguard.config import VmConfig
+    from qmpguard.proxy.schemas import Schemas
+    from qmpguard.record import Run
+
+#: seconds that replies may still take after a signal to stop
+DRAIN = 5.0
+
+
+class Guard:
+    """One guarded VM. What its config says can change while it runs, but for where QEMU is."""
+
+    def __init__(
+        self,
+        config: VmConfig,
+        schemas: Schemas | None = None,
+        sockets: Sockets | None = None,
+        run: Run | None = None,
+    ) -> None:
+        self.config = config
+        self.listening = asyncio.Event()
+        self.listener: Listener | None = None
+        self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run)
+        self._sockets = sockets or Sockets()
+
+    def open(self, config: VmConfig | None = None) -> Listener:
+        """Return an open socket for the clients, of the present config or of one to come.
+
+        Raises `UnavailableError` or `ConfigError` when it cannot be had.
+        """
+        config = config or self.config
+        address = self._sockets.resolve(config.listen)
+        return Listener(address, self.hub.attach, mode=config.socket_mode, group=config.socket_group)
+
+    def listen(self, listener: Listener) -> None:
+        """Take the clients of an open socket from now on."""
+        self.listener = listener
+        listener.accepted = self.hub.attach
+        self.listening.set()
+
+    def adopt(self, config: VmConfig) -> None:
+        """Follow a config that differs in anything but where QEMU is. Clients stay, and verdicts that are under way."""
+        self.config = config
+        self.hub.adopt(config.policy, limits(config))
+
+    async def run(self) -> None:
+        """Guard until cancelled. Raises what `open` raises when there is no socket yet."""
+        if self.listener is None:
+            self.listen(self.open())
+        try:
+            await self.hub.run()
+        finally:
+            self.close()
+
+    async def drain(self) -> None:
+        """Take no more clients or requests, and wait a little for the replies that are under way."""
+        self.close()
+        self.hub.quiesce()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await self.hub.drained.wait()
+
+    def close(self) -> None:
+        """Take no more clients."""
+        if self.listener is not None:
+            self.listener.close()
+
+
+def limits(config: VmConfig) -> Limits:
+    """Return what a config says of the clients."""
+    return Limits(
+        survey_timeout=config.survey_timeout,
+        watch=config.watch,
+        max_clients=config.max_clients,
+        access=config.access,
+        role=config.role,
+    )
