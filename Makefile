@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test demo clean
+.PHONY: help setup packages lab check test image-test demo clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) lab ## get everything that the other targets need
 
@@ -54,6 +54,17 @@ test: $(INSTALLED) | packages ## all tests, with complete branch coverage of wir
 	  echo "make test: goes on WITHOUT the tests that need QEMU 11.1 (with CI=true they would fail)"; }; \
 	$(BIN)/pytest --quiet --cov --cov-report= -m "$$only"
 	@$(BIN)/coverage report --include='qmpguard/wire/*,qmpguard/policy/*' --fail-under=100
+
+# Debian packages for the labs, which take minutes and root and so are no part of `make test`.
+define lab_packages
+	@missing=; for each in $(1); do command -v "$${each%%:*}" >/dev/null || missing="$$missing $${each##*:}"; done; \
+	[ -z "$$missing" ] || { echo "installing$$missing"; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
+endef
+
+image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it, in two minutes; needs root
+	$(call lab_packages,buildah:buildah)
+	@$(BIN)/pytest --quiet --timeout 900 tests/deploy/image_lab.py
 
 demo: lab ## see what a real QEMU answers with and without the guard
 	@$(BIN)/qmpguard demo
