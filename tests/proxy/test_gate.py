@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,6 +87,40 @@ async def test_of_two_clients_racing_for_the_combination_one_is_refused(tmp_path
         replies = [await one.receive(), await two.receive()]
         assert sum("error" in reply for reply in replies) == 1
         assert not (qemu.devices and qemu.capabilities["postcopy-ram"])
+
+
+DEEDS = {
+    "device_add": {"driver": "vfio-pci", "id": "gpu0"},
+    "migrate-set-capabilities": POSTCOPY,
+    "migrate": {"uri": "tcp:127.0.0.1:1"},
+}
+
+
+@pytest.mark.parametrize("order", list(permutations(DEEDS)), ids=" ".join)
+@pytest.mark.parametrize("last", [None, "completed"])
+async def test_three_clients_racing_for_a_forbidden_migration_never_get_it(
+    tmp_path: Path, order: tuple[str, ...], last: str | None
+) -> None:
+    """Every order in which plug, set and migrate can come in at once, on a fresh VM and on one that was migrated."""
+    async with AsyncExitStack() as stack:
+        qemu = await stack.enter_async_context(FakeQemu(tmp_path / "q"))
+        qemu.migration = last
+
+        def migrate(_: object) -> dict[str, object]:
+            qemu.migration = "active"
+            return {}
+
+        qemu.answers["migrate"] = migrate
+        await stack.enter_async_context(guarding(qemu.path))
+        clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock")) for _ in order]
+        for client, command in zip(clients, order, strict=True):
+            client.send({"execute": command, "arguments": DEEDS[command]})
+            await asyncio.sleep(0)
+        replies = [await client.receive() for client in clients]
+        assert [command for command in qemu.commands() if command in DEEDS] == [
+            command for command, reply in zip(order, replies, strict=True) if reply == {"return": {}}
+        ]
+        assert not (qemu.devices and qemu.capabilities["postcopy-ram"] and qemu.migration == "active")
 
 
 async def test_commands_that_are_not_judged_do_not_wait_for_the_gate(tmp_path: Path) -> None:
