@@ -40,6 +40,13 @@ class MigrateIncoming:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrateRecover:
+    """``migrate_recover uri``."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
 class MigrateStartPostcopy:
     """``migrate_start_postcopy``."""
 
@@ -136,6 +143,7 @@ class Unreadable:
 HmpCommand: TypeAlias = (
     Migrate
     | MigrateIncoming
+    | MigrateRecover
     | MigrateStartPostcopy
     | MigrateSetCapability
     | MigrateSetParameter
@@ -374,6 +382,10 @@ def _migrate_incoming(arguments: _Arguments) -> HmpCommand:
     return MigrateIncoming(arguments.string())
 
 
+def _migrate_recover(arguments: _Arguments) -> HmpCommand:
+    return MigrateRecover(arguments.string())
+
+
 def _migrate_start_postcopy(_: _Arguments) -> HmpCommand:
     return MigrateStartPostcopy()
 
@@ -447,6 +459,7 @@ def _info(arguments: _Arguments) -> HmpCommand:
 _READERS: Mapping[str, Callable[[_Arguments], HmpCommand]] = {
     "migrate": _migrate,
     "migrate_incoming": _migrate_incoming,
+    "migrate_recover": _migrate_recover,
     "migrate_start_postcopy": _migrate_start_postcopy,
     "migrate_set_capability": _migrate_set_capability,
     "migrate_set_parameter": _migrate_set_parameter,

@@ -196,13 +196,20 @@ class Machine:
     @property
     def devices(self) -> tuple[Device, ...]:
         """The VFIO devices, without details: by QOM path, then hidden ones, then new ones."""
-        return _known(self.facts.devices, Fact.DEVICES) + self.facts.hidden + self.added
+        return _known(self.facts.devices, Fact.DEVICES) + self._hidden + self.added
 
     @property
     def detailed(self) -> tuple[Device, ...]:
         """The same devices with their host addresses and failover partners."""
         _known(self.facts.devices, Fact.DEVICES)
-        return _known(self.facts.details, Fact.DETAILS) + self.facts.hidden + self.added
+        return _known(self.facts.details, Fact.DETAILS) + self._hidden + self.added
+
+    @property
+    def _hidden(self) -> tuple[Device, ...]:
+        """What is remembered as hidden; it counts only once it is known whether its standby is still there."""
+        if self.facts.hidden:
+            _known(self.facts.standbys, Fact.STANDBYS)
+        return self.facts.hidden
 
     @property
     def standbys(self) -> frozenset[str]:

@@ -32,13 +32,14 @@ class _Lasting:
 
 @dataclass(frozen=True, slots=True)
 class SetCapabilities(_Lasting):
-    """Capabilities switched on and off, in the request's order."""
+    """Capabilities switched on and off, in the request's order; ``program`` is what the same request makes QEMU run."""
 
     states: tuple[tuple[str, bool], ...]
+    program: str | None = None
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the capabilities folded in order."""
-        return machine.with_capabilities(self.states)
+        return replace(machine.with_capabilities(self.states), program=self.program)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from qmpguard.policy import hmp
 from qmpguard.policy.machine import DANGEROUS, VFIO_PROPERTIES, Change, Device, Start, is_vfio
@@ -22,8 +22,9 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.schema import Schema
-from qmpguard.wire.json import Value
+from qmpguard.policy.schema import PARAMETERS, Schema
+from qmpguard.policy.translation import as_qmp
+from qmpguard.wire.json import Number, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def read_migrate(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate``: starts an outgoing migration; with ``resume`` it continues one that is already judged."""
     match arguments.get("resume", False):
         case True:
-            return Harmless()
+            return read_steering(arguments, policy)
         case False:
             return StartMigration(Start.OUTGOING, _program(arguments))
         case _:
@@ -90,6 +91,12 @@ def read_migrate_incoming(arguments: Arguments, policy: Policy) -> Reading:
 def read_start_postcopy(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate-start-postcopy``: the last moment to stop a combination that was made behind the guard's back."""
     return StartMigration(Start.POSTCOPY)
+
+
+def read_steering(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate_cancel`` and its like: whoever steers a running migration never waits, unless it runs a program."""
+    program = _program(arguments)
+    return RunProgram(program) if program else Harmless()
 
 
 def _program(arguments: Arguments) -> str | None:
@@ -118,9 +125,24 @@ def read_set_parameters(arguments: Arguments, policy: Policy) -> Reading:
         if not isinstance(state, bool):
             return Unreadable(f"'{name}' is not a boolean")
         states.append((name, state))
+    program = "cpr-exec-command" if arguments.get("cpr-exec-command") else None
     if any(state for _, state in states):
-        return SetCapabilities(tuple(states))
-    return RunProgram("cpr-exec-command") if "cpr-exec-command" in arguments else Harmless()
+        return SetCapabilities(tuple(states), program)
+    return RunProgram(program) if program else Harmless()
+
+
+#: what names a program in `netdev_add` (QEMU qapi/net.json); "no" is no script
+_NETDEV_PROGRAMS = ("script", "downscript", "helper", "smb", "path")
+
+
+def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
+    """``netdev_add``: of interest for the scripts and helpers that a back end runs."""
+    for name in _NETDEV_PROGRAMS:
+        if arguments.get(name) not in (None, "", "no"):
+            return RunProgram(f"netdev_add with '{name}'")
+    forwards = arguments.get("guestfwd")
+    runs = isinstance(forwards, list) and any("-cmd:" in str(forward) for forward in forwards)
+    return RunProgram("netdev_add with 'guestfwd' to a command") if runs else Harmless()
 
 
 def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
@@ -134,14 +156,16 @@ def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
             return Unreadable("'driver' is not a string")
 
 
+#: how a boolean property is said to be on: up to 8.0 enable-migration has an x- and is one (QEMU qapi_bool_parse)
+_ON = (True, "on", "yes", "true", "y")
+
+
 def _described(driver: str, arguments: Arguments) -> Device:
     def text(name: str) -> str | None:
-        value = arguments.get(name)
-        return value if isinstance(value, str) else None
+        return _spelled(arguments.get(name))
 
-    identity = text("id") or None
-    # QEMU 8.1 takes JSON's true for on; up to 8.0 the property has an x- and is a boolean
-    forced = any(arguments.get(name) in (True, "on") for name in ("enable-migration", "x-enable-migration"))
+    given = arguments.get("id")
+    identity = given if isinstance(given, str) and given else None  # QEMU ignores an id of another kind
     return Device(
         path=f"/machine/peripheral/{identity}" if identity else f"a new {driver}",
         driver=driver,
@@ -149,8 +173,23 @@ def _described(driver: str, arguments: Arguments) -> Device:
         host=text("host"),
         sysfsdev=text("sysfsdev"),
         failover_pair_id=text("failover_pair_id"),
-        migration_forced=forced,
+        migration_forced=any(arguments.get(name) in _ON for name in ("enable-migration", "x-enable-migration")),
     )
+
+
+def _spelled(value: Value) -> str | None:
+    """Return a scalar as QEMU up to 9.1 makes text of it (util/qemu-option.c: qemu_opts_from_qdict_entry)."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return "on" if value else "off"
+        case int():
+            return str(value)
+        case Number(number):
+            return number
+        case _:
+            return None
 
 
 def read_object_add(arguments: Arguments, policy: Policy) -> Reading:
@@ -190,12 +229,8 @@ def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
     path, name = arguments.get("path"), arguments.get("property")
     if not isinstance(path, str) or not isinstance(name, str):
         return Unreadable("'path' or 'property' is not a string")
-    return _property(path, name, off=arguments.get("value") is False)
-
-
-def _property(path: str, name: str, *, off: bool) -> Reading:
     if name in _CAPABILITY_PROPERTIES:
-        return _capabilities([(_CAPABILITY_PROPERTIES[name], not off)])
+        return _capabilities([(_CAPABILITY_PROPERTIES[name], arguments.get("value") is not False)])
     return SetProperty(Change(path, name)) if name in VFIO_PROPERTIES else Harmless()
 
 
@@ -204,42 +239,19 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
     text = arguments.get("command-line")
     if not isinstance(text, str):
         return Unreadable("'command-line' is not a string")
-    return _hmp(hmp.read(text), policy)
-
-
-def _hmp(command: hmp.HmpCommand, policy: Policy) -> Reading:  # noqa: C901 -- one line for each kind of line
+    command = hmp.read(text)
+    if (same := as_qmp(command)) is not None:
+        return read(*same, policy) or Harmless()
     match command:
-        case hmp.Migrate(uri, resume):
-            return read_migrate({"uri": uri, "resume": resume}, policy)
-        case hmp.MigrateIncoming(uri):
-            return read_migrate_incoming({"uri": uri}, policy)
-        case hmp.MigrateStartPostcopy():
-            return read_start_postcopy({}, policy)
-        case hmp.MigrateSetCapability(name, state):
-            return _capabilities([(name, state)])
-        case hmp.MigrateSetParameter(name, value):
-            return _hmp_parameter(name, value, policy)
-        case hmp.DeviceAdd(options):
-            return read_device_add(dict(options), policy)
-        case hmp.ObjectAdd(options):
-            return read_object_add(dict(options), policy)
-        case hmp.QomSet(path, name):
-            return _property(path, name, off=False)
-        case hmp.Gdbserver(device):
-            return Harmless() if device == "none" else OpenMonitor("gdbserver")
         case hmp.Other(name):
             return WriteHmp(name)
+        case hmp.Gdbserver(device) if device != "none":
+            return OpenMonitor("gdbserver")
         case hmp.Unreadable(reason):
             return Unreadable(reason)
-        case hmp.Info() | hmp.Rejected() | hmp.SaveVm() | hmp.DeviceDel():
+        case _:
             # QEMU exempts savevm itself, and a device that is unplugged counts until it has left
             return Harmless()
-        case _:
-            assert_never(command)
-
-
-def _hmp_parameter(name: str, value: str, policy: Policy) -> Reading:
-    return read_set_parameters({name: value not in ("off", "false", "0") if name in DANGEROUS else value}, policy)
 
 
 def unread(schema: Schema) -> list[tuple[str, str]]:
@@ -256,28 +268,21 @@ def _known(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
-#: the parameters of QEMU 7.2 to 11.1; a new one may be a capability by another name
-PARAMETERS = _known(
-    *("announce-initial", "announce-max", "announce-rounds", "announce-step", "avail-switchover-bandwidth"),
-    *("block-bitmap-mapping", "block-incremental", "compress-level", "compress-threads", "compress-wait-thread"),
-    *("cpr-exec-command", "cpu-throttle-increment", "cpu-throttle-initial", "cpu-throttle-tailslow"),
-    *("decompress-threads", "direct-io", "downtime-limit", "max-bandwidth", "max-cpu-throttle"),
-    *("max-postcopy-bandwidth", "mode", "multifd-channels", "multifd-compression", "multifd-qatzip-level"),
-    *("multifd-zlib-level", "multifd-zstd-level", "throttle-trigger-threshold", "tls-authz", "tls-creds"),
-    *("tls-hostname", "vcpu-dirty-limit", "x-checkpoint-delay", "x-rdma-chunk-size", "x-vcpu-dirty-limit-period"),
-    *("xbzrle-cache-size", "zero-page-detection"),
-)
-
-#: every command that is judged; all others pass unchanged
+#: every command that is judged; all others pass unchanged. Those that steer a migration never wait for a verdict.
 READERS: Mapping[str, Reader] = {
     "migrate-set-capabilities": Reader(read_set_capabilities, _known("capabilities")),
     "migrate-set-parameters": Reader(read_set_parameters, PARAMETERS | DANGEROUS),
     "migrate": Reader(read_migrate, _known("uri", "channels", "blk", "inc", "detach", "resume")),
     "migrate-incoming": Reader(read_migrate_incoming, _known("uri", "channels", "exit-on-error")),
     "migrate-start-postcopy": Reader(read_start_postcopy, _known()),
+    "migrate-recover": Reader(read_steering),
+    "migrate-pause": Reader(read_steering),
+    "migrate-continue": Reader(read_steering),
+    "migrate_cancel": Reader(read_steering),
     "device_add": Reader(read_device_add),
     "object-add": Reader(read_object_add),
     "qom-set": Reader(read_qom_set, _known("path", "property", "value")),
+    "netdev_add": Reader(read_netdev_add),
     "add_client": Reader(read_add_client, _known("protocol", "fdname", "skipauth", "tls")),
     "human-monitor-command": Reader(read_hmp, _known("command-line", "cpu-index")),
 }

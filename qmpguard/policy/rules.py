@@ -6,16 +6,16 @@ line stands in every printed table.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Device, Machine, Start, is_vfio
+from qmpguard.policy.operations import CallUnlisted, OpenMonitor, RunProgram, SetProperty, WriteHmp
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.verdict import Finding, Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qmpguard.policy.operations import Operation
 
 #: the texts of QEMU's blocker for all VFIO devices together (hw/vfio/common.c; the second is 8.0's and 8.1's)
@@ -147,7 +147,10 @@ def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
 
 
 def runs_program(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse what runs a program as QEMU's user: `exec:` URIs and channels, and `cpr-exec-command`."""
+    """Refuse what runs a program as QEMU's user: `exec:` URIs and channels, and `cpr-exec-command`.
+
+    Also the scripts, helpers and commands of `netdev_add`. Whoever runs a program as QEMU's user can do what QEMU can.
+    """
     if machine.program is None:
         return None
     return Problem(f"{machine.program} would run a program as QEMU's user", "use a socket, a file or a descriptor")
@@ -237,9 +240,20 @@ def passes_unjudged(command: str, commands: frozenset[str]) -> bool:
     return command in commands and not command.startswith("__")
 
 
-def minds_unknown_commands(policy: Policy) -> bool:
-    """Say whether commands that are not in QEMU's schema are of any concern."""
-    return next(rule for rule in RULES if rule.fails is unknown_command).mode(policy) is not Mode.OFF
+#: the operations that one rule alone looks at
+_SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
+    OpenMonitor: new_monitor,
+    SetProperty: vfio_property,
+    WriteHmp: hmp_write,
+    RunProgram: runs_program,
+    CallUnlisted: unknown_command,
+}
+
+
+def concerns(kind: type, policy: Policy) -> bool:
+    """Say whether any rule that is not off looks at a kind of operation; where none does, there is nothing to judge."""
+    sole = _SOLE.get(kind)
+    return sole is None or any(rule.mode(policy) is not Mode.OFF for rule in RULES if rule.fails is sole)
 
 
 #: judged by the gate, not by a look at a machine

@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from qmpguard.wire.json import Value
 
 
+#: the migration parameters of QEMU 7.2 to 11.1; a new one may be a capability by another name
+PARAMETERS = frozenset(
+    {
+        *("announce-initial", "announce-max", "announce-rounds", "announce-step", "avail-switchover-bandwidth"),
+        *("block-bitmap-mapping", "block-incremental", "compress-level", "compress-threads", "compress-wait-thread"),
+        *("cpr-exec-command", "cpu-throttle-increment", "cpu-throttle-initial", "cpu-throttle-tailslow"),
+        *("decompress-threads", "direct-io", "downtime-limit", "max-bandwidth", "max-cpu-throttle"),
+        *("max-postcopy-bandwidth", "mode", "multifd-channels", "multifd-compression", "multifd-qatzip-level"),
+        *("multifd-zlib-level", "multifd-zstd-level", "throttle-trigger-threshold", "tls-authz", "tls-creds"),
+        *("tls-hostname", "vcpu-dirty-limit", "x-checkpoint-delay", "x-rdma-chunk-size", "x-vcpu-dirty-limit-period"),
+        *("xbzrle-cache-size", "zero-page-detection"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """The names of each command's arguments, by command."""

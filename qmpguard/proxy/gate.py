@@ -14,7 +14,7 @@ from qmpguard.policy.drift import Baseline, Drift
 from qmpguard.policy.machine import Device, Fact, Facts
 from qmpguard.policy.operations import AddDevice, CallUnlisted, Operation, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
-from qmpguard.policy.rules import minds_unknown_commands, passes_unjudged, unverified_mode
+from qmpguard.policy.rules import concerns, passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, unverified
 from qmpguard.proxy.counts import Durations
@@ -64,7 +64,7 @@ class Gate:
         timeout: float = SURVEY_TIMEOUT,
     ) -> None:
         self.policy = policy
-        self._minds_unknown = minds_unknown_commands(policy)
+        self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
         self.baseline = Baseline()
         self.turn = asyncio.Lock()
@@ -120,7 +120,7 @@ class Gate:
         command = request.command
         if command in READERS:
             reading = read(command, request.arguments or {}, self.policy)
-            return None if isinstance(reading, Harmless) else reading
+            return None if isinstance(reading, Harmless) or not concerns(type(reading), self.policy) else reading
         if not self._minds_unknown or (self.commands is not None and passes_unjudged(command, self.commands)):
             return None
         return CallUnlisted(command)

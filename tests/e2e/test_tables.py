@@ -15,7 +15,8 @@ from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.policy.policy import Policy, Profile
 from tests.guarding import PATIENCE, Client, connected, guarding
-from tests.policy.test_honest import HONEST
+from tests.policy.scenes import PRIMARY
+from tests.policy.test_honest import HONEST, STRICT_HONEST
 from tests.policy.test_routes import ROUTES, STRICT_ROUTES
 
 if TYPE_CHECKING:
@@ -84,7 +85,10 @@ async def come_true(
         if guarded:
             await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy))
         socket = folder / "guard.sock" if guarded else qemu.monitors[0]
-        yield Vm(await stack.enter_async_context(connected(socket)), behind, vfio)
+        vm = Vm(await stack.enter_async_context(connected(socket)), behind, vfio)
+        if scene.hidden:
+            assert await vm.qmp.ask("device_add", PRIMARY) == {"return": {}}
+        yield vm
 
 
 async def migrated(qmp: Client) -> None:
@@ -139,20 +143,23 @@ def needs_vfio(scene: Scene, request: Request) -> bool:
 
 
 HONEST_CASES = [
-    pytest.param(binary.values[0], scene, request, id=f"{binary.id}-{i}-{tool}", marks=binary.marks)
+    pytest.param(
+        binary.values[0], scene, request, profile, id=f"{binary.id}-{profile.value}-{i}-{tool}", marks=binary.marks
+    )
     for binary in QEMUS
-    for i, (tool, scene, request) in enumerate(HONEST)
+    for profile, table in ((Profile.STANDARD, HONEST), (Profile.STRICT, STRICT_HONEST))
+    for i, (tool, scene, request) in enumerate(table)
     if binary.values[0] is vfio_qemu or not needs_vfio(scene, request)
 ]
 
 
-@pytest.mark.parametrize(("binary", "scene", "request_"), HONEST_CASES)
+@pytest.mark.parametrize(("binary", "scene", "request_", "profile"), HONEST_CASES)
 async def test_every_honest_request_gets_what_qemu_itself_answers(
-    tmp_path: Path, binary: Callable[[], Path], scene: Scene, request_: Request
+    tmp_path: Path, binary: Callable[[], Path], scene: Scene, request_: Request, profile: Profile
 ) -> None:
     async with (
         VfioUserServer(tmp_path / "vu.sock") as server,
-        come_true(scene, binary(), tmp_path / "a", server.path) as guarded,
+        come_true(scene, binary(), tmp_path / "a", server.path, Policy(profile=profile)) as guarded,
         come_true(scene, binary(), tmp_path / "b", server.path, guarded=False) as direct,
     ):
         answers = [await vm.send(request_) for vm in (guarded, direct)]

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    from tests.policy.test_honest import HONEST
+    from tests.policy.test_honest import HONEST, STRICT_HONEST
     from tests.policy.test_routes import ROUTES, STRICT_ROUTES
 
     terminalreporter.write_line(
         f"golden tables: {len(ROUTES)} routes to harm, {len(STRICT_ROUTES)} more in profile strict, "
-        f"{len(HONEST)} honest requests"
+        f"{len(HONEST)} honest requests, {len(STRICT_HONEST)} that must pass in strict too"
     )

@@ -14,14 +14,17 @@ VFIO = "vfio-user-pci"
 
 @dataclass(frozen=True)
 class Scene:
-    """A VM. ``capabilities`` were switched on behind the guard's back; ``device``: a VFIO device is plugged."""
+    """A VM. ``capabilities`` were switched on behind the guard's back; ``device``: a VFIO device is plugged.
+
+    ``hidden``: a failover primary was plugged through the guard, and QEMU keeps it out of sight.
+    """
 
     name: str
     capabilities: tuple[str, ...] = ()
     device: bool = False
     anonymous: bool = False
     standby: bool = False
-    paired: bool = False
+    hidden: bool = False
     incoming: bool = False
     started: bool = True
     migration: str = "none"
@@ -31,12 +34,13 @@ class Scene:
         devices = []
         if self.device:
             path = "/machine/peripheral-anon/device[0]" if self.anonymous else "/machine/peripheral/gpu0"
-            pair = "net0" if self.paired else None
-            devices = [Device(path, VFIO, None if self.anonymous else "gpu0", failover_pair_id=pair)]
+            devices = [Device(path, VFIO, None if self.anonymous else "gpu0")]
+        primary = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
         return Machine.of(
             capabilities=self.capabilities,
             devices=devices,
             standbys=["net0"] if self.standby else [],
+            hidden=[primary] if self.hidden else [],
             runstate="inmigrate" if self.incoming else "running" if self.started else "prelaunch",
             migration=self.migration,
             changed_type=VFIO if self.device else "",
@@ -58,9 +62,12 @@ INCOMING_LIT = Scene("waiting for a migration, postcopy on", (PC,), incoming=Tru
 INCOMING_BOTH = Scene("waiting for a migration, with both", (PC,), device=True, incoming=True)
 STANDBY = Scene("a failover standby", standby=True)
 STANDBY_LIT = Scene("a failover standby and postcopy on", (PC,), standby=True)
+HIDDEN = Scene("a failover standby that hides its primary", standby=True, hidden=True)
 UNSTARTED_SNAP = Scene("not started yet, background snapshot on", (SNAP,), started=False)
 UNSTARTED = Scene("not started yet", started=False)
 OVER_LIT = Scene("after a migration, postcopy still on", (PC,), migration="completed")
+OVER_BOTH = Scene("after a migration, with both", (PC,), device=True, migration="completed")
+OVER_SNAP = Scene("after a migration, background snapshot still on", (SNAP,), migration="completed")
 BITMAPS = Scene("a device and dirty-bitmaps on", ("dirty-bitmaps",), device=True)
 
 
@@ -82,6 +89,10 @@ def caps(*states: tuple[str, bool]) -> Request:
 def on(*names: str) -> Request:
     """Capabilities on."""
     return caps(*((name, True) for name in names))
+
+
+#: a failover primary, as `device_add` takes it
+PRIMARY = {"driver": "vfio-pci", "id": "gpu0", "host": "0000:00:00.0", "failover_pair_id": "net0"}
 
 
 def plug(driver: str = VFIO, **arguments: Any) -> Request:

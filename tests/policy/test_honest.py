@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.policy import Policy
+from qmpguard.policy.policy import Policy, Profile
 from tests.policy.scenes import (
     ANONYMOUS,
     BARE,
     BITMAPS,
     BOTH,
     BOTH_SNAP,
+    HIDDEN,
     INCOMING,
     INCOMING_BOTH,
     INCOMING_LIT,
     LIT,
     LIT_SNAP,
+    OVER_BOTH,
     OVER_LIT,
+    OVER_SNAP,
     PC,
     PLUGGED,
     SNAP,
@@ -91,6 +94,14 @@ HONEST: list[Row] = [
     ("libvirt", PLUGGED, qmp("migrate-set-parameters", **{"multifd-channels": 4, "tls-creds": "", "tls-hostname": ""})),
     ("libvirt", BOTH, qmp("migrate-set-parameters", **{"max-postcopy-bandwidth": 0, "cpu-throttle-initial": 20})),
     ("libvirt", PLUGGED, qmp("migrate-set-parameters", mode="cpr-reboot")),
+    ("libvirt", BARE, qmp("migrate-set-parameters", mode="cpr-transfer")),
+    ("libvirt", BARE, qmp("migrate-set-parameters", **{"cpr-exec-command": []})),
+    ("libvirt", OVER_BOTH, qmp("migrate_cancel")),
+    ("libvirt", OVER_BOTH, caps((PC, False))),
+    ("libvirt", HIDDEN, qmp("migrate", uri=AWAY)),
+    ("libvirt", HIDDEN, on("events")),
+    ("an operator", HIDDEN, qmp("device_del", id="gpu0")),
+    ("libvirt", BOTH, qmp("migrate-pause")),
     ("Incus", BARE, qmp("snapshot-save", **{"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]})),
     ("Incus", BOTH, qmp("snapshot-save", **{"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]})),
     # devices
@@ -103,6 +114,9 @@ HONEST: list[Row] = [
     ("libvirt", PLUGGED, qmp("device_del", id="gpu0")),
     ("libvirt", BOTH, qmp("device_del", id="gpu0")),
     ("libvirt", OVER_LIT, plug(socket={"type": "unix", "path": "$VFIO"})),  # the way back after a postcopy migration
+    ("libvirt", OVER_SNAP, plug(socket={"type": "unix", "path": "$VFIO"})),
+    ("libvirt", LIT, qmp("netdev_add", type="user", id="n0")),
+    ("Kata", PLUGGED, qmp("netdev_add", type="hubport", id="n0", hubid=1)),
     ("Kata", BARE, plug("virtio-rng-pci", **{"disable-modern": "false", "romfile": ""})),
     ("Kata", BARE, plug("no-such-driver")),
     ("Incus", PLUGGED, qmp("object-add", **RNG)),
@@ -130,6 +144,14 @@ HONEST: list[Row] = [
     ("Ganeti", BARE, hmp("migrate_set_capability postcopy-ram on")),
     ("Ganeti", PLUGGED, hmp("migrate -d exec:true")),
     ("Ganeti", BOTH, hmp("migrate_cancel")),
+    ("Ganeti", BOTH, hmp("migrate_pause")),
+    ("Ganeti", BOTH, hmp("migrate_continue pre-switchover")),
+    ("Ganeti", BOTH, hmp("migrate_recover unix:/nowhere/at/all")),
+    ("Ganeti", BOTH, hmp("migrate -r unix:/nowhere/at/all")),
+    ("Ganeti", BARE, hmp("migrate_set_parameter mode cpr-reboot")),
+    ("qmp-shell", BOTH, hmp("migrate/-d exec:cat")),  # QEMU takes the slash for an argument
+    ("qmp-shell", PLUGGED, hmp("migrate_set_capability/postcopy-ram on")),
+    ("qmp-shell", PLUGGED, hmp('migrate_set_capability "postcopy\\-ram" on')),  # no such escape
     ("qmp-shell", LIT, hmp("device_add virtio-rng-pci,id=r")),
     ("qmp-shell", BOTH, hmp("device_del gpu0")),
     ("qmp-shell", BARE, hmp("object_add rng-builtin,id=r")),
@@ -143,6 +165,36 @@ HONEST: list[Row] = [
     ("qmp-shell", BOTH, hmp("# a comment is an unknown command")),
     ("qmp-shell", BARE, hmp("")),
 ]
+
+
+#: what must pass in profile strict too, where a line of HMP or a program is refused
+STRICT_HONEST: list[Row] = [
+    ("libvirt", BOTH, qmp("migrate_cancel")),
+    ("libvirt", BOTH, qmp("migrate-pause")),
+    ("libvirt", BOTH, qmp("migrate-continue", state="pre-switchover")),
+    ("libvirt", BOTH, qmp("migrate-recover", uri="unix:/nowhere/at/all")),
+    ("libvirt", BOTH, qmp("migrate", uri="unix:/nowhere/at/all", resume=True)),
+    ("libvirt", BOTH, caps((PC, False))),
+    ("libvirt", PLUGGED, on("events")),
+    ("libvirt", PLUGGED, qmp("migrate", uri="unix:/nowhere/at/all")),
+    ("libvirt", LIT, plug("virtio-rng-pci")),
+    ("libvirt", PLUGGED, qmp("query-status")),
+    ("libvirt", PLUGGED, qmp("netdev_add", type="hubport", id="n0", hubid=1)),
+    ("libvirt", BARE, qmp("qom-set", path="/machine", property="memory-merge", value=True)),
+    ("Ganeti", BOTH, hmp("migrate_cancel")),
+    ("Ganeti", BOTH, hmp("migrate_pause")),
+    ("Ganeti", BOTH, hmp("migrate_continue pre-switchover")),
+    ("Ganeti", BOTH, hmp("migrate_set_capability postcopy-ram off")),
+    ("Ganeti", BARE, hmp("migrate_set_capability postcopy-ram on")),
+    ("Ganeti", PLUGGED, hmp("migrate -d unix:/nowhere/at/all")),
+    ("Proxmox", BOTH, hmp("info status")),
+    ("qmp-shell", LIT, hmp("device_add virtio-rng-pci,id=r")),
+]
+
+
+@pytest.mark.parametrize(("tool", "scene", "request_"), STRICT_HONEST, ids=name)
+def test_an_honest_request_passes_in_strict_too(tool: str, scene: Scene, request_: Request) -> None:
+    assert refused_by(scene, request_, Policy(profile=Profile.STRICT)) is None
 
 
 @pytest.mark.parametrize(("tool", "scene", "request_"), HONEST, ids=name)

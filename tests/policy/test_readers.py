@@ -17,6 +17,7 @@ from qmpguard.policy.operations import (
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Reading, Unreadable, read, unread
 from qmpguard.policy.schema import Schema
+from qmpguard.wire.json import Number, Value
 from tests.policy.scenes import Request, channel, hmp, plug, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))
@@ -34,7 +35,20 @@ def taken_for(request: Request) -> Reading | None:
         (qmp("migrate-set-parameters", **{"postcopy-ram": False, "background-snapshot": True}), None),
         (qmp("migrate-set-parameters", **{"postcopy-ram": False}), Harmless()),
         (qmp("migrate-set-parameters", **{"cpr-exec-command": ["q"]}), RunProgram("cpr-exec-command")),
+        (
+            qmp("migrate-set-parameters", **{"postcopy-ram": True, "cpr-exec-command": ["q"]}),
+            SetCapabilities((("postcopy-ram", True),), "cpr-exec-command"),
+        ),
         (qmp("migrate", uri="tcp:h:1", resume=True), Harmless()),
+        (qmp("migrate", uri="exec:x", resume=True), RunProgram("uri 'exec:x'")),
+        (qmp("migrate-recover", uri="tcp:h:1", new=1), Harmless()),
+        (qmp("netdev_add", type="tap", id="n", script="no", downscript=""), Harmless()),
+        (qmp("netdev_add", type="tap", id="n", script="/x"), RunProgram("netdev_add with 'script'")),
+        (qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}]), Harmless()),
+        (
+            qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-cmd:sh"}]),
+            RunProgram("netdev_add with 'guestfwd' to a command"),
+        ),
         (qmp("migrate", uri="exec:cat"), StartMigration(Start.OUTGOING, "uri 'exec:cat'")),
         (qmp("migrate", channels=channel(transport="rdma")), StartMigration(Start.OUTGOING)),
         (qmp("migrate", channels=[5, {"addr": 5}]), StartMigration(Start.OUTGOING)),
@@ -71,6 +85,10 @@ def taken_for(request: Request) -> Reading | None:
         (hmp("gdbserver none"), Harmless()),
         (hmp("savevm now"), Harmless()),
         (hmp("info status"), Harmless()),
+        (hmp("migrate_set_parameter background-snapshot no"), Harmless()),
+        (hmp("migrate_recover tcp:h:1"), Harmless()),
+        (hmp("migrate_recover exec:cat"), RunProgram("uri 'exec:cat'")),
+        (hmp("qom-set migration x-postcopy-ram off"), Harmless()),
         (hmp("stop"), WriteHmp("stop")),
         (hmp("migrate"), Harmless()),  # QEMU rejects it before it does anything
         (hmp(""), Harmless()),
@@ -91,7 +109,27 @@ def test_a_device_is_described_with_what_the_rules_speak_about() -> None:
     assert taken_for(plug("vfio-pci", **arguments)) == AddDevice(device)
 
 
-@pytest.mark.parametrize("value", [True, "on"])
+@pytest.mark.parametrize(
+    ("value", "pair"),
+    [
+        (None, None),
+        ("", ""),
+        ("net0", "net0"),
+        (True, "on"),
+        (False, "off"),
+        (5, "5"),
+        (Number("5.0"), "5.0"),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_a_scalar_is_spelled_as_qemu_up_to_9_1_spells_it(value: Value, pair: str | None) -> None:
+    reading = taken_for(plug("vfio-pci", failover_pair_id=value))
+    assert isinstance(reading, AddDevice)
+    assert reading.device.failover_pair_id == pair
+
+
+@pytest.mark.parametrize("value", [True, "on", "yes", "true", "y"])
 @pytest.mark.parametrize("name", ["enable-migration", "x-enable-migration"])
 def test_migration_may_be_forced_on_under_two_names(name: str, value: object) -> None:
     reading = taken_for(plug("vfio-pci", **{name: value}))

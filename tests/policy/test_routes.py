@@ -10,18 +10,20 @@ import pytest
 from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
-from qmpguard.policy.rules import judge, minds_unknown_commands, passes_unjudged, unverified_mode
+from qmpguard.policy.rules import concerns, judge, passes_unjudged, unverified_mode
 from tests.policy.scenes import (
     ANONYMOUS,
     BARE,
     BOTH,
     BOTH_ANONYMOUS,
     BOTH_SNAP,
+    HIDDEN,
     INCOMING,
     INCOMING_BOTH,
     INCOMING_LIT,
     LIT,
     LIT_SNAP,
+    OVER_BOTH,
     PC,
     PLUGGED,
     SNAP,
@@ -55,9 +57,12 @@ ROUTES: list[Row] = [
     (INCOMING, on(PC), POSTCOPY),
     (INCOMING, on(PC, "postcopy-preempt"), POSTCOPY),
     (PLUGGED, qmp("migrate-set-parameters", **{"postcopy-ram": True}), POSTCOPY),
+    (PLUGGED, qmp("migrate-set-parameters", **{"postcopy-ram": True, "cpr-exec-command": ["q"]}), POSTCOPY),
     (PLUGGED, qmp("migrate-set-parameters", **{"background-snapshot": True, "downtime-limit": 5}), SNAPSHOT),
     (PLUGGED, qmp("qom-set", path="/objects/migration", property="x-postcopy-ram", value=True), POSTCOPY),
     (PLUGGED, qmp("qom-set", path="migration", property="x-background-snapshot", value="on"), SNAPSHOT),
+    (HIDDEN, on(PC), POSTCOPY),
+    (HIDDEN, on(SNAP), SNAPSHOT),
     # the same by HMP, spelled as QEMU reads it
     (PLUGGED, hmp("migrate_set_capability postcopy-ram on"), POSTCOPY),
     (PLUGGED, hmp("migrate_set_capability background-snapshot on"), SNAPSHOT),
@@ -69,7 +74,12 @@ ROUTES: list[Row] = [
     (PLUGGED, hmp('migrate_set_capability "postcopy-ram"on'), POSTCOPY),
     (PLUGGED, hmp("qom-set migration x-postcopy-ram on"), POSTCOPY),
     (PLUGGED, hmp("migrate_set_parameter postcopy-ram on"), POSTCOPY),
+    (PLUGGED, hmp("migrate_set_parameter postcopy-ram true"), POSTCOPY),
+    (PLUGGED, hmp('migrate_set_parameter "background-snapshot" on'), SNAPSHOT),
+    (PLUGGED, hmp("qom-set -j migration x-postcopy-ram true"), POSTCOPY),
     (INCOMING, hmp("migrate_set_capability postcopy-ram on"), POSTCOPY),
+    (INCOMING, hmp("migrate_set_parameter postcopy-ram on"), POSTCOPY),
+    (HIDDEN, hmp("migrate_set_capability postcopy-ram on"), POSTCOPY),
     # the migration, when the combination came from behind
     (BOTH, qmp("migrate", uri="exec:cat >/dev/null"), POSTCOPY),
     (BOTH, qmp("migrate", uri="tcp:127.0.0.1:1"), POSTCOPY),
@@ -89,6 +99,9 @@ ROUTES: list[Row] = [
     (BOTH, hmp('migrate -d "tcp:127.0.0.1:1"'), POSTCOPY),
     (BOTH, qmp("migrate-start-postcopy"), POSTCOPY),
     (BOTH, hmp("migrate_start_postcopy"), POSTCOPY),
+    (OVER_BOTH, qmp("migrate", uri="exec:cat"), POSTCOPY),
+    (OVER_BOTH, hmp("migrate -d exec:cat"), POSTCOPY),
+    (OVER_BOTH, qmp("migrate-start-postcopy"), POSTCOPY),
     (BOTH_ANONYMOUS, qmp("migrate", uri="exec:cat"), POSTCOPY),
     (BOTH_SNAP, qmp("migrate", uri="exec:cat"), SNAPSHOT),
     (BOTH_SNAP, qmp("migrate", uri="file:/dev/null"), SNAPSHOT),
@@ -106,6 +119,9 @@ ROUTES: list[Row] = [
     (LIT, plug("vfio-pci", host="65:00.0", **{"enable-migration": "off"}), POSTCOPY),
     (LIT, plug("vfio-pci", host="65:00.0", failover_pair_id="bogus"), POSTCOPY),
     (LIT, plug("vfio-pci", host="65:00.0", failover_pair_id=""), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0", failover_pair_id=None), POSTCOPY),
+    (LIT, plug("vfio-pci", host="65:00.0", failover_pair_id=5), POSTCOPY),
+    (LIT, plug("vfio-pci", host=65, id=7, failover_pair_id={}), POSTCOPY),
     (LIT, plug("vfio-pci-nohotplug"), POSTCOPY),
     (LIT, plug("vfio-ap"), POSTCOPY),
     (LIT, plug("vfio-ccw"), POSTCOPY),
@@ -117,6 +133,8 @@ ROUTES: list[Row] = [
     (LIT_SNAP, plug(), SNAPSHOT),
     (LIT_SNAP, plug("vfio-pci", host="65:00.0"), SNAPSHOT),
     (INCOMING_LIT, plug(), POSTCOPY),
+    (INCOMING_LIT, plug("vfio-pci", host="65:00.0", failover_pair_id="bogus"), POSTCOPY),
+    (INCOMING_LIT, hmp("device_add vfio-pci,host=65:00.0"), POSTCOPY),
     (STANDBY_LIT, plug("vfio-pci", host="65:00.0", failover_pair_id="net0"), POSTCOPY),
     (LIT, hmp("device_add vfio-pci,host=65:00.0,id=hp0"), POSTCOPY),
     (LIT, hmp("device_add driver=vfio-pci,host=65:00.0"), POSTCOPY),
@@ -157,7 +175,12 @@ ROUTES: list[Row] = [
     (BARE, qmp("migrate-set-capabilities", capabilities=[{"capability": PC, "state": "on"}]), "unverified"),
     (BARE, qmp("migrate-set-parameters", **{"postcopy-ram": "on"}), "unverified"),
     (BARE, qmp("device_add", driver=["vfio-pci"]), "unverified"),
+    (BARE, qmp("migrate-set-parameters", **{"new-parameter": 1}), "unverified"),
+    (BARE, hmp("migrate_set_parameter new-parameter 1"), "unverified"),
+    (BARE, qmp("device_add", driver=None), "unverified"),
     (BARE, qmp("object-add", **{"qom-type": ["monitor-qmp"]}), "unverified"),
+    (BARE, qmp("object-add", id="m", props={"qom-type": "monitor-qmp", "chardev": "c"}), "unverified"),
+    (BARE, hmp('object_add {"qom-type":"monitor-qmp","id":"m","chardev":"c"}'), "unverified"),
     (BARE, qmp("human-monitor-command", **{"command-line": 5}), "unverified"),
 ]
 
@@ -173,6 +196,18 @@ STRICT_ROUTES: list[Row] = [
     (BARE, hmp("migrate exec:cat"), "runs-program"),
     (BARE, hmp("migrate_set_parameter cpr-exec-command qemu"), "runs-program"),
     (INCOMING, qmp("migrate-incoming", uri="exec:cat"), "runs-program"),
+    (INCOMING, hmp("migrate_incoming exec:cat"), "runs-program"),
+    (BARE, qmp("migrate-set-parameters", **{"postcopy-ram": True, "cpr-exec-command": ["q"]}), "runs-program"),
+    (BARE, qmp("migrate", uri="exec:cat", resume=True), "runs-program"),
+    (BARE, hmp("migrate -r exec:cat"), "runs-program"),
+    (BARE, qmp("migrate-recover", uri="exec:cat"), "runs-program"),
+    (BARE, hmp("migrate_recover exec:cat"), "runs-program"),
+    (BARE, qmp("netdev_add", type="tap", id="t", script="/tmp/x"), "runs-program"),
+    (BARE, qmp("netdev_add", type="tap", id="t", script="no", downscript="/tmp/x"), "runs-program"),
+    (BARE, qmp("netdev_add", type="bridge", id="t", helper="/tmp/x"), "runs-program"),
+    (BARE, qmp("netdev_add", type="user", id="t", smb="/tmp"), "runs-program"),
+    (BARE, qmp("netdev_add", type="user", id="t", guestfwd=[{"str": "tcp:10.0.2.9:80-cmd:sh"}]), "runs-program"),
+    (BARE, hmp("netdev_add tap,id=t,script=/tmp/x"), "hmp-write"),
     (BARE, qmp("__com.redhat_command"), "unknown-command"),
     (BARE, qmp("no-such-command"), "unknown-command"),
     (BARE, qmp("qom-set", path="/machine/peripheral/net0", property="realized", value=False), "vfio-property"),
@@ -186,7 +221,7 @@ def refused_by(scene: Scene, request: Request, policy: Policy) -> str | None:
     """The rule that refuses a request, by the pure core."""
     listed = frozenset({"query-status", "stop", "cont"})
     reading = read(request["execute"], request.get("arguments", {}), policy)
-    if reading is None and not passes_unjudged(request["execute"], listed) and minds_unknown_commands(policy):
+    if reading is None and not passes_unjudged(request["execute"], listed) and concerns(CallUnlisted, policy):
         reading = CallUnlisted(request["execute"])
     if isinstance(reading, Unreadable):
         return "unverified" if unverified_mode(policy) is Mode.ENFORCE else None

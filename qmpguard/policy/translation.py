@@ -1,0 +1,50 @@
+"""Lines of HMP in QMP's words: the request that would do the same, so that there is one reader for both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from qmpguard.policy import hmp
+from qmpguard.policy.machine import DANGEROUS
+
+if TYPE_CHECKING:
+    from qmpguard.wire.json import Value
+
+#: how HMP says that something is off (QEMU qapi/string-input-visitor.c: parse_type_bool)
+OFF = frozenset({"off", "no", "false", "n", "0"})
+
+#: lines without arguments that steer a running migration, and QMP's name for each
+STEERING = {
+    "migrate_cancel": "migrate_cancel",
+    "migrate_pause": "migrate-pause",
+    "migrate_continue": "migrate-continue",
+}
+
+
+def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
+    """Return the command and the arguments of QMP that do the same; None where no request of QMP's is judged for it."""
+    match command:
+        case hmp.Migrate(uri, resume):
+            return "migrate", {"uri": uri, "resume": resume}
+        case hmp.MigrateIncoming(uri):
+            return "migrate-incoming", {"uri": uri}
+        case hmp.MigrateRecover(uri):
+            return "migrate-recover", {"uri": uri}
+        case hmp.MigrateStartPostcopy():
+            return "migrate-start-postcopy", {}
+        case hmp.MigrateSetCapability(name, state):
+            return "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": state}]}
+        case hmp.MigrateSetParameter(name, value):
+            return "migrate-set-parameters", {name: value not in OFF if name in DANGEROUS else value}
+        case hmp.DeviceAdd(options):
+            return "device_add", dict(options)
+        case hmp.ObjectAdd(options):
+            return "object-add", dict(options)
+        case hmp.QomSet(path, name, value):
+            return "qom-set", {"path": path, "property": name, "value": value not in OFF}
+        case hmp.Other(name):
+            return (STEERING[name], {}) if name in STEERING else None
+        case hmp.Gdbserver() | hmp.Info() | hmp.SaveVm() | hmp.DeviceDel() | hmp.Rejected() | hmp.Unreadable():
+            return None
+        case _:
+            assert_never(command)
