@@ -26,7 +26,7 @@ from qmpguard.proxy.schemas import Schemas
 from qmpguard.proxy.session import Session, Slot
 from qmpguard.proxy.snapshot import LinkState, Snapshot, take
 from qmpguard.proxy.stream import Outbox, Stream
-from qmpguard.proxy.upstream import dial, negotiate
+from qmpguard.proxy.upstream import dial, negotiate, whose
 from qmpguard.proxy.watch import IDLE, Watch
 from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Run
 from qmpguard.wire.framing import MAX_REQUEST
@@ -100,6 +100,7 @@ class Hub:
         )
         self.watch = Watch(self.gate, name, self.limits.watch)
         self._address = address
+        self._qemu: tuple[int, ...] | None = None  # which one the link is with
         self._gone = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._dealer = Dealer(self._intercepted)
@@ -131,6 +132,7 @@ class Hub:
             except (OSError, TimeoutError, ValueError) as error:
                 log.warning("vm=%s %s: %s", self.name, self._address, str(error) or "no greeting in time")
                 return
+            self._meet(whose(sock, self._address))
             stream = Stream(sock, self.outbox, limit=MAX_UNSENT)
             ours, theirs = socket.socketpair()
             assert self._tasks is not None
@@ -154,11 +156,16 @@ class Hub:
                 stream.close()
                 await asyncio.wait(own)
 
+    def _meet(self, qemu: tuple[int, ...] | None) -> None:
+        """Forget what was true of another QEMU; a connection that was merely lost changes nothing."""
+        if qemu is None or qemu != self._qemu:
+            self.gate.renew()
+        self._qemu = qemu
+
     def _up(self, link: Link, own: socket.socket) -> None:
         self.link = self._dealer.link = link
         self._gone.clear()
         self._unserved = True
-        self.gate.renew()
         if (schema := self.schemas.get(link.greeting)) is not None:
             self.gate.commands = schema.commands
         self.counts.links += 1

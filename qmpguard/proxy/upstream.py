@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
@@ -56,6 +58,21 @@ async def _connected(sock: socket.socket, where: str | tuple[str, int]) -> socke
         sock.close()
         raise
     return sock
+
+
+def whose(sock: socket.socket, address: Address) -> tuple[int, ...] | None:
+    """Return what tells one QEMU from another at the same unix socket; None where nothing does.
+
+    That is the process that listens (unix(7): SO_PEERCRED) and the socket's file, which each QEMU makes anew.
+    """
+    if not isinstance(address, UnixAddress):
+        return None
+    try:
+        file = Path(address.path).stat()
+        (pid,) = struct.unpack("i8x", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    except OSError:
+        return None
+    return pid, file.st_dev, file.st_ino, file.st_mtime_ns
 
 
 async def dial(address: Address) -> AsyncGenerator[socket.socket]:

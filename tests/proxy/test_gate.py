@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.policy import Mode, Policy, Profile
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import assert_refused, capabilities, connected, guarding
 
@@ -123,6 +123,43 @@ async def test_three_clients_racing_for_a_forbidden_migration_never_get_it(
         assert not (qemu.devices and qemu.capabilities["postcopy-ram"] and qemu.migration == "active")
 
 
+@pytest.mark.parametrize("profile", list(Profile))
+async def test_who_steers_a_migration_never_waits_for_the_gate(tmp_path: Path, profile: Profile) -> None:
+    """Not even in strict, before the schema is read that says which commands there are."""
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, policy=Policy(profile=profile)),
+        connected(tmp_path / "guard.sock") as one,
+        connected(tmp_path / "guard.sock", oob=True) as two,
+    ):
+        qemu.hold |= {"query-migrate-capabilities", "query-qmp-schema"}
+        one.send({"execute": "migrate", "arguments": {"uri": "tcp:127.0.0.1:1"}})
+        await qemu.until("query-migrate-capabilities")
+        for command in ("migrate_cancel", "migrate-pause", "migrate-continue", "migrate-recover"):
+            assert await two.ask(command) == {"return": {}}
+        for line in ("migrate_cancel", "migrate_pause", "migrate_recover tcp:h:1", "migrate -r tcp:h:1", "info status"):
+            assert await two.ask("human-monitor-command", {"command-line": line}) == {"return": {}}
+        assert await two.ask("migrate", {"uri": "x", "resume": True}) == {"return": {}}
+        assert await two.ask("migrate-set-capabilities", capabilities(postcopy_ram=False)) == {"return": {}}
+        two.send({"exec-oob": "migrate-pause", "id": 1})
+        assert await two.receive() == {"return": {}, "id": 1}
+        qemu.let_go()
+        assert await one.receive() == {"return": {}}
+
+
+async def test_out_of_band_is_no_way_past_the_gate(tmp_path: Path) -> None:
+    """QEMU refuses this spelling itself; one that would not must not be a hole."""
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock", oob=True) as qmp,
+    ):
+        qemu.devices["gpu0"] = "vfio-pci"
+        qmp.send({"exec-oob": "migrate-set-capabilities", "arguments": POSTCOPY, "id": 1})
+        assert_refused(await qmp.receive(), "vfio-postcopy")
+        assert "migrate-set-capabilities" not in qemu.commands()
+
+
 async def test_commands_that_are_not_judged_do_not_wait_for_the_gate(tmp_path: Path) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
@@ -134,8 +171,7 @@ async def test_commands_that_are_not_judged_do_not_wait_for_the_gate(tmp_path: P
         one.send({"execute": "migrate", "arguments": {"uri": "exec:cat"}})
         await qemu.until("query-migrate-capabilities")
         assert (await two.ask("query-status"))["return"]["status"] == "running"
-        assert await two.ask("migrate_cancel") == {"return": {}}
-        assert await two.ask("migrate", {"uri": "x", "resume": True}) == {"return": {}}
+        assert await two.ask("human-monitor-command", {"command-line": "stop"}) == {"return": {}}
         qemu.let_go()
         assert await one.receive() == {"return": {}}
 
