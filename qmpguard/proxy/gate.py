@@ -81,7 +81,7 @@ class Gate:
     def adopt(self, policy: Policy, timeout: float) -> None:
         """Judge by another policy from now on. A verdict that is under way is finished by the one it began with."""
         self.policy = policy
-        self._minds_unknown = minds_unknown_commands(policy)
+        self._minds_unknown = concerns(CallUnlisted, policy)
         self._timeout = timeout
 
     async def process(
