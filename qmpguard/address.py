@@ -1,6 +1,7 @@
 """Addresses as they stand on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``.
 
-Where clients connect may also be ``fd:NAME``: a socket that the service manager holds under that name.
+Where clients connect may also be ``fd:NAME``: a socket that the service manager holds under that name. QEMU is either
+at an address, or dials one of ours.
 """
 
 from __future__ import annotations
@@ -61,6 +62,20 @@ class NamedAddress:
 
 Address: TypeAlias = UnixAddress | TcpAddress | FdAddress
 ListenAddress: TypeAlias = Address | NamedAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """Where the guard listens for its QEMU, which dials in (``-chardev socket,...,reconnect=``)."""
+
+    at: Address
+
+    def __str__(self) -> str:
+        """Return the address, and that it is the other way round."""
+        return f"{self.at} (it dials in)"
+
+
+QemuAddress: TypeAlias = Address | Inbound
 
 
 def parse_listen_address(text: str) -> ListenAddress:

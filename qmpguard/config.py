@@ -10,7 +10,7 @@ from qmpguard.access import OPEN, Access, Role
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
-    from qmpguard.address import Address, ListenAddress
+    from qmpguard.address import Address, ListenAddress, QemuAddress
 
 #: clients of one VM at once, where nobody says otherwise
 MAX_CLIENTS = 1024
@@ -25,7 +25,7 @@ class VmConfig:
     """
 
     name: str
-    qemu: Address
+    qemu: QemuAddress
     listen: ListenAddress
     policy: Policy = field(default_factory=Policy)
     survey_timeout: float = 60.0

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import QMPClient
 
-from qmpguard.address import UnixAddress
+from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.guard import Guard
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from pathlib import Path
+
+    from qmpguard.address import Address, QemuAddress
 
 #: seconds for anything that answers at once on an idle machine, with room for a busy one
 PATIENCE = 20.0
@@ -24,8 +26,8 @@ PATIENCE = 20.0
 
 @asynccontextmanager
 async def guarding(
-    qemu: Path,
-    listen: Path | None = None,
+    qemu: Path | QemuAddress,
+    listen: Path | Address | None = None,
     *,
     policy: Policy | None = None,
     survey_timeout: float = 20.0,
@@ -33,8 +35,12 @@ async def guarding(
     up: bool = True,
 ) -> AsyncGenerator[Guard]:
     """Guard a QEMU; ``up``: begin when the link stands."""
-    listen = listen or qemu.with_name("guard.sock")
-    vm = VmConfig("test", UnixAddress(str(qemu)), UnixAddress(str(listen)), policy or Policy(), survey_timeout, watch)
+    if isinstance(qemu, Path):
+        listen = listen or qemu.with_name("guard.sock")
+        qemu = UnixAddress(str(qemu))
+    assert listen is not None
+    listen = UnixAddress(str(listen)) if isinstance(listen, Path) else listen
+    vm = VmConfig("test", qemu, listen, policy or Policy(), survey_timeout, watch)
     guard = Guard(vm)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
@@ -101,9 +107,12 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(path: Path, *, negotiate: bool = True, oob: bool = False) -> AsyncGenerator[Client]:
+async def connected(path: Path | TcpAddress, *, negotiate: bool = True, oob: bool = False) -> AsyncGenerator[Client]:
     """Connect a client that speaks bytes; ``negotiate``: past the greeting and qmp_capabilities."""
-    reader, writer = await asyncio.open_unix_connection(path, limit=1 << 26)
+    if isinstance(path, TcpAddress):
+        reader, writer = await asyncio.open_connection(path.host, path.port, limit=1 << 26)
+    else:
+        reader, writer = await asyncio.open_unix_connection(path, limit=1 << 26)
     client = Client(reader, writer)
     try:
         if negotiate:

@@ -26,13 +26,13 @@ from qmpguard.proxy.schemas import Schemas
 from qmpguard.proxy.session import Session, Slot
 from qmpguard.proxy.snapshot import LinkState, Snapshot, take
 from qmpguard.proxy.stream import Outbox, Stream
-from qmpguard.proxy.upstream import dial, negotiate, whose
+from qmpguard.proxy.upstream import negotiate, reach, whose
 from qmpguard.proxy.watch import IDLE, Watch
 from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Run
 from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
-    from qmpguard.address import Address
+    from qmpguard.address import QemuAddress
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.readers import Unreadable
@@ -75,7 +75,7 @@ class Hub:
     def __init__(
         self,
         name: str,
-        address: Address,
+        address: QemuAddress,
         policy: Policy,
         limits: Limits | None = None,
         schemas: Schemas | None = None,
@@ -117,7 +117,7 @@ class Hub:
     async def run(self) -> None:
         """Keep a link to QEMU and serve the sessions on it, until cancelled."""
         try:
-            async with asyncio.TaskGroup() as self._tasks, aclosing(dial(self._address)) as sockets:
+            async with asyncio.TaskGroup() as self._tasks, aclosing(reach(self._address)) as sockets:
                 async for sock in sockets:
                     await self._serve(sock)
         finally:

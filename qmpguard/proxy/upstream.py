@@ -1,4 +1,4 @@
-"""Reaching QEMU: dialling its socket with back-off, then greeting and negotiation.
+"""Reaching QEMU: dialling its socket with back-off, or being dialled; then greeting and negotiation.
 
 QEMU serves one connection per monitor and its backlog is one, so nothing but this module ever connects there.
 """
@@ -12,12 +12,15 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
+from qmpguard.address import Address, FdAddress, Inbound, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
+from qmpguard.proxy.inbound import answer
 from qmpguard.wire.replies import Greeting, Splitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from qmpguard.address import QemuAddress
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ async def _connected(sock: socket.socket, where: str | tuple[str, int]) -> socke
     return sock
 
 
-def whose(sock: socket.socket, address: Address) -> tuple[int, ...] | None:
+def whose(sock: socket.socket, address: QemuAddress) -> tuple[int, ...] | None:
     """Return what tells one QEMU from another at the same unix socket; None where nothing does.
 
     That is the process that listens (unix(7): SO_PEERCRED) and the socket's file, which each QEMU makes anew.
@@ -73,6 +76,11 @@ def whose(sock: socket.socket, address: Address) -> tuple[int, ...] | None:
     except OSError:
         return None
     return pid, file.st_dev, file.st_ino, file.st_mtime_ns
+
+
+def reach(address: QemuAddress) -> AsyncGenerator[socket.socket]:
+    """Return the connections to QEMU, one after the other, whoever makes them."""
+    return answer(address.at) if isinstance(address, Inbound) else dial(address)
 
 
 async def dial(address: Address) -> AsyncGenerator[socket.socket]:

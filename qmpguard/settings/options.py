@@ -41,6 +41,7 @@ CONFIG = Option("config", (), "FILE", "a file that says what to guard, any numbe
 
 OPTIONS = (
     Option("qemu", (*VM, "qemu"), "ADDR", "QEMU's QMP socket"),
+    Option("qemu-listen", (*VM, "qemu_listen"), "ADDR", "instead of --qemu: where the guard listens and QEMU dials in"),
     Option(
         "listen",
         (*VM, "listen"),

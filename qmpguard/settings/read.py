@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpguard.address import UnixAddress
+from qmpguard.address import Inbound, UnixAddress
 from qmpguard.config import Config
 from qmpguard.errors import UsageError
 from qmpguard.settings.file import File
@@ -83,7 +83,7 @@ def _read(source: Source, values: Mapping[str, object], *, name: str | None = No
     vms = []
     taken: dict[str, str] = {}
     for settings in top.tables("vm"):
-        ends = {key: settings.item(key) for key in ("name", "qemu", "listen", "takeover") if settings.has(key)}
+        ends = {key: settings.item(key) for key in _CLAIMING if settings.has(key)}
         vms.append(read_vm(settings, policy, name=name))
         _claim(taken, ends, vms[-1])
     admin = read_admin(top.table("admin"))
@@ -94,11 +94,17 @@ def _read(source: Source, values: Mapping[str, object], *, name: str | None = No
     return Settings(Config(tuple(vms), admin, log), tuple(section for section in report if section.values))
 
 
+#: what only one VM may have
+_CLAIMING = ("name", "qemu", "qemu_listen", "listen", "takeover")
+
+
 def _claim(taken: dict[str, str], items: dict[str, Item], vm: VmConfig) -> None:
     """Note a VM's name and sockets; raises an error where another VM has them already."""
     claims = {"name": f"the name {vm.name!r}", "qemu": _place(vm.qemu), "listen": _place(vm.listen)}
     if vm.takeover:
         claims["takeover"] = claims.pop("listen")
+    if isinstance(vm.qemu, Inbound):
+        claims["qemu_listen"] = claims.pop("qemu")
     for key, claim in claims.items():
         if claim in taken:
             item = items[key if key in items else "takeover"]
@@ -106,5 +112,7 @@ def _claim(taken: dict[str, str], items: dict[str, Item], vm: VmConfig) -> None:
         taken[claim] = items[key].origin if key in items else "the same VM"
 
 
-def _place(address: ListenAddress) -> str:
+def _place(address: ListenAddress | Inbound) -> str:
+    if isinstance(address, Inbound):
+        return _place(address.at)
     return f"unix:{os.path.normpath(address.path)}" if isinstance(address, UnixAddress) else str(address)

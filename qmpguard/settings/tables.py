@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.access import Access, Role
-from qmpguard.address import MAX_UNIX_PATH, TcpAddress, UnixAddress
+from qmpguard.address import MAX_UNIX_PATH, Inbound, TcpAddress, UnixAddress
 from qmpguard.config import MAX_CLIENTS, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.rules import UNVERIFIED, table
 from qmpguard.settings import people, values
 
 if TYPE_CHECKING:
-    from qmpguard.address import Address, ListenAddress
+    from qmpguard.address import ListenAddress, QemuAddress
     from qmpguard.settings.table import Item, Table
 
 #: seconds that a setting may name at most: an hour for a wait, a day between two looks
@@ -78,7 +78,7 @@ def read_vm(settings: Table, policy: Policy, *, name: str | None = None) -> VmCo
 class _Ends:
     """The two ends of a guard."""
 
-    qemu: Address
+    qemu: QemuAddress
     listen: ListenAddress
     takeover: str | None = None
 
@@ -86,11 +86,18 @@ class _Ends:
 def _read_ends(settings: Table) -> _Ends:
     if settings.has("takeover"):
         return _read_takeover(settings)
-    return _Ends(settings.need("qemu", values.address), settings.need("listen", values.listen_address))
+    qemu = _read_inbound(settings) if settings.has("qemu_listen") else settings.need("qemu", values.address)
+    return _Ends(qemu, settings.need("listen", values.listen_address))
+
+
+def _read_inbound(settings: Table) -> Inbound:
+    if settings.has("qemu"):
+        raise settings.item("qemu").wrong("it cannot be set beside qemu_listen: either QEMU listens, or the guard does")
+    return Inbound(settings.need("qemu_listen", values.address))
 
 
 def _read_takeover(settings: Table) -> _Ends:
-    for key in ("qemu", "listen"):
+    for key in ("qemu", "qemu_listen", "listen"):
         if settings.has(key):
             raise settings.item(key).wrong("it cannot be set beside takeover, which names both ends by one path")
     path = settings.need("takeover", _with_room)

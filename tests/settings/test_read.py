@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qmpguard.access import Access, Role
-from qmpguard.address import NamedAddress, TcpAddress, UnixAddress
+from qmpguard.address import Inbound, NamedAddress, TcpAddress, UnixAddress
 from qmpguard.config import AdminConfig, Config, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.errors import ConfigError, UsageError
 from qmpguard.policy.policy import Mode, Policy, Profile
@@ -44,6 +44,11 @@ policy = { mode = "warn", extra_types = ["x"], allow_failover_primary = true }
 name = "web3"
 takeover = "/run/3"
 
+[[vm]]
+name = "web4"
+qemu_listen = "/run/q4"
+listen = "/run/l4"
+
 [admin]
 listen = "tcp:127.0.0.1:80"
 token_file = "/etc/token"
@@ -77,6 +82,7 @@ def test_a_file_that_says_everything(tmp_path: Path) -> None:
                 Policy(Mode.WARN, extra_types=frozenset({"x"}), allow_failover_primary=True),
             ),
             VmConfig("web3", UnixAddress("/run/3.qemu"), UnixAddress("/run/3"), strict, takeover="/run/3"),
+            VmConfig("web4", Inbound(UnixAddress("/run/q4")), UnixAddress("/run/l4"), strict),
         ),
         AdminConfig(TcpAddress("127.0.0.1", 80), "/etc/token"),
         LogConfig(LogLevel.DEBUG, LogFormat.JSON, "/a", "/t", frozenset({"query-status"})),
@@ -115,6 +121,9 @@ WRONG = [
     (VM + "drift_interval = -1", "more than 0 and at most 86400, or 0: no look"),
     (VM + "max_clients = 1.5", "it is a whole number from 1 to 65536"),
     (VM + "role = 'root'", "it is operator or observer"),
+    (VM + "qemu_listen = '/x'", 'c.toml:3: qemu = "/q": it cannot be set beside qemu_listen'),
+    ("[[vm]]\nname = 'a'\nqemu_listen = 'q'\nlisten = '/l'", 'qemu_listen = "q": the path of a socket is an absolute'),
+    (VM + "[[vm]]\nname='b'\nqemu_listen='/l'\nlisten='/m'", 'qemu_listen = "/l": unix:/l is taken already, at '),
     (VM + "takeover = '/x'", 'c.toml:3: qemu = "/q": it cannot be set beside takeover'),
     (f"[[vm]]\nname = 'a'\ntakeover = '/{'x' * 104}'", "with '.qemu' behind it, it has more than the 107 bytes"),
     ("[[vm]]\nname = 'a'\ntakeover = 'tcp:h:1'", "it is the path of a unix socket"),
@@ -190,6 +199,8 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
     """What is no value of an option is refused by its own name, wherever it was written."""
     flag, bad = option.flag, BAD.get(option.flag, "")
     others = {} if flag == "takeover" else {key: end for key, end in ENDS.items() if key != flag}
+    if flag == "qemu-listen":
+        del others["qemu"]
     if flag == "admin-token-file":
         others["admin"] = "a"
     with pytest.raises(UsageError, match=f"--{flag} "):
@@ -236,7 +247,7 @@ def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
     settings = read_file(str(path))
     again.write_text("\n".join(lines(settings)))
     once_more = read_file(str(again))
-    assert [vm.name for vm in once_more.config.vms] == ["web1", "web2", "web3"]
+    assert [vm.name for vm in once_more.config.vms] == ["web1", "web2", "web3", "web4"]
     assert [vm.access for vm in once_more.config.vms] == [vm.access for vm in settings.config.vms]
     assert f"{path}:10" in again.read_text()
 
