@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test demo clean
+.PHONY: help setup packages lab check test image-test demo docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ endef
 image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it, in two minutes; needs root
 	$(call lab_packages,buildah:buildah)
 	@$(BIN)/pytest --quiet --timeout 900 tests/deploy/image_lab.py
+
+docs: $(INSTALLED) ## write the documents that come from the code
+	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
 
 demo: lab ## see what a real QEMU answers with and without the guard
 	@$(BIN)/qmpguard demo

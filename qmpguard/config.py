@@ -10,7 +10,7 @@ from qmpguard.access import OPEN, Access, Role
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
-    from qmpguard.address import Address, ListenAddress, QemuAddress
+    from qmpguard.address import ListenAddress, QemuAddress
 
 #: clients of one VM at once, where nobody says otherwise
 MAX_CLIENTS = 1024
@@ -40,10 +40,11 @@ class VmConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdminConfig:
-    """Where the admin interface listens, and the file with the token that TCP asks for."""
+    """Where the admin interface listens, the file with TCP's token, and names that a browser may call it by."""
 
-    listen: Address
+    listen: ListenAddress
     token_file: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 class LogFormat(Enum):

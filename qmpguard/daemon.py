@@ -18,7 +18,7 @@ from qmpguard.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qmpguard.config import Config
+    from qmpguard.config import AdminConfig, Config
     from qmpguard.guard import Guard
     from qmpguard.record import Entry
 
@@ -37,21 +37,24 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
     stop = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            fleet = Fleet(tasks, Schemas(), sockets, Run())
+            run = Run()
+            fleet = Fleet(tasks, Schemas(), sockets, run)
             reloads = Reloads(load or (lambda: config), fleet, lambda _: None)
             _signals(stop, reloads)
             fleet.fit(config.vms)
-            running = [
+            own = [
                 tasks.create_task(notifier.watchdog()),
                 tasks.create_task(_announce(list(fleet.guards.values()))),
                 tasks.create_task(reloads.run(notifier.reloading, notifier.ready)),
             ]
+            if config.admin is not None:
+                own.append(tasks.create_task(_admin(config.admin, fleet, sockets, run)))
             _tell(notifier, fleet, sockets)
             await stop.wait()
             log.info("stopping")
             notifier.stopping()
             await fleet.drain()
-            for task in running:
+            for task in own:
                 task.cancel()
             fleet.cancel()
     except ExceptionGroup as group:
@@ -63,6 +66,14 @@ def _signals(stop: asyncio.Event, reloads: Reloads) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reloads.ask)
+
+
+async def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> None:
+    """Serve the admin interface until cancelled."""
+    from qmpguard.admin.server import Admin
+
+    address = sockets.resolve(config.listen)
+    await Admin(address, lambda: fleet.hubs, run, token_file=config.token_file, hosts=config.hosts).run()
 
 
 def _tell(notifier: Notifier, fleet: Fleet, sockets: Sockets) -> None:

@@ -72,6 +72,7 @@ OPTIONS = (
     Option("max-clients", (*VM, "max_clients"), "N", "clients at once (default: 1024)"),
     Option("admin", ("admin", "listen"), "ADDR", "where the admin interface listens (default: nowhere)"),
     Option("admin-token-file", ("admin", "token_file"), "FILE", "the secret that the admin interface asks for on TCP"),
+    Option("admin-hosts", ("admin", "hosts"), "NAME,...", "names that browsers call it by, beside localhost"),
     Option("log-level", ("log", "level"), "LEVEL", "debug, info, warning or error (default: info)"),
     Option("log-format", ("log", "format"), "FORMAT", "text, or json: one object a line (default: text)"),
     Option("audit", ("log", "audit"), "FILE", "write every decision to a file, one JSON object a line"),

@@ -123,12 +123,17 @@ def _read_access(settings: Table, listen: ListenAddress) -> Access:
 def read_admin(settings: Table) -> AdminConfig | None:
     """Read ``[admin]``; None where nothing is to listen."""
     if not settings.has("listen"):
-        if settings.has("token_file"):
-            raise settings.item("token_file").wrong("it is of no use without listen")
+        for key in ("token_file", "hosts"):
+            if settings.has(key):
+                raise settings.item(key).wrong("it is of no use without listen")
         settings.done(("listen",))
         return None
     item = settings.item("listen")
-    admin = AdminConfig(settings.need("listen", values.address), settings.take("token_file", values.path, None))
+    admin = AdminConfig(
+        settings.need("listen", values.listen_address),
+        settings.take("token_file", values.path, None),
+        settings.take("hosts", values.names, ()),
+    )
     if isinstance(admin.listen, TcpAddress) and admin.token_file is None:
         raise item.wrong("TCP needs token_file, a file with a secret; or listen at a unix socket")
     settings.done()

@@ -52,6 +52,7 @@ listen = "/run/l4"
 [admin]
 listen = "tcp:127.0.0.1:80"
 token_file = "/etc/token"
+hosts = ["guard.example"]
 
 [log]
 level = "debug"
@@ -84,7 +85,7 @@ def test_a_file_that_says_everything(tmp_path: Path) -> None:
             VmConfig("web3", UnixAddress("/run/3.qemu"), UnixAddress("/run/3"), strict, takeover="/run/3"),
             VmConfig("web4", Inbound(UnixAddress("/run/q4")), UnixAddress("/run/l4"), strict),
         ),
-        AdminConfig(TcpAddress("127.0.0.1", 80), "/etc/token"),
+        AdminConfig(TcpAddress("127.0.0.1", 80), "/etc/token", ("guard.example",)),
         LogConfig(LogLevel.DEBUG, LogFormat.JSON, "/a", "/t", frozenset({"query-status"})),
     )
 
@@ -141,6 +142,7 @@ WRONG = [
     ("[[vm]]\nname='b'\nqemu='/x'\nlisten='unix:/a/../x'", "unix:/x is taken already"),
     ("[admin]\nlisten = 'tcp:h:1'\n" + VM, 'c.toml:2: listen = "tcp:h:1": TCP needs token_file'),
     ("[admin]\ntoken_file = '/x'\n" + VM, "it is of no use without listen"),
+    ("[admin]\nhosts = ['x']\n" + VM, "it is of no use without listen"),
     ("[log]\nlevel = 'loud'\n" + VM, "it is debug, info, warning or error"),
     ("[log]\naudit = 'x'\n" + VM, "it is an absolute path"),
 ]
@@ -191,7 +193,7 @@ def test_flags_describe_one_vm_and_stand_above_the_environment() -> None:
 
 
 BAD = {"rules": "x", "allow-failover-primary": "maybe"}
-ANYTHING = {"extra-types", "traffic-exclude"}  # lists of names: nothing is wrong for them
+ANYTHING = {"extra-types", "traffic-exclude", "admin-hosts"}  # lists of names: nothing is wrong for them
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.flag not in ANYTHING], ids=lambda o: o.flag)
@@ -235,7 +237,7 @@ def test_the_log_and_the_admin_interface_of_a_file_yield_to_flags_and_environmen
     settings = read_words(Words({"config": str(path), "log_level": "error"}, {"QMPGUARD_ADMIN": "/admin"}))
     assert settings.config.log.level is LogLevel.ERROR
     assert settings.config.log.audit == "/a"
-    assert settings.config.admin == AdminConfig(UnixAddress("/admin"), "/etc/token")
+    assert settings.config.admin == AdminConfig(UnixAddress("/admin"), "/etc/token", ("guard.example",))
     shown = "\n".join(lines(settings))
     assert 'level = "error"                              # --log-level' in shown
     assert "# environment QMPGUARD_ADMIN" in shown

@@ -1,0 +1,208 @@
+"""The metrics: one table, from which Prometheus is answered and docs/metrics.md is written.
+
+Every label has few values: rules, modes, statuses and reasons that this program knows; never what a client sent.
+`python -m qmpguard.admin.metrics` prints the document.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from qmpguard.policy.machine import DANGEROUS
+from qmpguard.policy.outlook import Chance
+from qmpguard.proxy.counts import BOUNDS, DROP_REASONS, Durations
+from qmpguard.proxy.snapshot import Pulse, Snapshot
+from qmpguard.version import __version__
+
+Values: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
+
+#: QEMU's MigrationStatus (qapi/migration.json), and one for those that it has not yet
+STATUSES = (
+    "none", "setup", "cancelling", "cancelled", "active", "postcopy-device", "postcopy-active", "postcopy-paused",
+    "postcopy-recover-setup", "postcopy-recover", "completed", "failed", "failing", "colo", "pre-switchover", "device",
+    "wait-unplug", "other",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A gauge or a counter: its name without prefix and ``_total``, meaning, labels beside ``vm``, and its values."""
+
+    name: str
+    kind: type[GaugeMetricFamily | CounterMetricFamily]
+    meaning: str
+    read: Callable[[Snapshot], Values]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A histogram of seconds."""
+
+    name: str
+    meaning: str
+    read: Callable[[Snapshot], Durations]
+
+
+def _one(value: float) -> Values:
+    return (((), value),)
+
+
+def _commands(shot: Snapshot) -> Values:
+    counts = shot.counts
+    yield ("passed",), counts.passed
+    yield ("allowed",), counts.allowed
+    yield ("warned",), sum(n for (_, verdict, _), n in counts.decisions.items() if verdict == "warned")
+    yield ("refused",), counts.refused
+
+
+def _drops(shot: Snapshot) -> Values:
+    return (((reason,), shot.counts.drops[reason]) for reason in DROP_REASONS)
+
+
+def _descriptors(shot: Snapshot) -> Values:
+    yield ("received",), shot.counts.descriptors_received
+    yield ("passed",), shot.counts.descriptors_passed
+
+
+def _devices(shot: Snapshot) -> Values:
+    facts = shot.facts
+    return () if facts.devices is None else _one(len(facts.devices) + len(facts.hidden))
+
+
+def _capabilities(shot: Snapshot) -> Values:
+    on = shot.facts.capabilities
+    return () if on is None else (((name,), name in on) for name in sorted(DANGEROUS))
+
+
+def _status(shot: Snapshot) -> Values:
+    now = shot.course.status if shot.course.status in STATUSES else "other"
+    return (((status,), status == now) for status in STATUSES)
+
+
+def _vfio(shot: Snapshot) -> Values:
+    progress = shot.course.progress
+    return () if progress is None or progress.vfio is None else _one(progress.vfio)
+
+
+def _outlook(shot: Snapshot) -> Values:
+    known = (prospect for prospect in shot.prospects if prospect.chance is not Chance.UNKNOWN)
+    return (((prospect.way.replace(" ", "-"),), prospect.chance is not Chance.NO) for prospect in known)
+
+
+_G, _C = GaugeMetricFamily, CounterMetricFamily
+
+NUMBERS = (
+    Number("upstream_up", _G, "1 while there is a link to QEMU.", lambda s: _one(s.link.up)),
+    Number("upstream_answers", _G, "1 while QEMU answers the heartbeat; absent where it cannot be asked.",
+           lambda s: () if s.pulse is Pulse.UNKNOWN else _one(s.pulse is not Pulse.SILENT)),
+    Number("upstream_connects", _C, "Links to QEMU that came up.", lambda s: _one(s.counts.links)),
+    Number("clients", _G, "Clients connected now.", lambda s: _one(len(s.clients))),
+    Number("client_connects", _C, "Clients that have connected.", lambda s: _one(s.counts.clients)),
+    Number("client_drops", _C, "Clients that were disconnected and did not end the conversation.", _drops, ("reason",)),
+    Number("commands", _C, "Commands by what became of them: passed unjudged, or judged and allowed, warned of or "
+           "refused.", _commands, ("outcome",)),
+    Number("decisions", _C, "What rules found, by rule, verdict and mode; a judged command that no rule minds counts "
+           "as rule none.", lambda s: tuple(s.counts.decisions.items()), ("rule", "verdict", "mode")),
+    Number("drifts", _C, "Changes that no command through the guard has made.", lambda s: _one(s.counts.drifts)),
+    Number("events", _C, "Events of QEMU.", lambda s: _one(s.counts.events)),
+    Number("parse_errors", _C, "Messages of clients that are no QMP.", lambda s: _one(s.counts.malformed)),
+    Number("fds", _C, "File descriptors that clients sent, and those passed to QEMU.", _descriptors, ("direction",)),
+    Number("vfio_devices", _G, "VFIO devices as last seen, hidden ones too; absent until QEMU has been looked at.",
+           _devices),
+    Number("capability_on", _G, "1 while a dangerous migration capability is on, as last seen.", _capabilities,
+           ("capability",)),
+    Number("may_migrate", _G, "1 if a migration of that way would be let through now; absent while that is unknown.",
+           _outlook, ("way",)),
+    Number("migration_status", _G, "1 for the status of the last or present migration, 0 for every other.", _status,
+           ("status",)),
+    Number("vfio_transferred_bytes", _G, "The VFIO devices' share of the last or present migration. QEMU begins at 0 "
+           "with each; absent where it tells none.", _vfio),
+)  # fmt: skip
+
+TIMES = (
+    Times("survey_seconds", "How long QEMU took to answer what a judged command needed to know.", lambda s: s.surveys),
+    Times("command_seconds", "How long judged commands took from their arrival until they were answered.",
+          lambda s: s.counts.commands),
+)  # fmt: skip
+
+BUILD = "The version of qmpguard; 1."
+
+
+class Meter(Collector):
+    """Answers Prometheus from snapshots."""
+
+    def __init__(self, shots: Callable[[], Sequence[Snapshot]]) -> None:
+        self._shots = shots
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric of every VM."""
+        yield InfoMetricFamily("qmpguard_build", BUILD, {"version": __version__})
+        shots = self._shots()
+        for number in NUMBERS:
+            family = number.kind(f"qmpguard_{number.name}", number.meaning, labels=("vm", *number.labels))
+            for shot in shots:
+                for labels, value in number.read(shot):
+                    family.add_metric((shot.name, *labels), float(value))
+            yield family
+        for times in TIMES:
+            histogram = HistogramMetricFamily(f"qmpguard_{times.name}", times.meaning, labels=("vm",))
+            for shot in shots:
+                _add(histogram, shot.name, times.read(shot))
+            yield histogram
+
+
+def _add(family: HistogramMetricFamily, vm: str, durations: Durations) -> None:
+    total, buckets = 0, []
+    for bound, count in zip((*map(str, BOUNDS), "+Inf"), durations.counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    family.add_metric((vm,), buckets, durations.total)
+
+
+def documentation() -> str:
+    """Return docs/metrics.md."""
+    rows = [("qmpguard_build_info", "gauge", "version", BUILD)]
+    for number in NUMBERS:
+        counter = number.kind is CounterMetricFamily
+        name = f"qmpguard_{number.name}{'_total' if counter else ''}"
+        rows.append((name, "counter" if counter else "gauge", ", ".join(("vm", *number.labels)), number.meaning))
+    rows += [(f"qmpguard_{times.name}", "histogram", "vm", times.meaning) for times in TIMES]
+    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in rows]
+    return "\n".join([_HEAD, *lines, _TAIL])
+
+
+_HEAD = """# Metrics
+
+`GET /metrics` of the admin interface answers in Prometheus' text format, or in OpenMetrics if the scraper asks for it.
+It is answered from memory: a scrape sends QEMU nothing, and a QEMU that hangs does not delay it.
+
+<!-- written by `make docs` from qmpguard/admin/metrics.py -->
+
+| metric | kind | labels | meaning |
+|---|---|---|---|"""
+
+_TAIL = f"""
+Label values are few and fixed: rules, verdicts and modes are those of `qmpguard rules`; `reason` is one of
+{", ".join(f"`{reason}`" for reason in DROP_REASONS)};
+`status` is QEMU's MigrationStatus, or `other` for one that this version does not know. No label holds what a client
+sent.
+
+What QEMU would have to be asked for is as old as the last look: at most 30 s, while a migration runs one second.
+"""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(documentation())

@@ -1,0 +1,207 @@
+"""What the admin interface says, as plain JSON values: one function for each noun. `openapi.py` describes the same."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+
+from qmpguard.policy.drift import Drift
+from qmpguard.policy.outlook import Chance
+from qmpguard.policy.rules import table
+from qmpguard.proxy.snapshot import Pulse
+from qmpguard.record import Decision, Event, LinkChange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qmpguard.policy.machine import Device, Facts
+    from qmpguard.policy.verdict import Finding
+    from qmpguard.proxy.counts import Counts
+    from qmpguard.proxy.sight import Course
+    from qmpguard.proxy.snapshot import Client, Snapshot
+    from qmpguard.record import Entry, Happening, Peer, Run
+
+Object: TypeAlias = dict[str, Any]
+
+#: the short words of the API for what the outlook says
+CHANCES = {Chance.YES: "yes", Chance.WARNED: "warned", Chance.NO: "no", Chance.UNKNOWN: "unknown"}
+
+
+def state(shot: Snapshot) -> str:
+    """Return a VM's state in one word: ``ready``, ``busy``, ``silent`` or ``down``."""
+    if not shot.link.up:
+        return "down"
+    return shot.pulse.value if shot.pulse in (Pulse.BUSY, Pulse.SILENT) else "ready"
+
+
+def vm(shot: Snapshot, run: Run) -> Object:
+    """Return all that is known of a VM."""
+    facts = shot.facts
+    return {
+        "name": shot.name,
+        "state": state(shot),
+        "ready": not shot.faults,
+        "faults": list(shot.faults),
+        "notes": list(shot.notes),
+        "link": {"up": shot.link.up, "since": shot.link.since, "reason": shot.link.reason},
+        "qemu": {"version": shot.qemu, "package": shot.package} if shot.qemu else None,
+        "heartbeat": shot.pulse.value,
+        "clients": [client(one) for one in shot.clients],
+        "seen": shot.seen,
+        "run_state": facts.runstate,
+        "capabilities": None if facts.capabilities is None else sorted(facts.capabilities),
+        "devices": _devices(facts),
+        "migration": _migration(shot.course, facts),
+        "may_migrate": [
+            {"way": p.way, "answer": CHANCES[p.chance], "reason": p.reason, "rule": p.rule, "fix": p.fix}
+            for p in shot.prospects
+        ],
+        "profile": shot.policy.profile.value,
+        "mode": shot.policy.mode.value,
+        "rules": [{"id": rule, "mode": mode.value} for rule, mode in shot.rules],
+        "drift": {"count": shot.counts.drifts, "last": None if shot.drift is None else entry(shot.drift, run)},
+        "counts": _counts(shot.counts),
+    }
+
+
+def client(one: Client) -> Object:
+    """Return a client."""
+    return {**peer(one.peer), "state": one.state, "since": one.since, "outstanding": one.outstanding}
+
+
+def peer(one: Peer) -> Object:
+    """Return who is at the other end of a session."""
+    return {"number": one.number, "pid": one.pid, "uid": one.uid, "gid": one.gid}
+
+
+def entry(one: Entry, run: Run) -> Object:
+    """Return one happening; its id is the place from which a stream can be resumed."""
+    kind, more = _happening(one.what)
+    return {"id": run.ref(one.number), "time": one.time, "vm": one.vm, "kind": kind, **more}
+
+
+def kind_of(what: Happening) -> str:
+    """Return which kind of happening it is: ``decision``, ``drift``, ``link`` or ``event``."""
+    match what:
+        case Decision():
+            return "decision"
+        case Drift():
+            return "drift"
+        case LinkChange():
+            return "link"
+        case Event():
+            return "event"
+        case _:
+            assert_never(what)
+
+
+def rules(shots: Sequence[Snapshot]) -> Object:
+    """Return the table of rules with the mode that each is in for each VM."""
+    modes = {shot.name: {rule: mode.value for rule, mode in shot.rules} for shot in shots}
+    return {
+        "rules": [
+            {
+                "id": rule,
+                "standard": standard,
+                "strict": strict,
+                "summary": summary,
+                "modes": {name: of_vm[rule] for name, of_vm in modes.items()},
+            }
+            for rule, standard, strict, summary in table()
+        ]
+    }
+
+
+def readiness(shots: Sequence[Snapshot], *, by_name: bool) -> Object:
+    """Return whether every VM is ready and what is wrong; without names and details for whom we do not know."""
+    ready = not any(shot.faults for shot in shots)
+    if not by_name:
+        reasons = sorted({fault.partition(":")[0] for shot in shots for fault in shot.faults})
+        return {"ready": ready, "reasons": reasons}
+    vms = [{"name": s.name, "ready": not s.faults, "reasons": list(s.faults), "notes": list(s.notes)} for s in shots]
+    return {"ready": ready, "reasons": [f"{s.name}: {fault}" for s in shots for fault in s.faults], "vms": vms}
+
+
+def _happening(what: Happening) -> tuple[str, Object]:
+    kind = kind_of(what)
+    match what:
+        case Decision():
+            return kind, _decision(what)
+        case Drift():
+            return kind, {"fact": what.fact.value, "before": list(what.before), "after": list(what.after)}
+        case LinkChange():
+            return kind, {"up": what.up, "what": what.what}
+        case Event():
+            return kind, {"name": what.name, "data": json.loads(what.data)}
+        case _:
+            assert_never(what)
+
+
+def _decision(decision: Decision) -> Object:
+    return {
+        "ref": decision.ref,
+        "client": peer(decision.peer),
+        "command": decision.command,
+        "outcome": decision.outcome.value,
+        "text": decision.text,
+        "qemu": decision.qemu,
+        "native": decision.native,
+        "findings": [_finding(finding) for finding in decision.verdict.findings],
+    }
+
+
+def _finding(finding: Finding) -> Object:
+    problem = finding.problem
+    return {
+        "rule": finding.rule,
+        "mode": finding.mode.value,
+        "reason": problem.refusal,
+        "fix": problem.fix,
+        "devices": list(problem.devices),
+        "capability": problem.capability,
+    }
+
+
+def _devices(facts: Facts) -> list[Object] | None:
+    devices = facts.devices if facts.details is None else facts.details
+    if devices is None:
+        return None
+    return [_device(d, hidden=False) for d in devices] + [_device(d, hidden=True) for d in facts.hidden]
+
+
+def _device(device: Device, *, hidden: bool) -> Object:
+    return {
+        "path": device.path,
+        "driver": device.driver,
+        "id": device.id,
+        "name": device.name,
+        "host": device.host,
+        "sysfsdev": device.sysfsdev,
+        "failover_pair_id": device.failover_pair_id,
+        "hidden": hidden,
+    }
+
+
+def _migration(course: Course, facts: Facts) -> Object:
+    progress = course.progress
+    return {
+        "status": course.status,
+        "under_way": course.under_way,
+        "steps": [{"time": step.time, "status": step.status} for step in course.steps],
+        "ram_sent": progress.sent if progress else None,
+        "ram_total": progress.total if progress else None,
+        "vfio_transferred": progress.vfio if progress else None,
+        "blockers": list(facts.migration.blockers) if facts.migration else [],
+    }
+
+
+def _counts(counts: Counts) -> Object:
+    return {
+        "passed": counts.passed,
+        "allowed": counts.allowed,
+        "warned": counts.warned,
+        "refused": counts.refused,
+        "events": counts.events,
+        "clients": counts.clients,
+        "links": counts.links,
+    }

@@ -1,0 +1,81 @@
+"""The metrics: in Prometheus' own eyes, and as the document tells them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import parser
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+
+from qmpguard.admin.metrics import documentation
+from tests.admin.visiting import visiting
+from tests.fakes.qemu import FakeQemu
+from tests.guarding import capabilities, connected, eventually, guarding
+
+ROOT = Path(__file__).parents[2]
+
+
+def bare(name: str) -> str:
+    return name.removesuffix("_total").removesuffix("_info")
+
+
+def test_the_document_is_written_from_the_table() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == documentation(), "make docs"
+
+
+async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu:
+        qemu.devices["gpu0"] = "vfio-pci"
+        qemu.migration, qemu.progress = "active", {"ram": {"transferred": 5, "total": 9}, "vfio": {"transferred": 3}}
+        async with (
+            guarding(qemu.path, watch=0.02) as guard,
+            visiting(tmp_path, guard) as visitor,
+            connected(tmp_path / "guard.sock") as qmp,
+        ):
+            await eventually(lambda: guard.hub.snapshot().course.status == "active")
+            await qmp.ask("query-status")
+            await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=True))
+            text = (await visitor.get("/metrics"))[1]
+            strict = (await visitor.get("/metrics", Accept="application/openmetrics-text; version=1.0.0"))[1]
+    families = {family.name: family for family in parser.text_string_to_metric_families(text)}
+    values = {
+        (sample.name, *(value for label, value in sorted(sample.labels.items()) if label != "vm")): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert values["qmpguard_upstream_up",] == values["qmpguard_upstream_answers",] == 1
+    assert values["qmpguard_clients",] == 1
+    assert values["qmpguard_commands_total", "passed"] == 1
+    assert values["qmpguard_commands_total", "refused"] == 1
+    assert values["qmpguard_decisions_total", "enforce", "vfio-postcopy", "refused"] == 1
+    assert values["qmpguard_vfio_devices",] == 1
+    assert values["qmpguard_vfio_transferred_bytes",] == 3
+    assert values["qmpguard_migration_status", "active"] == 1
+    assert values["qmpguard_migration_status", "none"] == 0
+    assert values["qmpguard_may_migrate", "plain"] == 1
+    assert values["qmpguard_may_migrate", "postcopy"] == 0
+    assert values["qmpguard_survey_seconds_count",] == values["qmpguard_command_seconds_count",] == 1
+    told = {bare(name) for name in re.findall(r"^\| `(\w+)`", documentation(), re.MULTILINE)}
+    assert told == {bare(name) for name in families}
+    assert {family.name for family in read_openmetrics(strict)} == told  # type: ignore[no-untyped-call]
+    labels = [sample.labels for family in families.values() for sample in family.samples if "build" not in family.name]
+    assert {one.get("vm") for one in labels} == {"test"}
+
+
+async def test_what_is_not_known_is_absent_and_not_zero(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
+        text = (await visitor.get("/metrics"))[1]
+    assert 'qmpguard_upstream_up{vm="test"} 0.0' in text
+    for name in ("vfio_devices", "may_migrate", "vfio_transferred_bytes", "upstream_answers", "capability_on"):
+        assert f"qmpguard_{name}{{" not in text
+
+
+async def test_a_status_that_is_not_known_is_other_and_makes_no_label(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu:
+        qemu.migration = "warp"
+        async with guarding(qemu.path, watch=0.02) as guard, visiting(tmp_path, guard) as visitor:
+            await eventually(lambda: guard.hub.snapshot().course.status == "warp")
+            text = (await visitor.get("/metrics"))[1]
+    assert "warp" not in text
+    assert 'qmpguard_migration_status{status="other",vm="test"} 1.0' in text

@@ -1,0 +1,108 @@
+"""What tests of the admin interface begin with: a guard with its interface on a unix socket or on TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from qmpguard.address import Address, TcpAddress, UnixAddress
+from qmpguard.admin.server import Admin
+from tests.guarding import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from pathlib import Path
+
+    from qmpguard.admin.feed import Vm
+    from qmpguard.guard import Guard
+    from qmpguard.record import Run
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@dataclass
+class Visitor:
+    """An HTTP client of the admin interface."""
+
+    http: aiohttp.ClientSession
+    base: str
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        """The status, and the JSON or the text."""
+        async with self.http.get(self.base + path, headers=headers) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if response.content_type == "application/json" else text
+
+    @asynccontextmanager
+    async def stream(self, query: str = "", **headers: str) -> AsyncGenerator[Listening]:
+        async with self.http.get(f"{self.base}/api/v1/stream{query}", headers=headers) as response:
+            assert response.status == 200
+            yield Listening(response)
+
+
+@dataclass
+class Listening:
+    """An open stream."""
+
+    response: aiohttp.ClientResponse
+
+    async def next(self, *kinds: str) -> dict[str, Any]:
+        """The next message, of one of these kinds; its kind is in ``event``, its place in ``place``."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                fields: dict[str, str] = {}
+                while line := (await self.response.content.readline()).decode().rstrip("\n"):
+                    name, _, value = line.partition(": ")
+                    fields[name] = value
+                assert fields, "the stream has ended"
+                if "event" in fields and (not kinds or fields["event"] in kinds):
+                    return {**json.loads(fields["data"]), "event": fields["event"], "place": fields.get("id")}
+
+
+@asynccontextmanager
+async def serving(
+    listen: Address, vms: Sequence[Vm], run: Run, *, token_file: str | None = None, hosts: Sequence[str] = ()
+) -> AsyncGenerator[None]:
+    """Serve the admin interface of some VMs."""
+    admin = Admin(listen, lambda: vms, run, token_file=token_file, hosts=hosts)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(admin.run())
+        await eventually(lambda: admin._tasks is not None)
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[Visitor]:
+    """Visit a guard's admin interface by a unix socket."""
+    path = folder / "admin.sock"
+    connector = aiohttp.UnixConnector(str(path), limit=0)
+    hub = guard.hub
+    async with (
+        serving(UnixAddress(str(path)), [hub], hub.journal.run),
+        aiohttp.ClientSession(connector=connector) as http,
+    ):
+        yield Visitor(http, "http://localhost")
+
+
+@asynccontextmanager
+async def visiting_by_tcp(folder: Path, *guards: Guard, hosts: Sequence[str] = ()) -> AsyncGenerator[Visitor]:
+    """Visit by TCP, where a token is needed."""
+    (folder / "token").write_text(TOKEN + "\n")
+    hubs = [guard.hub for guard in guards]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = TcpAddress("127.0.0.1", port)
+    async with (
+        serving(address, hubs, hubs[0].journal.run, token_file=str(folder / "token"), hosts=hosts),
+        aiohttp.ClientSession() as http,
+    ):
+        yield Visitor(http, f"http://127.0.0.1:{port}")
