@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: in the order in which help shows them; each is a module of `qmpguard.commands`
-COMMANDS = ("run", "config", "rules", "demo")
+COMMANDS = ("run", "override", "config", "rules", "demo")
 
 
 class Command(Protocol):

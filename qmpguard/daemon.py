@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from qmpguard.console import Console, place
 from qmpguard.fleet import Fleet
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
@@ -45,6 +46,7 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             own = [
                 tasks.create_task(notifier.watchdog()),
                 tasks.create_task(_announce(list(fleet.guards.values()))),
+                tasks.create_task(Console(fleet, place()).run()),
                 tasks.create_task(reloads.run(notifier.reloading, notifier.ready)),
             ]
             if config.admin is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from heapq import merge
 from typing import TYPE_CHECKING, TypeAlias
@@ -94,7 +95,26 @@ class Event:
             object.__setattr__(self, "data", "{}")
 
 
-Happening: TypeAlias = Decision | Drift | LinkChange | Event
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A rule, or all of them (None), was set to warn until a time, in seconds since the epoch; or that is over."""
+
+    begun: bool
+    rule: str | None
+    until: float
+    reason: str
+    peer: Peer
+
+    def __str__(self) -> str:
+        """Return it as the log tells it."""
+        until = datetime.fromtimestamp(self.until, UTC).isoformat(timespec="seconds")
+        return (
+            f"override={'begun' if self.begun else 'over'} rule={self.rule or 'all'} until={until} "
+            f"by=pid{self.peer.pid}/uid{self.peer.uid} reason={self.reason!r}"
+        )
+
+
+Happening: TypeAlias = Decision | Drift | LinkChange | Event | Override
 
 
 @dataclass(frozen=True, slots=True)

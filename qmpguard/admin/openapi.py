@@ -81,6 +81,10 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Link": _object(**_ENTRY, kind={"const": "link"}, up=_FLAG, what=_TEXT),
     "Event": _object(**_ENTRY, kind={"const": "event"}, name=_TEXT, data={}),
+    "Override": _object(rule=_MAYBE, until=_TIME, reason=_TEXT, client=_ref("Peer")),
+    "OverrideChange": _object(
+        **_ENTRY, kind={"const": "override"}, begun=_FLAG, rule=_MAYBE, until=_TIME, reason=_TEXT, client=_ref("Peer")
+    ),
     "Vm": _object(
         name=_TEXT,
         state={"enum": ["ready", "busy", "silent", "down"]},
@@ -100,6 +104,7 @@ SCHEMAS: dict[str, Schema] = {
         profile={"enum": ["standard", "strict"]},
         mode=_MODE,
         rules=_list("RuleMode"),
+        overrides=_list("Override"),
         drift=_object(count=_COUNT, last=_maybe(_ref("Drift"))),
         counts=_object(**dict.fromkeys(
             ("passed", "allowed", "warned", "refused", "events", "clients", "links"), _COUNT
@@ -140,7 +145,10 @@ _LIMIT = _query("limit", "the latest so many", {"type": "integer", "minimum": 1,
 _KINDS = {
     **_query(
         "kinds", "only these",
-        {"type": "array", "items": {"enum": ["decision", "drift", "link", "event"]}, "minItems": 1, "maxItems": 4},
+        {
+            "type": "array", "items": {"enum": ["decision", "drift", "link", "event", "override"]},
+            "minItems": 1, "maxItems": 5,
+        },
     ),
     "style": "form",
     "explode": False,
@@ -156,8 +164,8 @@ def document() -> Schema:
     vms = _answer("Every VM.", _object(vms=_list("Vm")))
     decisions = _answer("Decisions, oldest first.", _object(decisions=_list("Decision"), last=_ID))
     stream = _answer(
-        "Server-sent events: `vm` (a Vm, when it has changed) without an id; `decision`, `drift`, `link` and `event`, "
-        "each with the id from which it can be resumed.",
+        "Server-sent events: `vm` (a Vm, when it has changed) without an id; `decision`, `drift`, `link`, `event` and "
+        "`override`, each with the id from which it can be resumed.",
         _TEXT,
         "text/event-stream",
     )

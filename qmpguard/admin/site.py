@@ -31,7 +31,7 @@ KEEP_ALIVE = 15.0
 #: decisions in one answer, at most and by default: all that a journal keeps
 MAX_DECISIONS = 1000
 
-KINDS = ("decision", "drift", "link", "event")
+KINDS = ("decision", "drift", "link", "event", "override")
 _PLACE = re.compile(r"(?:([0-9a-f]{1,16})-)?(\d{1,15})", re.ASCII)
 _FILES = {
     "/": ("index.html", "text/html"),

@@ -9,7 +9,7 @@ from qmpguard.policy.drift import Drift
 from qmpguard.policy.outlook import Chance
 from qmpguard.policy.rules import table
 from qmpguard.proxy.snapshot import Pulse
-from qmpguard.record import Decision, Event, LinkChange
+from qmpguard.record import Decision, Event, LinkChange, Override
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,7 @@ def vm(shot: Snapshot, run: Run) -> Object:
         "profile": shot.policy.profile.value,
         "mode": shot.policy.mode.value,
         "rules": [{"id": rule, "mode": mode.value} for rule, mode in shot.rules],
+        "overrides": [override(one) for one in shot.overrides],
         "drift": {"count": shot.counts.drifts, "last": None if shot.drift is None else entry(shot.drift, run)},
         "counts": _counts(shot.counts),
     }
@@ -67,6 +68,11 @@ def vm(shot: Snapshot, run: Run) -> Object:
 def client(one: Client) -> Object:
     """Return a client."""
     return {**peer(one.peer), "state": one.state, "since": one.since, "outstanding": one.outstanding}
+
+
+def override(one: Override) -> Object:
+    """Return what lets a rule warn for a while; rule null: all of them."""
+    return {"rule": one.rule, "until": one.until, "reason": one.reason, "client": peer(one.peer)}
 
 
 def peer(one: Peer) -> Object:
@@ -81,7 +87,7 @@ def entry(one: Entry, run: Run) -> Object:
 
 
 def kind_of(what: Happening) -> str:
-    """Return which kind of happening it is: ``decision``, ``drift``, ``link`` or ``event``."""
+    """Return which kind of happening it is: ``decision``, ``drift``, ``link``, ``event`` or ``override``."""
     match what:
         case Decision():
             return "decision"
@@ -91,6 +97,8 @@ def kind_of(what: Happening) -> str:
             return "link"
         case Event():
             return "event"
+        case Override():
+            return "override"
         case _:
             assert_never(what)
 
@@ -133,6 +141,8 @@ def _happening(what: Happening) -> tuple[str, Object]:
             return kind, {"up": what.up, "what": what.what}
         case Event():
             return kind, {"name": what.name, "data": json.loads(what.data)}
+        case Override():
+            return kind, {"begun": what.begun, **override(what)}
         case _:
             assert_never(what)
 

@@ -22,6 +22,7 @@ from qmpguard.proxy.dealer import Dealer
 from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
 from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.link import MAX_UNSENT, Link
+from qmpguard.proxy.overrides import Overrides
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.proxy.session import Session, Slot
 from qmpguard.proxy.snapshot import LinkState, Snapshot, take
@@ -98,6 +99,7 @@ class Hub:
         self.gate = Gate(
             self.control, policy, self._record, self._drifted, self._learn, timeout=self.limits.survey_timeout
         )
+        self.overrides = Overrides(name, policy, self._judge_by, self._happened)
         self.watch = Watch(self.gate, name, self.limits.watch)
         self._address = address
         self._qemu: tuple[int, ...] | None = None  # which one the link is with
@@ -108,9 +110,13 @@ class Hub:
 
     def adopt(self, policy: Policy, limits: Limits) -> None:
         """Follow another policy and other limits from now on; clients that are here stay."""
-        self.gate.adopt(policy, limits.survey_timeout)
-        self.watch.adopt(limits.watch)
         self.limits = limits
+        self.watch.adopt(limits.watch)
+        self.overrides.base = policy
+        self._judge_by(self.overrides.policy)
+
+    def _judge_by(self, policy: Policy) -> None:
+        self.gate.adopt(policy, self.limits.survey_timeout)
 
     # the life of links
 
@@ -121,6 +127,7 @@ class Hub:
                 async for sock in sockets:
                     await self._serve(sock)
         finally:
+            self.overrides.close()
             for session in tuple(self.sessions):
                 session.close("the guard stops")
 

@@ -87,6 +87,11 @@ class Listener:
             case TcpAddress(host, port):
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 return socket.create_server((host, port), family=family, backlog=BACKLOG)
+            case UnixAddress(path) if path.startswith("\0"):  # an abstract name, which leaves nothing behind (unix(7))
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.bind(path)
+                sock.listen(BACKLOG)
+                return sock
             case UnixAddress(path):
                 _clear(path)
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

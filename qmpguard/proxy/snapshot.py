@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.counts import Counts, Durations
     from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.sight import Course
-    from qmpguard.record import Entry, Peer
+    from qmpguard.record import Entry, Override, Peer
 
 
 class Pulse(Enum):
@@ -69,6 +69,7 @@ class Snapshot:
     drift: Entry | None
     counts: Counts
     surveys: Durations
+    overrides: tuple[Override, ...] = ()
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class Snapshot:
         """What does not keep it from being used, but should be known."""
         mode = dict(self.rules)["new-monitor"]
         told = f"rule new-monitor is in mode {mode.value}: what opens a way around the guard is let through"
-        return () if mode is Mode.ENFORCE else (told,)
+        return (*(str(override) for override in self.overrides), *(() if mode is Mode.ENFORCE else (told,)))
 
 
 def take(hub: Hub) -> Snapshot:
@@ -111,6 +112,7 @@ def take(hub: Hub) -> Snapshot:
         drift=hub.last_drift,
         counts=hub.counts,
         surveys=gate.surveys,
+        overrides=hub.overrides.active,
     )
 
 

@@ -1,0 +1,100 @@
+"""The consoles of the guards that run on this machine: found, and spoken to. See `qmpguard.console`."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmpguard.console import MAX_REQUEST, NAME, PATIENCE
+from qmpguard.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: bytes of an answer at most: a thousand VMs with an override each
+MAX_ANSWER = 4 << 20
+_CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The console of a running guard: where it is, whose it is, and the VMs with what is overridden there."""
+
+    path: str
+    pid: int
+    vms: dict[str, list[dict[str, object]]]
+
+
+def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
+    """Return the console of the one guard that is meant, and the one VM. Raises `UsageError` or `UnavailableError`."""
+    found = [one for one in every(pid) if vm is None or vm in one.vms]
+    if not found:
+        which = " and ".join([f"VM {vm}"] * (vm is not None) + [f"process {pid}"] * (pid is not None))
+        raise UnavailableError(f"no guard {f'for {which} ' * bool(which)}answers; ask as its user or as root")
+    if len(found) > 1:
+        raise UsageError(f"there are several guards: say --pid {' or --pid '.join(str(one.pid) for one in found)}")
+    names = list(found[0].vms)
+    if vm is None and len(names) != 1:
+        raise UsageError(f"it guards several VMs: say --vm {' or --vm '.join(names)}")
+    return found[0], vm or names[0]
+
+
+def every(pid: int | None = None) -> Iterator[Found]:
+    """Yield the consoles that answer us: those of a process, or all that can be found."""
+    seen = set()
+    for path in _paths(pid):
+        try:
+            answer, owner = _ask(path, {"status": True})
+        except UnavailableError:
+            continue  # another user's, or left behind
+        if (pid is None or owner == pid) and owner not in seen:
+            seen.add(owner)
+            yield Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
+
+
+def ask(found: Found, request: dict[str, object]) -> object:
+    """Return what a console answers. Raises `UsageError` with its refusal, or `UnavailableError`."""
+    return _ask(found.path, request)[0]
+
+
+def _paths(pid: int | None) -> Iterator[str]:
+    """Yield where consoles may be: as the kernel lists sockets, and in runtime directories."""
+    try:
+        lines = Path(f"/proc/{pid or 'self'}/net/unix").read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise UnavailableError(f"process {pid}: {error.strerror}") from None
+    for line in lines:
+        name = line.rpartition(" ")[2]
+        if name.startswith(f"@{NAME}-"):
+            yield "\0" + name[1:]
+        elif name.endswith(f"/{NAME}.sock"):
+            yield name
+    yield from (str(path) for path in Path("/run").glob(f"qmpguard*/{NAME}.sock"))
+
+
+def _ask(path: str, request: dict[str, object]) -> tuple[Any, int]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE)
+        try:
+            sock.connect(path)
+            owner: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(_line(sock))
+        except (OSError, ValueError) as error:
+            raise UnavailableError(f"the guard does not answer: {error}") from None
+    if "error" in answer:
+        raise UsageError(answer["error"])
+    return answer["return"], owner
+
+
+def _line(sock: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) <= MAX_ANSWER:
+        if not (piece := sock.recv(MAX_REQUEST)):
+            break
+        data += piece
+    return data

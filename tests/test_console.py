@@ -1,0 +1,223 @@
+"""The console of a guard, and who may use it; `qmpguard override`, which does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qmpguard import console
+from qmpguard.cli import main
+from qmpguard.console import LONGEST, MAX_REASON, Console, place
+from qmpguard.policy.policy import Mode, Policy
+from qmpguard.record import Override, Peer
+from tests.fakes.qemu import FakeQemu
+from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
+from tests.test_fleet import fleet_of, vm
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from qmpguard.fleet import Fleet
+    from qmpguard.record import Entry
+
+POSTCOPY = capabilities(postcopy_ram=True)
+BEGIN: dict[str, Any] = {"vm": "one", "rule": None, "seconds": 60, "reason": "ticket 7"}
+
+
+@asynccontextmanager
+async def console_of(fleet: Fleet, path: str) -> AsyncGenerator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(Console(fleet, path).run())
+        await asyncio.sleep(0)
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def say(path: str, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(data)
+    writer.write_eof()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def ask(path: str, **request: Any) -> Any:
+    return json.loads(await say(path, json.dumps(request).encode() + b"\n"))
+
+
+@pytest.mark.parametrize("where", ["abstract", "file"])
+async def test_an_override_lets_pass_what_was_refused_and_is_on_record(tmp_path: Path, where: str) -> None:
+    path = f"\0{tmp_path}" if where == "abstract" else str(tmp_path / "c")
+    heard: list[Entry] = []
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        fleet_of(vm(qemu)) as fleet,
+        console_of(fleet, path),
+        connected(tmp_path / "one.sock") as qmp,
+    ):
+        fleet.listen(heard.append)
+        qemu.devices["gpu0"] = "vfio-pci"
+        assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")
+        assert "return" in await ask(path, begin=BEGIN)
+        assert fleet.guards["one"].hub.snapshot().overrides[0].reason == "ticket 7"
+        assert "override=begun rule=all" in fleet.guards["one"].hub.snapshot().notes[0]
+        assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
+        assert await ask(path, end={"vm": "one", "rule": None}) == {"return": True}
+        assert await ask(path, end={"vm": "one", "rule": None}) == {"return": False}
+        assert_refused(await qmp.ask("migrate", {"uri": "exec:cat"}), "vfio-postcopy")
+        begun, over = (entry.what for entry in heard if isinstance(entry.what, Override))
+        assert (begun.begun, over.begun, begun.peer.uid, begun.until) == (True, False, os.getuid(), over.until)
+        assert fleet.guards["one"].hub.gate.policy == Policy()
+
+
+async def test_an_override_ends_by_itself_and_outlives_a_reload(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
+        hub = fleet.guards["one"].hub
+        hub.overrides.begin("vfio-postcopy", 0.2, "soon over", Peer(0))
+        fleet.fit([vm(qemu, policy=Policy(rules={"hmp-write": Mode.WARN}))])
+        assert hub.gate.policy.rules == {"hmp-write": Mode.WARN, "vfio-postcopy": Mode.WARN}
+        await eventually(lambda: not hub.overrides.active)
+        assert hub.gate.policy.rules == {"hmp-write": Mode.WARN}
+
+
+async def test_an_override_of_the_same_rule_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
+        overrides = fleet.guards["one"].hub.overrides
+        overrides.begin("vfio-postcopy", 0.01, "first", Peer(0))
+        overrides.begin("vfio-postcopy", 60, "second", Peer(0))
+        overrides.begin("unverified", 0.02, "third", Peer(0))
+        await eventually(lambda: len(overrides.active) == 1)
+        assert [override.reason for override in overrides.active] == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (b"x\n", "it is no JSON"),
+        (b"[" * 10000 + b"\n", "it is no JSON"),
+        (b"{}\n", "no request that this version knows"),
+        (b'{"begin": {"vm": "one"}}\n', "no request that this version knows"),
+        ({**BEGIN, "vm": "two"}, "there is no VM 'two' here; there are one"),
+        ({**BEGIN, "rule": "vfio"}, "there is no rule 'vfio'; there are vfio-postcopy, "),
+        ({**BEGIN, "seconds": 0}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "seconds": LONGEST + 1}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "seconds": float("nan")}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "seconds": True}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "reason": " \n"}, "a reason is a text"),
+        ({**BEGIN, "reason": "a" * (MAX_REASON + 1)}, "a reason is a text"),
+        ({**BEGIN, "reason": "\x1b[2J"}, "a reason is a text"),
+    ],
+)
+async def test_what_is_asked_wrongly_is_refused(tmp_path: Path, request_: Any, says: str) -> None:
+    path = str(tmp_path / "c")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        data = request_ if isinstance(request_, bytes) else json.dumps({"begin": request_}).encode() + b"\n"
+        assert says in json.loads(await say(path, data))["error"]
+        assert not fleet.guards["one"].hub.overrides.active
+        assert (await ask(path, status=True))["return"] == [{"vm": "one", "overrides": []}]
+
+
+async def test_another_user_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "c")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        monkeypatch.setattr("qmpguard.proxy.listener._who", lambda *_: Peer(1, 2, os.geteuid() + 1, 3))
+        assert await say(path, b'{"status": true}\n') == b""
+
+
+async def test_one_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "PATIENCE", 0.01)
+    path = str(tmp_path / "c")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        reader, writer = await asyncio.open_unix_connection(path)
+        async with asyncio.timeout(PATIENCE):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_console_that_cannot_be_had_does_not_end_the_guard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "c").write_text("no socket")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, str(tmp_path / "c")):
+        assert "no overrides are possible: cannot listen at" in caplog.text
+
+
+def test_the_place_is_a_file_under_systemd_and_an_abstract_name_elsewhere() -> None:
+    assert place({"RUNTIME_DIRECTORY": "/run/qmpguard-a:/run/x"}) == "/run/qmpguard-a/qmpguard-console.sock"
+    assert place({}).startswith(f"\0qmpguard-console-{os.getpid()}-")
+    assert place({}) != place({})
+
+
+async def override(*arguments: str) -> int:
+    """The command, in a thread: it waits for the guard, which is in this process."""
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.to_thread(main, ["override", "--pid", str(os.getpid()), *arguments])
+
+
+@pytest.mark.parametrize("where", ["abstract", "file"])
+async def test_the_command_begins_shows_and_ends(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place({} if where == "abstract" else {"RUNTIME_DIRECTORY": str(tmp_path)})
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        assert await override() == 0
+        assert await override("--rule", "vfio-postcopy", "--for", "10m", "--reason", "ticket 7") == 0
+        (active,) = fleet.guards["one"].hub.overrides.active
+        assert (active.rule, active.reason, active.peer.pid) == ("vfio-postcopy", "ticket 7", os.getpid())
+        assert await override() == 0
+        assert await override("--rule", "vfio-postcopy", "--end") == 0
+        assert not fleet.guards["one"].hub.overrides.active
+        assert await override("--all-rules", "--for", "1.5h", "--reason", "x", "--vm", "one") == 0
+        assert fleet.guards["one"].hub.overrides.active[0].rule is None
+    none, begun, shown, over, everything = capsys.readouterr().out.splitlines()
+    assert none == "one: nothing is overridden"
+    assert begun.startswith("one: rule vfio-postcopy warns until ")
+    assert shown == begun
+    assert over == "one: the override is over"
+    assert everything.startswith("one: all rules warn until ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--for", "1m"], 2, "say which: --rule ID, or --all-rules"),
+        (["--rule", "x", "--all-rules"], 2, "exclude each other"),
+        (["--rule", "vfio-postcopy", "--for", "1m"], 2, "needs --for TIME and --reason TEXT"),
+        (["--rule", "vfio-postcopy", "--for", "1d", "--reason", "x"], 2, "--for 1d: write a time as 90s, 10m or 2h"),
+        (["--rule", "vfio-postcopy", "--end", "--for", "1m"], 2, "--end needs neither"),
+        (["--rule", "nonsense", "--end"], 2, "it guards several VMs: say --vm one or --vm two"),
+        (["--rule", "nonsense", "--end", "--vm", "one"], 2, "there is no rule 'nonsense'"),
+        (["--rule", "vfio-postcopy", "--end", "--vm", "one"], 2, "one: nothing of that kind is overridden"),
+        (["--rule", "vfio-postcopy", "--end", "--vm", "three"], 69, "no guard for VM three and process "),
+    ],
+)
+async def test_what_is_wrong_with_a_command_is_said(
+    tmp_path: Path, arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeQemu(tmp_path / "q") as one, FakeQemu(tmp_path / "r") as two:
+        async with fleet_of(vm(one), vm(two, "two")) as fleet, console_of(fleet, place({})):
+            assert await override(*arguments) == code
+        assert says in capsys.readouterr().err
+
+
+async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stray socket with the right name is no guard, and does not stand in the way."""
+    with socket.socket(socket.AF_UNIX) as stray:
+        stray.bind(f"\0{console.NAME}-stray-{os.getpid()}")
+        async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, place({})):
+            assert await override("--rule", "vfio-postcopy", "--for", "1m", "--reason", "x") == 0
+    assert "one: rule vfio-postcopy warns" in capsys.readouterr().out
