@@ -135,6 +135,7 @@ class Facts:
     type: str | None = None
     commands: frozenset[str] | None = None  # every command of QEMU's schema
     hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
+    confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
 
 
 @dataclass(frozen=True, slots=True)

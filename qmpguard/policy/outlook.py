@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Facts, Machine, Start, Unknown
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.rules import judge
 from qmpguard.policy.verdict import Finding, Verdict
 
 #: the ways to migrate that are told apart, each with the dangerous capability that it uses

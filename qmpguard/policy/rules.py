@@ -6,17 +6,15 @@ line stands in every printed table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Device, Machine, Start, is_vfio
-from qmpguard.policy.operations import CallUnlisted, OpenMonitor, RunProgram, SetProperty, WriteHmp
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.verdict import Finding, Problem, Verdict
+from qmpguard.policy.verdict import Problem
 
 if TYPE_CHECKING:
-    from qmpguard.policy.operations import Operation
+    from collections.abc import Callable
 
 #: the texts of QEMU's blocker for all VFIO devices together (hw/vfio/common.c; the second is 8.0's and 8.1's)
 VFIO_WIDE_BLOCKERS = (
@@ -240,22 +238,6 @@ def passes_unjudged(command: str, commands: frozenset[str]) -> bool:
     return command in commands and not command.startswith("__")
 
 
-#: the operations that one rule alone looks at
-_SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
-    OpenMonitor: new_monitor,
-    SetProperty: vfio_property,
-    WriteHmp: hmp_write,
-    RunProgram: runs_program,
-    CallUnlisted: unknown_command,
-}
-
-
-def concerns(kind: type, policy: Policy) -> bool:
-    """Say whether any rule that is not off looks at a kind of operation; where none does, there is nothing to judge."""
-    sole = _SOLE.get(kind)
-    return sole is None or any(rule.mode(policy) is not Mode.OFF for rule in RULES if rule.fails is sole)
-
-
 #: judged by the gate, not by a look at a machine
 UNVERIFIED = "unverified"
 
@@ -276,23 +258,3 @@ def table() -> list[tuple[str, str, str, str]]:
     rows = [(rule.id, rule.standard.value, rule.strict.value, rule.summary) for rule in RULES]
     last = "Refuse what cannot be read or verified: odd arguments, or a QEMU that does not answer."
     return [*rows, (UNVERIFIED, "enforce", "enforce", last)]
-
-
-def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
-    """Return the verdict on an operation.
-
-    A rule counts when it fails after the operation and either did not fail before or the operation starts a migration.
-    Raises `Unknown` where a rule needs a fact that was not asked yet.
-    """
-    after = operation.after(before)
-    findings = []
-    for rule in RULES:
-        mode = rule.mode(policy)
-        if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
-            continue
-        if after.starting is None and rule.fails(before, policy) is not None:
-            continue
-        if problem.advisory or (problem.capability and operation.meets_a_leftover(before)):
-            mode = Mode.WARN
-        findings.append(Finding(rule.id, mode, problem))
-    return Verdict(tuple(findings))

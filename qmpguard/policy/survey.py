@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import (
     Device,
     Fact,
@@ -21,7 +22,6 @@ from qmpguard.policy.machine import (
     is_vfio,
 )
 from qmpguard.policy.operations import SetProperty
-from qmpguard.policy.rules import judge
 from qmpguard.policy.schema import read_schema
 
 if TYPE_CHECKING:

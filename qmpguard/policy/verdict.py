@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qmpguard.policy.native import UNTOLD, Native
 from qmpguard.policy.policy import Mode
 
 
@@ -45,9 +46,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a request may pass. Every failing rule that is not off is among the findings."""
+    """Whether a request may pass. Every failing rule that is not off is among the findings.
+
+    ``native`` is what QEMU itself would do about the finding that weighs most.
+    """
 
     findings: tuple[Finding, ...] = ()
+    native: Native = UNTOLD
 
     @property
     def refusal(self) -> Finding | None:

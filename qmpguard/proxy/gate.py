@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import Baseline, Drift
+from qmpguard.policy.judgment import concerns
 from qmpguard.policy.machine import Device, Fact, Facts
+from qmpguard.policy.native import seen_in
 from qmpguard.policy.operations import AddDevice, CallUnlisted, Operation, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
-from qmpguard.policy.rules import concerns, passes_unjudged, unverified_mode
+from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, unverified
 from qmpguard.proxy.counts import Durations
@@ -66,6 +68,7 @@ class Gate:
         self.policy = policy
         self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
+        self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
         self.baseline = Baseline()
         self.turn = asyncio.Lock()
         self.primaries = Primaries()
@@ -130,6 +133,7 @@ class Gate:
         self.primaries = Primaries()
         self.baseline = Baseline()
         self.sight = Sight(time.time)
+        self.confirmed = frozenset()
         self.commands = None
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
@@ -179,7 +183,7 @@ class Gate:
             self.surveys.add(loop.time() - begun)
 
     def _known(self) -> Facts:
-        return Facts(hidden=self.primaries.hidden, commands=self.commands)
+        return Facts(hidden=self.primaries.hidden, commands=self.commands, confirmed=self.confirmed)
 
     def _compare(self, facts: Facts, ticket: int) -> None:
         self.primaries.hidden = facts.hidden
@@ -188,12 +192,21 @@ class Gate:
             self._drifted(drift)
 
     async def _remember(self, reading: Operation | Unreadable, reply: bytes | None) -> None:
-        """Look where a failover primary went that QEMU has accepted: it may be kept out of sight."""
-        if isinstance(reading, StartMigration) and reply is not None and was_accepted(reply):
-            self.sight.started()
-        if not isinstance(reading, AddDevice) or reply is None or not was_accepted(reply):
+        """Take what QEMU's reply tells for the next verdicts."""
+        if reply is None:
             return
-        device = reading.device
+        match reading:
+            case StartMigration() if was_accepted(reply):
+                self.sight.started()
+            case StartMigration():
+                self.confirmed |= seen_in(reply.decode("ascii"))
+            case AddDevice(device) if was_accepted(reply):
+                await self._look_for(device)
+            case _:
+                pass
+
+    async def _look_for(self, device: Device) -> None:
+        """Look where a failover primary went that QEMU has accepted: it may be kept out of sight."""
         self.primaries.forget(device.id)
         if device.failover_pair_id is None:
             return

@@ -371,7 +371,8 @@ class Hub:
     def _record(self, slot: Slot, verdict: Verdict) -> Decision:
         command = slot.request.command if slot.request else ""
         version = self.link.greeting.version if self.link else "gone"
-        decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version)
+        native = verdict.native.refuses.value
+        decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version, native)
         self._happened(decision)
         self.counts.decided(decision)
         for finding in verdict.findings:

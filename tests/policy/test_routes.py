@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pytest
 
+from qmpguard.policy.judgment import concerns, judge
 from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
-from qmpguard.policy.rules import concerns, judge, passes_unjudged, unverified_mode
+from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from tests.policy.scenes import (
     ANONYMOUS,
     BARE,

@@ -6,20 +6,13 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.judgment import concerns, judge
 from qmpguard.policy.machine import Device, Facts, Machine, Unknown
 from qmpguard.policy.operations import CallUnlisted, OpenMonitor, SetCapabilities, WriteHmp
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import READERS, Harmless, Unreadable
 from qmpguard.policy.readers import read as read_with
-from qmpguard.policy.rules import (
-    RULES,
-    Rule,
-    concerns,
-    judge,
-    passes_unjudged,
-    table,
-    unverified_mode,
-)
+from qmpguard.policy.rules import RULES, Rule, passes_unjudged, table, unverified_mode
 from qmpguard.policy.verdict import Finding, unverified
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.record import Decision
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import assert_refused, capabilities, connected, guarding
 
@@ -237,6 +238,23 @@ async def test_in_mode_warn_everything_passes_and_is_counted(tmp_path: Path) -> 
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
         assert await qmp.ask("migrate", {"uri": "exec:cat", "unheard-of": 1}) == {"return": {}}
         assert (guard.hub.counts.refused, guard.hub.counts.warned) == (0, 2)
+
+
+async def test_the_record_says_what_qemu_itself_would_do(tmp_path: Path) -> None:
+    policy = Policy(mode=Mode.WARN)
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, policy=policy) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.devices["gpu0"] = "vfio-pci"
+        qemu.capabilities["postcopy-ram"] = True
+        own = {"class": "GenericError", "desc": "gpu0: VFIO migration is not supported with postcopy migration"}
+        qemu.answers["migrate"] = lambda _: own
+        for _ in range(2):
+            assert (await qmp.ask("migrate", {"uri": "tcp:h:1"}))["error"] == own
+        told = [entry.what.native for entry in guard.hub.journal.since(0) if isinstance(entry.what, Decision)]
+        assert told == ["unknown", "yes"]  # at first nobody can tell, then this QEMU has shown it
 
 
 async def test_a_client_that_leaves_during_the_survey_has_nothing_executed(tmp_path: Path) -> None:

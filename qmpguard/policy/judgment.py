@@ -1,0 +1,58 @@
+"""The judgment: the rules, held against a machine before and after an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.native import native
+from qmpguard.policy.operations import CallUnlisted, OpenMonitor, RunProgram, SetProperty, WriteHmp
+from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.rules import RULES, hmp_write, new_monitor, runs_program, unknown_command, vfio_property
+from qmpguard.policy.verdict import Finding, Problem, Verdict
+
+if TYPE_CHECKING:
+    from qmpguard.policy.machine import Machine
+    from qmpguard.policy.operations import Operation
+
+#: the operations that one rule alone looks at
+_SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
+    OpenMonitor: new_monitor,
+    SetProperty: vfio_property,
+    WriteHmp: hmp_write,
+    RunProgram: runs_program,
+    CallUnlisted: unknown_command,
+}
+
+
+def concerns(kind: type, policy: Policy) -> bool:
+    """Say whether any rule that is not off looks at a kind of operation; where none does, there is nothing to judge."""
+    sole = _SOLE.get(kind)
+    return sole is None or any(rule.mode(policy) is not Mode.OFF for rule in RULES if rule.fails is sole)
+
+
+def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
+    """Return the verdict on an operation.
+
+    A rule counts when it fails after the operation and either did not fail before or the operation starts a migration.
+    Raises `Unknown` where a rule needs a fact that was not asked yet.
+    """
+    after = operation.after(before)
+    findings = []
+    for rule in RULES:
+        mode = rule.mode(policy)
+        if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
+            continue
+        if after.starting is None and rule.fails(before, policy) is not None:
+            continue
+        if problem.advisory or (problem.capability and operation.meets_a_leftover(before)):
+            mode = Mode.WARN
+        findings.append(Finding(rule.id, mode, problem))
+    return _with_native(Verdict(tuple(findings)), operation, before)
+
+
+def _with_native(verdict: Verdict, operation: Operation, before: Machine) -> Verdict:
+    """Add what QEMU itself would do about the finding that weighs most."""
+    if not verdict.findings:
+        return verdict
+    return Verdict(verdict.findings, native(operation, before, verdict.refusal or verdict.findings[0]))

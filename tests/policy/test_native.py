@@ -1,0 +1,104 @@
+"""What QEMU itself would do, as far as anybody can tell: `yes` only where this VM has shown it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.policy.judgment import judge
+from qmpguard.policy.machine import Device, Machine
+from qmpguard.policy.native import WORDS, Native, Refuses, seen_in
+from qmpguard.policy.operations import CallUnlisted, Operation
+from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.readers import Harmless, Unreadable, read
+from tests.policy.scenes import Request, channel, hmp, on, plug, qmp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
+USER = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
+BOGUS = Device("/machine/peripheral/nic0", "vfio-pci", "nic0", failover_pair_id="bogus")
+VDPA = Device("/machine/peripheral/vd0", "vhost-vdpa-device-pci", "vd0")
+POLICY = Policy(profile=Profile.STRICT, extra_types=frozenset({VDPA.driver}))
+MIGRATE = qmp("migrate", uri="tcp:h:1")
+YES, NO, UNKNOWN = Refuses
+
+
+def lit(devices: Iterable[Device], **facts: str | list[str]) -> Machine:
+    return Machine.of(capabilities=["postcopy-ram"], devices=devices, **facts)  # type: ignore[arg-type]
+
+
+SNAPSHOT = Machine.of(capabilities=["background-snapshot"], devices=[GPU])
+WIDE = "Multiple VFIO devices migration is supported only if all of them support P2P migration"
+
+
+def operation(request: Request) -> Operation:
+    reading = read(request["execute"], request.get("arguments", {}), POLICY)
+    if reading is None:
+        return CallUnlisted(request["execute"])
+    assert not isinstance(reading, Harmless | Unreadable)
+    return reading
+
+
+@pytest.mark.parametrize(
+    ("request_", "machine", "refuses", "because"),
+    [
+        # at the start of a migration: it depends on the device, and on what this VM has shown
+        (MIGRATE, lit([GPU]), UNKNOWN, "upstream since 8.2"),
+        (MIGRATE, SNAPSHOT, UNKNOWN, "upstream since 8.2"),
+        (hmp("migrate -d tcp:h:1"), lit([GPU]), UNKNOWN, "upstream since 8.2"),
+        (MIGRATE, lit([USER]), NO, "does not see such a device"),
+        (MIGRATE, lit([BOGUS], standbys=[]), NO, "does not see such a device"),
+        (MIGRATE, lit([VDPA]), NO, "does not see such a device"),
+        (MIGRATE, lit([USER, BOGUS, GPU]), UNKNOWN, "upstream since 8.2"),
+        (MIGRATE, lit([USER], blockers=["the disk"]), YES, "blocked: the disk"),
+        # nowhere else has any version a check
+        (qmp("migrate-incoming", uri="tcp:h:1"), lit([GPU], blockers=["x"]), NO, "start of the incoming migration"),
+        (qmp("migrate-start-postcopy"), lit([GPU]), NO, "start of the postcopy phase"),
+        (on("postcopy-ram"), Machine.of(devices=[GPU]), NO, "it takes the capability"),
+        (plug("vfio-pci"), lit([]), NO, "it takes the device"),
+        # the other rules
+        (plug("vfio-pci", **{"enable-migration": "on"}), Machine.of(blockers=[WIDE]), UNKNOWN, "since 8.2"),
+        (MIGRATE, Machine.of(capabilities=["background-snapshot"], runstate="prelaunch"), NO, "it aborts"),
+        (MIGRATE, Machine.of(devices=[USER]), NO, "no such check"),
+        (qmp("migrate", channels=channel(transport="exec")), Machine.of(), NO, "no such check"),
+        (hmp("gdbserver"), Machine.of(), NO, "no such check"),
+        (hmp("stop"), Machine.of(), NO, "no such check"),
+        (on("postcopy-ram"), Machine.of(standbys=["net0"]), NO, "no such check"),
+        (qmp("qom-set", path="g", property="realized", value=False), Machine.of(), NO, "no such check"),
+        (qmp("qom-set", path="g", property="failover_pair_id", value=""), Machine.of(), UNKNOWN, "while the device is"),
+        (qmp("no-such"), Machine.of(commands=["quit"]), YES, "has no such command"),
+        (qmp("__vendor"), Machine.of(commands=["__vendor"]), NO, "no such check"),
+    ],
+    ids=str,
+)
+def test_what_qemu_itself_would_do(request_: Request, machine: Machine, refuses: Refuses, because: str) -> None:
+    native = judge(operation(request_), machine, POLICY).native
+    assert native.refuses is refuses
+    assert because in native.reason
+    assert str(native) == f"{refuses.value} ({native.reason})"
+
+
+def test_what_this_vm_was_seen_to_refuse_it_will_refuse_again() -> None:
+    seen = seen_in("Error: 0000:65:00.0: VFIO migration is not supported with postcopy migration\r\n")
+    assert seen == {"vfio-postcopy"}
+    machine = lit([GPU])
+    machine = replace(machine, facts=replace(machine.facts, confirmed=seen))
+    assert judge(operation(MIGRATE), machine, POLICY).native == Native(YES, "it has done so on this VM")
+    snapshot = replace(SNAPSHOT, facts=replace(SNAPSHOT.facts, confirmed=seen))
+    assert judge(operation(MIGRATE), snapshot, POLICY).native.refuses is UNKNOWN
+    assert seen_in("There's a migration process in progress") == frozenset()
+    assert seen_in(" ".join(WORDS.values())) == WORDS.keys()
+
+
+def test_where_nothing_is_found_nothing_is_told() -> None:
+    native = judge(operation(MIGRATE), Machine.of(), POLICY).native
+    assert (native.refuses, str(native)) == (UNKNOWN, "unknown")
+
+
+def test_it_speaks_of_the_refusal_where_there_is_one_and_else_of_the_first_warning() -> None:
+    assert "such a device" in judge(operation(MIGRATE), lit([USER]), POLICY).native.reason
+    assert "such a device" in judge(operation(MIGRATE), lit([USER]), replace(POLICY, mode=Mode.WARN)).native.reason
