@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.survey import Answer, Missing, Query
@@ -25,6 +25,16 @@ log = logging.getLogger(__name__)
 HANDSHAKE = 10.0
 
 
+class _Client(QMPClient):
+    """A client that does not pretty-print each message for a log that nobody reads: most of a survey's time."""
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+
 class Control:
     """Asks QEMU questions while there is a link; lives as long as the hub, with a client for each link."""
 
@@ -36,7 +46,7 @@ class Control:
 
     async def serve(self, sock: socket.socket) -> None:
         """Talk over a socket until cancelled; the hub runs this for as long as a link lasts."""
-        client = QMPClient("qmpguard")
+        client = _Client("qmpguard")
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await client.connect(sock)

@@ -78,15 +78,13 @@ class Dealer:
         while (link := self.link) is not None:
             if self._own_turns and link.has_room(privileged=True):
                 turns = self._own_turns
-            elif not link.has_room(privileged=False):
+            elif not (self._express or self._turns) or not link.has_room(privileged=False):
                 return
             elif self._express:
                 self._send(self._express.popleft())
                 continue
-            elif self._turns:
-                turns = self._turns
             else:
-                return
+                turns = self._turns
             self._serve(turns)
 
     def _serve(self, turns: deque[Session]) -> None:

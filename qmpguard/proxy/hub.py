@@ -140,7 +140,7 @@ class Hub:
                 log.warning("vm=%s %s: %s", self.name, self._address, str(error) or "no greeting in time")
                 return
             self._meet(whose(sock, self._address))
-            stream = Stream(sock, self.outbox, limit=MAX_UNSENT)
+            stream = Stream(sock, self.outbox, limit=MAX_UNSENT, descriptors=False)
             ours, theirs = socket.socketpair()
             assert self._tasks is not None
             own = [

@@ -105,13 +105,16 @@ class Link:
     # from messages to replies and events
 
     def _message(self, message: bytes) -> None:
-        match = find_id(message)
-        if match is None:
+        place = find_id(message)
+        if place is None:
             self._odd(message)
-        elif (slot := self._landed(int(match[1]))) is not None:
-            self._hub.answered(slot, with_id(message, match, slot.id))
+            return
+        start, end = place
+        number = int(message[start:end])
+        if (slot := self._landed(number)) is not None:
+            self._hub.answered(slot, with_id(message, place, slot.id))
         else:
-            self._lose(f"QEMU answered a request that was not sent: id {match[1].decode()}")
+            self._lose(f"QEMU answered a request that was not sent: id {number}")
 
     def _odd(self, message: bytes) -> None:
         try:

@@ -48,27 +48,28 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Slot:
-    """The place of one request's reply in its client's order."""
+# the way to a member through its class costs as much as a system call
+_COMMANDS, _CLOSED = State.COMMANDS, State.CLOSED
 
-    __slots__ = ("descriptor", "reply", "request", "returned", "session")
+
+class Slot:
+    """The place of one request's reply in its client's order.
+
+    ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other.
+    """
+
+    __slots__ = ("descriptor", "id", "oob", "reply", "request", "returned", "session")
 
     def __init__(self, session: Session, request: Request | None) -> None:
         self.session = session
         self.request = request
+        if request is None:
+            self.id, self.oob = None, False
+        else:
+            self.id, self.oob = request.id, request.oob
         self.descriptor: Descriptor | None = None
         self.reply: bytes | None = None
         self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
-
-    @property
-    def oob(self) -> bool:
-        """Say whether the reply waits for no other."""
-        return self.request is not None and self.request.oob
-
-    @property
-    def id(self) -> bytes | None:
-        """The client's own id, as its reply repeats it."""
-        return self.request.id if self.request else None
 
     def abandon(self) -> None:
         """Tell who waits for QEMU's answer that there will be none."""
@@ -131,10 +132,11 @@ class Session:
         self._max_request = max_request
         self._framer = Framer(max_size=max_request)
         self._oob = False
-        self._slots: deque[Slot] = deque()
-        self._oob_slots = 0
+        self.outstanding = 0  # requests that have no reply yet
+        self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
         self._descriptors: list[Descriptor] = []
         self._pumping = False
+        self._stalled = False  # nothing is read before one of the requests under way is answered
 
     def greet(self, greeting: Greeting) -> None:
         """Send QEMU's greeting and begin to read, as that QEMU reads."""
@@ -152,12 +154,7 @@ class Session:
     @property
     def is_closed(self) -> bool:
         """Say whether the conversation is over."""
-        return self.state is State.CLOSED
-
-    @property
-    def outstanding(self) -> int:
-        """Requests that have no reply yet."""
-        return len(self._slots) + self._oob_slots
+        return self.state is _CLOSED
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
@@ -168,28 +165,29 @@ class Session:
 
     def event(self, line: bytes) -> None:
         """Pass an event on, if the client has negotiated."""
-        if self.state is State.COMMANDS and not self.privileged:
+        if self.state is _COMMANDS and not self.privileged:
             self.stream.write(line)
 
     def settle(self, slot: Slot, reply: bytes) -> None:
         """Answer a request: at once if it is the oldest or out-of-band, else when its turn comes."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         if slot.oob:
-            self._oob_slots -= 1
+            self.outstanding -= 1
             self.stream.write(reply)
         else:
             slot.reply = reply
             slots = self._slots
             while slots and (head := slots[0].reply) is not None:
                 slots.popleft()
+                self.outstanding -= 1
                 self.stream.write(head)
-        if not self._pumping:
+        if (self._stalled or self._half_closed) and not self._pumping:
             self._pump()
 
     def close(self, reason: str) -> None:
         """End the conversation; replies that are still under way will be dropped."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         self.state = State.CLOSED
         close_all(self._descriptors)
@@ -226,12 +224,10 @@ class Session:
     def _pump(self) -> None:
         """Read requests as long as there are any and the client has not too many under way."""
         self._pumping = True
+        framer = self._framer
         try:
-            while self.state is not State.CLOSED:
-                if self.outstanding >= MAX_OUTSTANDING:
-                    self.stream.pause()
-                    return
-                item = self._framer.pull()
+            while framer.busy and self.outstanding < MAX_OUTSTANDING and self.state is not _CLOSED:
+                item = framer.pull()
                 if item is None:
                     break
                 if isinstance(item, Malformed):
@@ -241,18 +237,20 @@ class Session:
                     self._request(item.value)
         finally:
             self._pumping = False
-        self._wait_for_more()
+        if self.state is not _CLOSED:
+            self._wait_for_more()
 
     def _wait_for_more(self) -> None:
-        if self.state is State.CLOSED:
-            return
-        if self._framer.busy:
+        self._stalled = self.outstanding >= MAX_OUTSTANDING
+        if self._stalled:
+            self.stream.pause()
+        elif self._framer.busy:
             # a long message: the others get their turn before it is read on
             self.stream.pause()
             self.stream.call_soon(self._pump)
         elif not self._half_closed:
             self.stream.resume()
-        elif not self._slots and not self._oob_slots:
+        elif not self.outstanding:
             self.stream.flush()
             if self.stream.pending:
                 self.stream.when_sent(self._finish)
@@ -266,18 +264,19 @@ class Session:
         request = read_request(value, oob=self._oob)
         if isinstance(request, BadRequest):
             self._answer(error_reply(request.desc, request.id))
-        elif self.state is State.NEGOTIATING:
+        elif self.state is not _COMMANDS:
             self._negotiate(request)
         elif request.oob:
-            self._oob_slots += 1
+            self.outstanding += 1
             self.hub.submit_oob(Slot(self, request))
         else:
             slot = Slot(self, request)
-            if request.command in TAKES_DESCRIPTOR:
-                # QEMU takes the first and closes the rest (monitor/fds.c: qemu_chr_fe_get_msgfd)
-                slot.descriptor = self._descriptors.pop(0) if self._descriptors else None
             if self._descriptors:
+                # QEMU takes the first and closes the rest (monitor/fds.c: qemu_chr_fe_get_msgfd)
+                if request.command in TAKES_DESCRIPTOR:
+                    slot.descriptor = self._descriptors.pop(0)
                 close_all(self._descriptors)
+            self.outstanding += 1
             self._slots.append(slot)
             self.todo.append(slot)
             self.hub.submit(self)
@@ -297,5 +296,6 @@ class Session:
     def _answer(self, reply: bytes) -> None:
         """Answer by ourselves, behind the replies that are still outstanding."""
         slot = Slot(self, None)
+        self.outstanding += 1
         self._slots.append(slot)
         self.settle(slot, reply)

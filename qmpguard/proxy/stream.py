@@ -23,7 +23,10 @@ READ_SIZE = 64 * 1024
 WRITE_SIZE = 256 * 1024
 #: the most descriptors in one message (Linux: SCM_MAX_FD)
 MAX_FDS = 253
-_NO_SIGNAL = socket.MSG_NOSIGNAL
+# as plain numbers: the enumerations of the standard library are a hundred times slower to combine
+_NO_SIGNAL = int(socket.MSG_NOSIGNAL)
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
@@ -64,21 +67,25 @@ class Outbox:
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
-        if not self._depth:
+        if self._streams and not self._depth:
             streams, self._streams = self._streams, []
             for stream in streams:
                 stream.flush()
 
 
 class Stream:
-    """One connected, non-blocking stream socket. ``limit`` is in bytes, for what the other side does not read."""
+    """One connected, non-blocking stream socket. ``limit`` is in bytes, for what the other side does not read.
 
-    def __init__(self, sock: socket.socket, outbox: Outbox, *, limit: int) -> None:
+    Without ``descriptors`` the kernel closes those that the other side sends (unix(7)), which is a cheaper way to read.
+    """
+
+    def __init__(self, sock: socket.socket, outbox: Outbox, *, limit: int, descriptors: bool = True) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._fileno = sock.fileno()
         self._outbox = outbox
         self._limit = limit
+        self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._owner: Owner | None = None
         self._queue: deque[tuple[bytes, Descriptor | None]] = deque()
@@ -171,7 +178,8 @@ class Stream:
                 sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _NO_SIGNAL)
                 descriptor.close()
             else:
-                data = self._gather()
+                if len(self._queue) > 1:
+                    data = self._gather()
                 sent = self._sock.send(data, _NO_SIGNAL)
         except (BlockingIOError, InterruptedError):
             return False
@@ -185,8 +193,6 @@ class Stream:
 
     def _gather(self) -> bytes:
         """Make one piece of the bytes at the head of the queue, up to the next descriptor, and return it."""
-        if len(self._queue) == 1:
-            return self._queue[0][0]
         pieces = []
         size = 0
         while self._queue and self._queue[0][1] is None and size < WRITE_SIZE:
@@ -212,23 +218,30 @@ class Stream:
     def _readable(self) -> None:
         assert self._owner is not None
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors = self._receive()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._lose(error.strerror or str(error))
             return
-        descriptors = _descriptors(ancillary) if ancillary else []
         with self._outbox:
-            if flags & socket.MSG_CTRUNC:
-                # some descriptors were lost in the kernel: nobody can tell which command lacks one
-                close_all(descriptors)
-                self._lose("it sent more descriptors than could be received")
-            elif data:
+            if data:
                 self._owner.received(data, descriptors)
             else:
                 self.pause()
                 self._owner.ended()
+
+    def _receive(self) -> tuple[bytes, list[Descriptor]]:
+        """Return what has arrived; no bytes at the end. Raises `OSError`."""
+        if not self._descriptors:
+            return self._sock.recv(READ_SIZE), []
+        data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOSE_ON_EXEC)
+        descriptors = _descriptors(ancillary) if ancillary else []
+        if flags & _TRUNCATED:
+            # some descriptors were lost in the kernel: nobody can tell which command lacks one
+            close_all(descriptors)
+            raise OSError("it sent more descriptors than could be received")
+        return data, descriptors
 
     def _lose(self, reason: str) -> None:
         if not self.closed:

@@ -72,7 +72,7 @@ class Framer:
     @property
     def busy(self) -> bool:
         """Say whether `pull` has bytes left to look at."""
-        return self._lexer.unscanned > 0
+        return self._lexer.has_more
 
     @property
     def held(self) -> int:
@@ -100,19 +100,22 @@ class Framer:
 
         If there is none, not a byte is used up, and the first token goes to the parser: a message is tried once.
         """
-        lexer, text = self._lexer, self._lexer.text
-        if space := _SPACE.match(text, lexer.position):
-            lexer.position = space.end()
-        start = lexer.position
+        lexer = self._lexer
+        text, start = lexer.text, lexer.position
         if not text.startswith("{", start):
-            return None
+            if not (space := _SPACE.match(text, start)):
+                return None
+            start = lexer.position = space.end()
+            if not text.startswith("{", start):
+                return None
         try:
             value, end = _decode(text, start)
         except (ValueError, RecursionError):
             return None
         if end - start >= self._max_size or not _is_ordinary(text, start, end):
             return None
-        lexer.position = end
+        # with the line's end the block is mostly used up, and nobody has to look at it again
+        lexer.position = space.end() if (space := _SPACE.match(text, end)) else end
         return Message(value)
 
     def _process(self, kind: Kind, text: str) -> Message | Malformed | None:

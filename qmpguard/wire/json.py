@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from json import JSONEncoder
+from json.encoder import encode_basestring_ascii
 from math import isinf
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -44,7 +45,7 @@ def encode(value: Value) -> bytes:
     QEMU qobject/qjson.c: to_json, qobject/json-writer.c.
     """
     try:
-        text = _ordinary(value)
+        text = encode_basestring_ascii(value) if type(value) is str else _ordinary(value)
     except (TypeError, RecursionError):  # it has a Number, or is deep
         text = _write(value)
     else:

@@ -103,11 +103,14 @@ class Lexer:
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
-        self._inbox += data
+        if self.has_more or len(data) > BLOCK:
+            self._inbox += data
+        else:  # mostly: they are the next block as they are
+            self.text, self.position = data.decode("latin-1"), 0
 
     def turn(self) -> None:
         """Begin the next block if this one is used up."""
-        if self.position == len(self.text):
+        if self._inbox and self.position == len(self.text):
             self.text = self._inbox[:BLOCK].decode("latin-1")
             self.position = 0
             del self._inbox[:BLOCK]
@@ -116,6 +119,11 @@ class Lexer:
     def is_between(self) -> bool:
         """Say whether no token is unfinished and no error is being recovered from."""
         return self._state is _START
+
+    @property
+    def has_more(self) -> bool:
+        """Say whether there are bytes that no token has been made of yet."""
+        return self.position < len(self.text) or len(self._inbox) > 0
 
     @property
     def unscanned(self) -> int:

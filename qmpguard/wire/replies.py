@@ -15,6 +15,7 @@ from qmpguard.wire.json import Value, encode
 #: the largest reply; the largest that QEMU has is its schema, a quarter of a megabyte
 MAX_REPLY = 64 << 20
 
+_ID, _END = b', "id": ', b"}\r\n"
 _TAIL = re.compile(rb',\s*"id": (\d+)\s*\}\r?\n\Z')
 _HEAD = re.compile(rb'\{\s*"id": (\d+),\s*')
 #: how far from the end of a reply its id can begin, with room for QEMU's pretty printing
@@ -34,7 +35,10 @@ class Splitter:
 
         Raises `OverflowError` where a message is longer than any that QEMU sends.
         """
-        if b"\n" not in data:
+        end = data.find(b"\n") + 1
+        if end == len(data) and data[-3:] == b"}\r\n" and not self._pieces and not self._lines:
+            return [data]  # mostly: one message, whole
+        if not end:
             self._hold(self._pieces, data)
             return []
         if self._pieces:
@@ -64,18 +68,25 @@ class Splitter:
             raise OverflowError(f"a message of QEMU is longer than {MAX_REPLY} bytes")
 
 
-def find_id(message: bytes) -> re.Match[bytes] | None:
-    """Return where a reply's id stands, None for events and for replies that put it where no known QEMU does."""
-    return _TAIL.search(message, max(0, len(message) - _TAIL_SIZE)) or _HEAD.match(message)
+def find_id(message: bytes) -> tuple[int, int] | None:
+    """Return where a reply's id begins and ends; None for events, and for ids where no known QEMU puts them."""
+    # as all of QEMU's successes end; an expression would take twice as long
+    found = message.rfind(_ID, -_TAIL_SIZE)
+    start, end = found + len(_ID), len(message) - len(_END)
+    if found >= 0 and message[start:end].isdigit() and message.endswith(_END):
+        return start, end
+    match = _TAIL.search(message, max(0, len(message) - _TAIL_SIZE)) or _HEAD.match(message)
+    return match and match.span(1)
 
 
-def with_id(message: bytes, match: re.Match[bytes], identity: bytes | None) -> bytes:
-    """Return a reply with another id, or with none."""
+def with_id(message: bytes, place: tuple[int, int], identity: bytes | None) -> bytes:
+    """Return a reply with another id than the one at that place, or with none."""
+    start, end = place
     if identity is not None:
-        return message[: match.start(1)] + identity + message[match.end(1) :]
-    if match.re is _HEAD:
-        return b"{" + message[match.end() :]
-    return message[: match.start()] + message[match.end(1) :]
+        return message[:start] + identity + message[end:]
+    if (head := _HEAD.match(message)) is not None and head.end(1) == end:
+        return b"{" + message[head.end() :]
+    return message[: message.rindex(b",", 0, start)] + message[end:]
 
 
 class Greeting:

@@ -36,6 +36,8 @@ def test_a_message_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPa
     ("reply", "bare", "with_other"),
     [
         (b'{"return": {}, "id": 12}\r\n', b'{"return": {}}\r\n', b'{"return": {}, "id": "x"}\r\n'),
+        (b'{"return": {}, "id": 12}\n', b'{"return": {}}\n', b'{"return": {}, "id": "x"}\n'),
+        (b'{"return": 1,  "id": 12 }\r\n', b'{"return": 1 }\r\n', b'{"return": 1,  "id": "x" }\r\n'),
         (b'{"id": 12, "error": {}}\r\n', b'{"error": {}}\r\n', b'{"id": "x", "error": {}}\r\n'),
         (
             b'{\r\n    "return": {\r\n    },\r\n    "id": 12\r\n}\r\n',
@@ -50,15 +52,26 @@ def test_a_message_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_reply_gets_the_clients_own_id_or_none(reply: bytes, bare: bytes, with_other: bytes) -> None:
-    match = find_id(reply)
-    assert match is not None
-    assert match[1] == b"12"
-    assert with_id(reply, match, None) == bare
-    assert with_id(reply, match, b'"x"') == with_other
+    place = find_id(reply)
+    assert place is not None
+    assert reply[slice(*place)] == b"12"
+    assert with_id(reply, place, None) == bare
+    assert with_id(reply, place, b'"x"') == with_other
 
 
 @pytest.mark.parametrize(
-    "message", [b'{"event": "STOP"}\r\n', b'{"return": {"id": 1}, "id": 1, "x": "\\", \\"id\\": 3}"}\r\n', b"{}\r\n"]
+    "message",
+    [
+        b'{"event": "STOP"}\r\n',
+        b'{"return": {"id": 1}, "id": 1, "x": "\\", \\"id\\": 3}"}\r\n',
+        b"{}\r\n",
+        b'{"a": 12}\r\n',
+        b'"event": 12}\r\n',
+        b'{"return": {"a": 1, "id": 12}}\r\n',
+        b'{"return": 1, "id": "12"}\r\n',
+        b'{"return": 1, "id": -12}\r\n',
+        b'{"return": 1, "id": }\r\n',
+    ],
 )
 def test_an_id_is_not_found_where_it_only_looks_like_one(message: bytes) -> None:
     assert find_id(message) is None
