@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test demo docs clean
+.PHONY: help setup packages lab check test image-test systemd-lab docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,8 @@ setup: $(INSTALLED) lab ## get everything that the other targets need
 # Debian packages; without a missing one neither root nor apt is asked for anything.
 packages:
 	@missing=; need() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
-	need qemu-system-x86_64 qemu-system-x86; need mmdebstrap mmdebstrap; need socat socat; need systemd-socket-activate systemd; [ -x /bin/kill ] || missing="$$missing procps"; \
+	need qemu-system-x86_64 qemu-system-x86; need mmdebstrap mmdebstrap; need socat socat; need systemd-socket-activate systemd; \
+	need groff groff-base; need zsh zsh; need fish fish; [ -x /bin/kill ] || missing="$$missing procps"; \
 	[ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ "$$missing" ] || exit 0; \
 	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
@@ -66,8 +67,13 @@ image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it,
 	$(call lab_packages,buildah:buildah)
 	@$(BIN)/pytest --quiet --timeout 900 tests/deploy/image_lab.py
 
+systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a small VM, in minutes; needs root once
+	$(call lab_packages,/sbin/mke2fs:e2fsprogs)
+	@$(BIN)/pytest --quiet --timeout 3600 tests/deploy/systemd_lab.py
+
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
+	@$(BIN)/python -m qmpguard.manual
 
 demo: lab ## see what a real QEMU answers with and without the guard
 	@$(BIN)/qmpguard demo

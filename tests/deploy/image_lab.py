@@ -20,7 +20,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.deploy.stage import ROOT, debian, run, wheels
+from tests.deploy.stage import ROOT, debian, kept, run, wheels
 from tests.guarding import PATIENCE, assert_refused, connected, eventually
 
 if TYPE_CHECKING:
@@ -47,13 +47,17 @@ class Builder:
         return run(*self.command, *arguments, limit=BUILD).strip()
 
 
+def base(target: Path) -> Path:
+    return debian(target, "python3", "python3-venv")
+
+
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     assert os.geteuid() == 0, "root is needed: a container of another user has to be made"
     directory = tmp_path_factory.mktemp("image")
     builder = Builder(directory)
     builder("from", "--name", "base", "scratch")
-    builder("add", "base", str(debian("image.tar", "python3", "python3-venv")), "/")
+    builder("add", "base", str(kept("image.tar", base)), "/")
     builder("commit", "--quiet", "base", BASE)
     options = ["--isolation", "chroot", "--format", "docker", "--volume", f"{wheels(directory / 'wheels')}:/wheels:ro"]
     for argument in (f"PYTHON={BASE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels", "VERSION=1.2.3"):

@@ -9,9 +9,14 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qmpguard.demo.lab import _mirror
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 #: seconds for unpacking a Debian; it takes 80 on two busy cores
@@ -36,14 +41,19 @@ def suite() -> str:
     return name
 
 
-def debian(name: str, *packages: str) -> Path:
-    """A Debian with some packages, in the user's cache: a tar if the name says so, else a directory."""
+def debian(target: Path, *packages: str, hooks: tuple[str, ...] = ()) -> Path:
+    """Unpack a Debian with some packages: a tar if the name says so, else a directory."""
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", *hooks, suite()]
+    run(*command, str(target), f"deb {_mirror()} {suite()} main", limit=UNPACK)
+    return target
+
+
+def kept(name: str, make: Callable[[Path], Path]) -> Path:
+    """A file in the user's cache, made in a place of its own when it is not there yet."""
     target = cache(f"{suite()}-{name}")
     if not target.exists():
-        fresh = target.with_name(f"fresh-{target.name}")
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", suite()]
-        run(*command, str(fresh), f"deb {_mirror()} {suite()} main", limit=UNPACK)
-        fresh.rename(target)
+        with tempfile.TemporaryDirectory(dir=target.parent) as place:
+            make(Path(place, name)).rename(target)
     return target
 
 

@@ -1,0 +1,34 @@
+"""Write the manual page and the completions below a directory: ``python -m qmpguard.manual [DIRECTORY]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from qmpguard.cli import parser
+from qmpguard.manual.completion import bash, fish, zsh
+from qmpguard.manual.page import page
+from qmpguard.manual.tree import tree
+
+
+def files() -> dict[str, str]:
+    """Return every file with its text."""
+    top = tree(parser())
+    return {
+        "docs/qmpguard.1": page(top),
+        "completions/qmpguard.bash": bash(top),
+        "completions/_qmpguard": zsh(top),
+        "completions/qmpguard.fish": fish(top),
+    }
+
+
+def main(directory: str = ".") -> None:
+    """Write them."""
+    for name, text in files().items():
+        path = Path(directory, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
