@@ -36,38 +36,41 @@ class _Client(QMPClient):
 
 
 class Control:
-    """Asks QEMU questions while there is a link; lives as long as the hub, with a client for each link."""
+    """Asks one QEMU questions over one link. What is asked here can never reach the QEMU of another link."""
 
     def __init__(self) -> None:
         self._client: QMPClient | None = None
-        self._ready = asyncio.Event()
+        self._decided = asyncio.Event()  # that it can be asked, or that it never will
         # it reports every lost connection as an error of its own; the hub has said why already
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
     async def serve(self, sock: socket.socket) -> None:
-        """Talk over a socket until cancelled; the hub runs this for as long as a link lasts."""
+        """Talk over a socket until cancelled; the hub runs this for as long as the link lasts."""
         client = _Client("qmpguard")
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await client.connect(sock)
             self._client = client
-            self._ready.set()
+            self._decided.set()
             await asyncio.get_running_loop().create_future()
         except (QMPError, OSError, TimeoutError) as error:
             log.warning("control session failed: %s", error)
         finally:
-            self._client = None
-            self._ready.clear()
+            self.close()
             await _disconnect(client, sock)
+
+    def close(self) -> None:
+        """Answer nothing more: the link is gone."""
+        self._client = None
+        self._decided.set()
 
     async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         """Return QEMU's answers, in order; the questions are sent in one burst.
 
-        Waits for a link; the caller sets the limit.
-
-        Raises `UnavailableError` when QEMU goes away, or refuses a question that is not optional.
+        The caller sets the limit. Raises `UnavailableError` when QEMU goes away, or refuses a question that is not
+        optional.
         """
-        await self._ready.wait()
+        await self._decided.wait()
         client = self._client
         if client is None:
             raise UnavailableError("QEMU went away")

@@ -66,8 +66,7 @@ class Dealer:
         self.link = None
         for queue in (self._express, self._behind):
             for slot in queue:
-                slot.drop_descriptor()
-                slot.abandon()
+                slot.discard()
             queue.clear()
         self._turns.clear()
         self._own_turns.clear()
@@ -104,6 +103,10 @@ class Dealer:
         link, request = self.link, slot.request
         assert link is not None
         assert request is not None
+        if slot.session.is_closed:
+            # it left while this waited for room: what is not sent yet is dropped
+            slot.discard()
+            return
         if request.command in TAKES_DESCRIPTOR:
             if self._carrying is not None:
                 # QEMU keeps one batch of descriptors: a second one on its way would push the first out

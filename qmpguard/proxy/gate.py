@@ -20,6 +20,7 @@ from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, unverified
 from qmpguard.proxy.counts import Durations
+from qmpguard.proxy.session import NEVER_SENT
 from qmpguard.proxy.sight import Sight
 from qmpguard.wire.messages import error_reply, success_reply
 
@@ -57,7 +58,6 @@ class Gate:
 
     def __init__(
         self,
-        control: Control,
         policy: Policy,
         record: Callable[[Slot, Verdict], Decision],
         drifted: Callable[[Drift], None],
@@ -66,6 +66,7 @@ class Gate:
         timeout: float = SURVEY_TIMEOUT,
     ) -> None:
         self.policy = policy
+        self.control: Control | None = None  # of the present link
         self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
         self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
@@ -75,10 +76,9 @@ class Gate:
         self.sight = Sight(time.time)
         self.surveys = Durations()
         self._asking: float | None = None  # since when, while QEMU has a question to answer
-        self._control = control
         self._record = record
         self._drifted = drifted
-        self._learn = learn
+        self._learn = learn  # sets `commands`
         self._timeout = timeout
 
     def adopt(self, policy: Policy, timeout: float) -> None:
@@ -90,7 +90,10 @@ class Gate:
     async def process(
         self, slot: Slot, reading: Operation | Unreadable, forward: Callable[[Slot], None]
     ) -> bytes | None:
-        """Forward a request and wait for QEMU's reply, or return the refusal. Raises nothing but cancellation."""
+        """Forward a request and wait for QEMU's reply, or return the refusal. Raises nothing but cancellation.
+
+        A session ends with its link, so while it is there, the link that is asked is the one that is forwarded to.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
@@ -99,6 +102,9 @@ class Gate:
         except TimeoutError:
             return self._decide(slot, self._unverified("another operation keeps QEMU busy"))
         try:
+            if slot.session.is_closed:
+                return None
+            memory = self.primaries, self.control
             verdict = await self._verdict(slot, reading, deadline)
             refusal = self._decide(slot, verdict)
             if refusal is None and not slot.session.is_closed:
@@ -106,7 +112,8 @@ class Gate:
                 slot.returned = loop.create_future()
                 forward(slot)
                 reply = await slot.returned
-                await self._remember(reading, reply)
+                if reply != NEVER_SENT:
+                    await self._remember(reading, reply, *memory)
             return refusal
         finally:
             self.turn.release()
@@ -137,13 +144,22 @@ class Gate:
         self.commands = None
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
-        """Drive a survey's questions to their end; raises what the control session and the survey raise."""
+        """Drive a survey's questions to their end; raises what the control session and the survey raise.
+
+        All of them are asked on one link: raises `UnavailableError` when that is gone.
+        """
+        return await self._ask(questions, self.control)
+
+    async def _ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T], control: Control | None) -> T:
         self._asking = time.monotonic()
         self.sight.begins()
         try:
             queries = next(questions)
             while True:
-                queries = questions.send(await self._control.ask(queries))
+                answers = await control.ask(queries) if control is not None else ()
+                if control is None or control is not self.control:
+                    raise UnavailableError("QEMU went away")
+                queries = questions.send(answers)
         except StopIteration as done:
             result: T = done.value
             return result
@@ -164,7 +180,7 @@ class Gate:
         try:
             async with asyncio.timeout_at(deadline):
                 if isinstance(reading, CallUnlisted) and self.commands is None:
-                    self.commands = (await self._learn()).commands
+                    await self._learn()
                 ticket = self.baseline.ticket
                 verdict, facts = await self.ask(inquire(reading, self.policy, self._known()))
                 self._compare(facts, ticket)
@@ -191,31 +207,36 @@ class Gate:
         for drift in self.baseline.compare(facts, ticket):
             self._drifted(drift)
 
-    async def _remember(self, reading: Operation | Unreadable, reply: bytes | None) -> None:
-        """Take what QEMU's reply tells for the next verdicts."""
-        if reply is None:
-            return
+    async def _remember(
+        self, reading: Operation | Unreadable, reply: bytes | None, primaries: Primaries, control: Control | None
+    ) -> None:
+        """Take what QEMU's reply tells for the next verdicts.
+
+        ``primaries`` and ``control`` are of the QEMU that the request was sent to. Where the link was lost before the
+        reply (None), a device may have been accepted.
+        """
         match reading:
-            case StartMigration() if was_accepted(reply):
-                self.sight.started()
-            case StartMigration():
-                self.confirmed |= seen_in(reply.decode("ascii"))
-            case AddDevice(device) if was_accepted(reply):
-                await self._look_for(device)
+            case AddDevice(device) if reply is None or was_accepted(reply):
+                if reply is not None:
+                    primaries.forget(device.id)
+                if device.failover_pair_id is not None:
+                    await self._look_for(device, primaries, control)
+            case StartMigration() if reply is not None:
+                if was_accepted(reply):
+                    self.sight.started()
+                else:
+                    self.confirmed |= seen_in(reply.decode("ascii"))
             case _:
                 pass
 
-    async def _look_for(self, device: Device) -> None:
-        """Look where a failover primary went that QEMU has accepted: it may be kept out of sight."""
-        self.primaries.forget(device.id)
-        if device.failover_pair_id is None:
-            return
+    async def _look_for(self, device: Device, primaries: Primaries, control: Control | None) -> None:
+        """Look where a failover primary went: it may be kept out of sight. Where nobody can tell, it counts as that."""
         facts = Facts()
-        with suppress(TimeoutError, UnavailableError, Unexpected):  # where nobody can tell, it counts as hidden
+        with suppress(TimeoutError, UnavailableError, Unexpected):
             async with asyncio.timeout(self._timeout):
-                facts = await self.ask(observe(self.policy, wanted=(Fact.DEVICES,)))
+                facts = await self._ask(observe(self.policy, wanted=(Fact.DEVICES,)), control)
         if device.id not in {found.id for found in facts.devices or ()}:
-            self.primaries.add(device)
+            primaries.add(device)
             log.warning("device=%r is a failover primary that QEMU hides until the guest negotiates", device.label)
 
     def _unverified(self, reason: str) -> Verdict:
@@ -233,7 +254,8 @@ class Primaries:
         self.hidden: tuple[Device, ...] = ()
 
     def add(self, device: Device) -> None:
-        """Remember one."""
+        """Remember one, in place of an earlier one with its id."""
+        self.forget(device.id)
         self.hidden = (*self.hidden, device)
 
     def forget(self, identity: str | None) -> None:

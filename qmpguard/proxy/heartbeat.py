@@ -18,14 +18,13 @@ INTERVAL, PATIENCE = 10.0, 5.0
 
 
 class Heartbeat:
-    """Whether one QEMU answers out-of-band."""
+    """Whether a VM's QEMU answers out-of-band."""
 
-    def __init__(self, control: Control, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self.alive = True
-        self._control = control
         self._name = name
 
-    async def run(self) -> None:
+    async def run(self, control: Control) -> None:
         """Ask until cancelled. Only for a QEMU that offers out-of-band."""
         self.alive = True
         while True:
@@ -33,7 +32,7 @@ class Heartbeat:
             alive = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
-                    alive = await self._control.answers_out_of_band()
+                    alive = await control.answers_out_of_band()
             if alive is not self.alive:
                 log.warning("vm=%s heartbeat=%s", self._name, "ok" if alive else "none")
                 self.alive = alive

@@ -94,11 +94,8 @@ class Hub:
         self.sessions: set[Session] = set()
         self.outbox = Outbox()
         self.link: Link | None = None
-        self.control = Control()
-        self.heartbeat = Heartbeat(self.control, name)
-        self.gate = Gate(
-            self.control, policy, self._record, self._drifted, self._learn, timeout=self.limits.survey_timeout
-        )
+        self.heartbeat = Heartbeat(name)
+        self.gate = Gate(policy, self._record, self._drifted, self._learn, timeout=self.limits.survey_timeout)
         self.overrides = Overrides(name, policy, self._judge_by, self._happened)
         self.watch = Watch(self.gate, name, self.limits.watch)
         self._address = address
@@ -142,13 +139,14 @@ class Hub:
             self._meet(whose(sock, self._address))
             stream = Stream(sock, self.outbox, limit=MAX_UNSENT, descriptors=False)
             ours, theirs = socket.socketpair()
+            control = self.gate.control = Control()
             assert self._tasks is not None
             own = [
-                self._tasks.create_task(self.control.serve(theirs)),
+                self._tasks.create_task(control.serve(theirs)),
                 self._tasks.create_task(self.watch.run()),
             ]
             if "oob" in greeting.offered:
-                own.append(self._tasks.create_task(self.heartbeat.run()))
+                own.append(self._tasks.create_task(self.heartbeat.run(control)))
             try:
                 self._up(Link(stream, self, greeting), ours)
                 for message in messages:
@@ -158,7 +156,8 @@ class Hub:
             finally:
                 for task in own:
                     task.cancel()
-                self.link = None
+                self.link = self.gate.control = None
+                control.close()
                 self.connected.clear()
                 stream.close()
                 await asyncio.wait(own)
@@ -189,7 +188,7 @@ class Hub:
         log.warning("vm=%s link=down reason=%r", self.name, reason)
         entry = self._happened(LinkChange(up=False, what=reason))
         self.standing = LinkState(up=False, since=entry.time, reason=reason)
-        self.link = None
+        self.link = self.gate.control = None
         self._dealer.clear()
         for session in tuple(self.sessions):
             session.close("QEMU is gone")
@@ -256,6 +255,9 @@ class Hub:
         if not session.privileged:
             self.counts.departed(reason)
             log.info("vm=%s client=%s closed reason=%r", self.name, session.peer, reason)
+        elif self.link is not None:
+            # nothing could be judged any more
+            self.link.lost("the guard's own session has ended")
 
     @property
     def offered(self) -> frozenset[str]:
@@ -298,9 +300,9 @@ class Hub:
         self.counts.commands.add(time.monotonic() - begun)
         if isinstance(reading, StartMigration):
             self.watch.soon()
+        slot.drop_descriptor()  # where it was not sent: refused, or its client has left
         with self.outbox:
             if refusal is not None:
-                slot.drop_descriptor()
                 self._dealer.release(slot.session)
                 slot.session.settle(slot, refusal)
 
@@ -352,10 +354,12 @@ class Hub:
         self._unserved = True
 
     async def _learn(self) -> Schema:
-        if self.link is None:
+        link, control = self.link, self.gate.control
+        if link is None or control is None:
             raise UnavailableError("QEMU went away")
-        schema = await self.schemas.learn(self.link.greeting, self.control)
-        self.gate.commands = schema.commands
+        schema = await self.schemas.learn(link.greeting, control)
+        if link is self.link:
+            self.gate.commands = schema.commands
         return schema
 
     # decisions

@@ -38,6 +38,9 @@ MAX_OUTSTANDING = 8
 #: commands that take a descriptor from the socket (QEMU monitor/fds.c)
 TAKES_DESCRIPTOR = frozenset({"getfd", "add-fd"})
 
+#: what stands for the reply of a request that was not sent, and never will be
+NEVER_SENT = b""
+
 
 class State(Enum):
     """How far a conversation has come."""
@@ -72,9 +75,15 @@ class Slot:
         self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
 
     def abandon(self) -> None:
-        """Tell who waits for QEMU's answer that there will be none."""
+        """Tell who waits for QEMU's reply that there will be none, though the request was sent."""
         if self.returned and not self.returned.done():
             self.returned.set_result(None)
+
+    def discard(self) -> None:
+        """Close the descriptor of a request that will not be sent, and tell who waits for its reply."""
+        self.drop_descriptor()
+        if self.returned and not self.returned.done():
+            self.returned.set_result(NEVER_SENT)
 
     def drop_descriptor(self) -> None:
         """Close the descriptor that came with the request, if it is still here."""

@@ -86,12 +86,15 @@ class FakeQemu:
                 self._arrived.clear()
                 await self._arrived.wait()
 
-    def let_go(self) -> None:
-        """Answer what was held back."""
-        self.hold.clear()
+    def let_go(self, *commands: str) -> None:
+        """Answer what was held back, all of it or some commands only, and hold them no more."""
         held, self._held = self._held, []
+        self.hold = self.hold - set(commands) if commands else set()
         for request in held:
-            self._answer(request)
+            if commands and request.get("execute") not in commands:
+                self._held.append(request)
+            else:
+                self._answer(request)
 
     def emit(self, event: str, **data: Any) -> None:
         """Send an event."""

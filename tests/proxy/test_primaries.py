@@ -102,3 +102,31 @@ async def test_another_qemu_has_none(tmp_path: Path) -> None:
         await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
         async with connected(tmp_path / "guard.sock") as qmp:
             assert not await refuses(qmp)
+
+
+@pytest.mark.parametrize("replied", [True, False], ids=["after the reply", "before the reply"])
+@pytest.mark.parametrize("same", [True, False], ids=["the same QEMU", "another QEMU"])
+async def test_a_connection_that_is_lost_before_the_look_leaves_it_in_mind_for_this_qemu_only(
+    tmp_path: Path, *, replied: bool, same: bool
+) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+
+        def and_die(request: dict[str, Any]) -> Any:
+            if replied:
+                qemu.send({"return": {}, "id": request["id"]})
+            qemu.die()
+            return {}
+
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qemu.answers["device_add"] = and_die
+            qmp.send({"execute": "device_add", "arguments": PRIMARY})
+            assert await qmp.closed()
+        if not same:
+            await qemu.stop()
+            await qemu.start()
+        seen = len(qemu.commands())
+        await eventually(lambda: qemu.connections >= 2 and guard.hub.connected.is_set())
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert await qmp.ask("query-name") == {"return": {}}
+            assert qemu.commands()[seen:] == ["query-name"]
+            assert await refuses(qmp) is same
