@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.proxy.hub import Hub, Limits
 from qmpguard.proxy.listener import Listener
+from qmpguard.proxy.takeover import take_over
 from qmpguard.systemd import Sockets
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Guard:
         Raises `UnavailableError` or `ConfigError` when it cannot be had.
         """
         config = config or self.config
+        if config.takeover is not None:
+            return take_over(config.takeover, self.hub.attach)
         address = self._sockets.resolve(config.listen)
         return Listener(address, self.hub.attach, mode=config.socket_mode, group=config.socket_group)
 
@@ -59,8 +62,12 @@ class Guard:
         """Guard until cancelled. Raises what `open` raises when there is no socket yet."""
         if self.listener is None:
             self.listen(self.open())
+        assert self.listener is not None
         try:
-            await self.hub.run()
+            async with asyncio.TaskGroup() as tasks:
+                if (place := self.listener.place) is not None:
+                    tasks.create_task(place.keep(self.listener, self.hub.connected))
+                await self.hub.run()
         finally:
             self.close()
 

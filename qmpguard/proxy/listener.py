@@ -10,7 +10,7 @@ import socket
 import stat
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
@@ -35,8 +35,23 @@ MAX_GROUPS = 256
 _CREDENTIALS = struct.Struct("3i")
 
 
+class Place(Protocol):
+    """Who sees to the path of a socket that is not free for the taking."""
+
+    def leave(self) -> None:
+        """Give the path back."""
+        ...
+
+    async def keep(self, listener: Listener, connected: asyncio.Event) -> None:
+        """See to it that the path stays the listener's, until cancelled; ``connected``: there is a link to QEMU."""
+        ...
+
+
 class Listener:
-    """An open listening socket. Each client goes to ``accepted`` with who it is."""
+    """An open listening socket. Each client goes to ``accepted`` with who it is.
+
+    A ``place`` gives the path back when the listener closes, and decides who may connect.
+    """
 
     def __init__(
         self,
@@ -45,33 +60,55 @@ class Listener:
         *,
         mode: int = 0o600,
         group: int | None = None,
+        place: Place | None = None,
     ) -> None:
         """Open the socket; raises `UnavailableError` when it cannot be had."""
         self.accepted = accepted
+        self.place = place
+        self._address = address
         self._permissions = (mode, group)
-        self._path: str | None = None
         self._count = 0
-        try:
-            self._sock = self._open(address, mode, group)
-        except OSError as error:
-            raise UnavailableError(f"cannot listen at {address}: {error.strerror}") from error
-        self._sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._path: str | None = None
+        self._file = -1  # keeps the number of the socket's file from being given to another one
+        try:
+            self._sock = self._open(self._address, *self._permissions)
+        except OSError as error:
+            raise UnavailableError(f"cannot listen at {self._address}: {error.strerror}") from error
+        self._sock.setblocking(False)
         self._loop.add_reader(self._sock.fileno(), self.accept)
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
         if self._sock.fileno() < 0:
             return
+        if self.place is not None:
+            self.place.leave()
+        self._end()
+
+    def reopen(self) -> None:
+        """Listen at the same address anew, since its path leads elsewhere. Raises `UnavailableError`."""
+        self._end()
+        self._begin()
+
+    def _end(self) -> None:
         self._loop.remove_reader(self._sock.fileno())
-        if self._path and self._still_ours():
+        if self._path and self.still_ours:
             Path(self._path).unlink(missing_ok=True)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
         self._sock.close()
 
     def permit(self, mode: int, group: int | None) -> tuple[int, int | None]:
         """Change who may connect to a unix socket, and return what held before. Raises `UnavailableError`."""
+        if self.place is not None:
+            return self._permissions
         before, self._permissions = self._permissions, (mode, group)
-        if self._path and before != self._permissions and self._still_ours():
+        if self._path and before != self._permissions and self.still_ours:
             try:
                 _give(self._path, group)
                 Path(self._path).chmod(mode)
@@ -110,13 +147,19 @@ class Listener:
                     Path(path).unlink()
                     raise
                 self._path = path
-                self._identity = _identity(path)
+                self._file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
                 sock.listen(BACKLOG)
                 return sock
 
-    def _still_ours(self) -> bool:
+    @property
+    def still_ours(self) -> bool:
         """Say whether the path still leads to our socket: another guard may have taken it over."""
-        return self._path is not None and _identity(self._path) == self._identity
+        if self._path is None or self._file < 0:
+            return False
+        try:
+            return os.path.samestat(Path(self._path).lstat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
 
     def accept(self) -> None:
         """Accept who has connected already."""
@@ -145,14 +188,6 @@ def _give(path: str, group: int | None) -> None:
         os.chown(path, -1, group, follow_symlinks=False)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = Path(path).lstat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _clear(path: str) -> None:
     """Remove a socket that nobody listens at; raises `UnavailableError` for anything else that is there."""
     try:
@@ -161,16 +196,22 @@ def _clear(path: str) -> None:
         return
     if not stat.S_ISSOCK(status.st_mode):
         raise UnavailableError(f"cannot listen at {path}: there is something that is no socket; remove it yourself")
+    if not is_deserted(Path(path)):
+        raise UnavailableError(f"cannot listen at {path}: another process listens there")
+    Path(path).unlink(missing_ok=True)
+
+
+def is_deserted(path: Path) -> bool:
+    """Say whether nobody listens at a socket, by connecting to it. Raises `OSError` where nobody can tell."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(path)
+            probe.connect(str(path))
         except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise UnavailableError(f"cannot listen at {path}: {error.strerror}") from error
-    raise UnavailableError(f"cannot listen at {path}: another process listens there")
+            return True
+        except BlockingIOError:  # its backlog is full: somebody is there
+            return False
+    return False
 
 
 def _who(sock: socket.socket, number: int) -> Peer:

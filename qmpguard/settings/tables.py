@@ -11,6 +11,7 @@ from qmpguard.address import MAX_UNIX_PATH, Inbound, TcpAddress, UnixAddress
 from qmpguard.config import MAX_CLIENTS, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.rules import UNVERIFIED, table
+from qmpguard.proxy.takeover import ASIDE
 from qmpguard.settings import people, values
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 LONGEST_WAIT, LONGEST_INTERVAL = 3600.0, 86400.0
 #: clients of one VM that can be asked for: each takes a descriptor
 MOST_CLIENTS = 65536
-#: what QEMU's own socket is called once the guard has its place
-ASIDE = ".qemu"
 #: a list with nothing in it
 NONE: tuple[str, ...] = ()
 
