@@ -7,6 +7,31 @@ for those facts · *rule*: what must never be · *verdict*: allow or refuse, wit
 forward or refuse.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from qmpguard.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from qmpguard.guard import Guard, guarding
+    from qmpguard.policy.policy import Mode, Policy, Profile
+
+__all__ = ["Guard", "Mode", "Policy", "Profile", "__version__", "guarding"]
+
+#: where the public names live; each is loaded when it is first asked for, so that `qmpguard --help` stays quick
+_HOMES = {
+    "Guard": "qmpguard.guard",
+    "guarding": "qmpguard.guard",
+    "Mode": "qmpguard.policy.policy",
+    "Policy": "qmpguard.policy.policy",
+    "Profile": "qmpguard.policy.policy",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qmpguard' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    return value

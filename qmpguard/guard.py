@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from qmpguard.address import parse_address
+from qmpguard.config import VmConfig
+from qmpguard.errors import UnavailableError
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.hub import Hub, Limits
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.takeover import take_over
 from qmpguard.systemd import Sockets
 
 if TYPE_CHECKING:
-    from qmpguard.config import VmConfig
+    from collections.abc import AsyncGenerator
+
     from qmpguard.proxy.schemas import Schemas
     from qmpguard.record import Run
 
 #: seconds that replies may still take after a signal to stop
 DRAIN = 5.0
+#: seconds that `guarding` waits for QEMU; it starts in a fifth of one
+START = 20.0
 
 
 class Guard:
@@ -83,6 +90,36 @@ class Guard:
         """Take no more clients."""
         if self.listener is not None:
             self.listener.close()
+
+
+@asynccontextmanager
+async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy | None = None) -> AsyncGenerator[Guard]:
+    """Guard a QEMU in this process for as long as the block lasts: for test suites that drive a real QEMU.
+
+    ``qemu`` and ``listen`` are addresses as on the command line. The block begins when QEMU answers and clients are
+    served. Raises `UnavailableError` when that takes too long or when ``listen`` cannot be had, and `UsageError` for
+    what is no address.
+    """
+    guard = Guard(VmConfig(name, parse_address(qemu), parse_address(listen), policy or Policy()))
+    guard.listen(guard.open())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(guard.run())
+            await _answered(guard, qemu)
+            yield guard
+            task.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None  # what the block itself has raised stays what it was
+
+
+async def _answered(guard: Guard, qemu: str) -> None:
+    try:
+        async with asyncio.timeout(START):
+            await guard.hub.connected.wait()
+    except TimeoutError:
+        raise UnavailableError(f"QEMU did not answer at {qemu} within {START:g} s") from None
 
 
 def limits(config: VmConfig) -> Limits:
