@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test systemd-lab docs demo clean
+.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,15 @@ image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it,
 systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a small VM, in minutes; needs root once
 	$(call lab_packages,/sbin/mke2fs:e2fsprogs)
 	@$(BIN)/pytest --quiet --timeout 3600 tests/deploy/systemd_lab.py
+
+page-test: lab ## drive the live page with a real Chromium before a real QEMU, in a minute
+	$(call lab_packages,chromium:chromium)
+	@$(BIN)/pytest --quiet tests/page/story_of_a_vm.py
+
+pictures: lab ## take the pictures of the live page anew
+	$(call lab_packages,chromium:chromium)
+	@mkdir -p docs/images
+	@QMPGUARD_PICTURES=docs/images $(BIN)/pytest --quiet tests/page/story_of_a_vm.py
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md

@@ -23,7 +23,7 @@ MIN_TOKEN = 16
 MAX_TOKEN = 4096
 
 #: what needs no token: none of it names a VM
-PUBLIC = frozenset({"/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json"})
+PUBLIC = frozenset({"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/readyz", "/openapi.json"})
 
 #: the page needs its own files and connections to where it came from, nothing else
 HEADERS = {

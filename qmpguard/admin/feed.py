@@ -74,6 +74,7 @@ class Feed:
         self._ears: dict[Journal, Callable[[], None]] = {}
         self._changed = asyncio.Event()
         self._told: dict[str, bytes] = {}
+        self._named = b""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -101,6 +102,7 @@ class Feed:
         """
         stream = Stream(vm, kinds, drop)
         first = [] if since is None else [self._entry(e) for e in self.past(since) if stream.wants(e.vm, _kind(e))]
+        first.append(self._names())
         first += [self._vm(one.snapshot()) for one in self._vms() if vm in (None, one.name)]
         self._streams.add(stream)
         self._listen()
@@ -138,14 +140,23 @@ class Feed:
 
     def _tell_changes(self) -> None:
         self._listen()
+        if self._named != (names := self._names()):
+            self._named = names
+            self._tell(names)
         for one in self._vms():
             message = self._vm(one.snapshot())
             if self._told.get(one.name) == message:
                 continue
             self._told[one.name] = message
-            for stream in tuple(self._streams):
-                if stream.vm in (None, one.name):
-                    stream.put(message)
+            self._tell(message, one.name)
+
+    def _tell(self, message: bytes, vm: str | None = None) -> None:
+        for stream in tuple(self._streams):
+            if vm is None or stream.vm in (None, vm):
+                stream.put(message)
+
+    def _names(self) -> bytes:
+        return message("vms", {"names": [one.name for one in self._vms()]})
 
     def _entry(self, entry: Entry) -> bytes:
         return message(_kind(entry), view.entry(entry, self._run), self._run.ref(entry.number))

@@ -62,8 +62,9 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Step": _object(time=_TIME, status=_TEXT),
     "Migration": _object(
-        status=_TEXT, under_way=_FLAG, steps=_list("Step"), ram_sent=_MAYBE_COUNT, ram_total=_MAYBE_COUNT,
-        vfio_transferred=_MAYBE_COUNT, blockers=_TEXTS,
+        status=_TEXT, under_way=_FLAG, steps=_list("Step"),
+        ram_sent=_MAYBE_COUNT, ram_remaining=_MAYBE_COUNT, ram_total=_MAYBE_COUNT, vfio_transferred=_MAYBE_COUNT,
+        blockers=_TEXTS,
     ),
     "Prospect": _object(
         way={"enum": ["plain", "postcopy", "background snapshot"]}, answer={"enum": ["yes", "warned", "no", "unknown"]},
@@ -164,8 +165,8 @@ def document() -> Schema:
     vms = _answer("Every VM.", _object(vms=_list("Vm")))
     decisions = _answer("Decisions, oldest first.", _object(decisions=_list("Decision"), last=_ID))
     stream = _answer(
-        "Server-sent events: `vm` (a Vm, when it has changed) without an id; `decision`, `drift`, `link`, `event` and "
-        "`override`, each with the id from which it can be resumed.",
+        "Server-sent events. Without an id: `vms`, the names of all, and `vm`, a Vm, when it has changed; with the id "
+        "from which the stream can be resumed: `decision`, `drift`, `link`, `event` and `override`.",
         _TEXT,
         "text/event-stream",
     )

@@ -199,6 +199,7 @@ def _migration(course: Course, facts: Facts) -> Object:
         "under_way": course.under_way,
         "steps": [{"time": step.time, "status": step.status} for step in course.steps],
         "ram_sent": progress.sent if progress else None,
+        "ram_remaining": progress.remaining if progress else None,
         "ram_total": progress.total if progress else None,
         "vfio_transferred": progress.vfio if progress else None,
         "blockers": list(facts.migration.blockers) if facts.migration else [],

@@ -105,11 +105,12 @@ class Start(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a migration has come, in bytes: RAM sent, RAM in all, and the VFIO devices' share where QEMU tells it."""
+    """How far a migration has come, in bytes: RAM sent, in all, and still to go; the VFIO devices' share if told."""
 
     sent: int = 0
     total: int = 0
     vfio: int | None = None
+    remaining: int = 0
 
 
 @dataclass(frozen=True, slots=True)

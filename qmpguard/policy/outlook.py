@@ -19,6 +19,9 @@ WAYS: Mapping[str, frozenset[str]] = {
     "background snapshot": frozenset({BACKGROUND_SNAPSHOT}),
 }
 
+#: what helps where a device and the way do not go together
+INSTEAD = "migrate the plain way, or unplug the device first"
+
 
 class Chance(Enum):
     """Whether a migration would be let through."""
@@ -66,4 +69,6 @@ def _of_verdict(way: str, verdict: Verdict) -> Prospect:
 
 
 def _of_finding(way: str, chance: Chance, finding: Finding) -> Prospect:
-    return Prospect(way, chance, finding.problem.refusal, finding.rule, finding.problem.fix)
+    problem = finding.problem
+    combined = problem.capability is not None and problem.devices  # here the capability is a plan, and not on yet
+    return Prospect(way, chance, problem.refusal, finding.rule, INSTEAD if combined else problem.fix)

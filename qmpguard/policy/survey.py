@@ -169,8 +169,9 @@ def _migration(facts: Facts, operation: Operation | None, policy: Policy) -> Que
 
 def _progress(ram: Value, vfio: Value) -> Progress | None:
     """Return how far a migration is; no rule looks at it, so what cannot be read is left out (MigrationInfo)."""
-    sent, total, share = _bytes(ram, "transferred"), _bytes(ram, "total"), _bytes(vfio, "transferred")
-    return None if sent is total is share is None else Progress(sent or 0, total or 0, share)
+    sent, total, remaining = (_bytes(ram, name) for name in ("transferred", "total", "remaining"))
+    share = _bytes(vfio, "transferred")
+    return None if sent is total is share is None else Progress(sent or 0, total or 0, share, remaining or 0)
 
 
 def _bytes(members: Value, name: str) -> int | None:

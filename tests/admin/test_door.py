@@ -39,7 +39,7 @@ async def test_over_tcp_the_token_is_needed_for_all_that_names_a_vm(tmp_path: Pa
         for path in SECRET[:-1]:
             assert (await visitor.get(path, **BEARER))[0] == 200
         async with visitor.stream(**BEARER) as stream:
-            assert (await stream.next())["name"] == "test"
+            assert (await stream.next())["names"] == ["test"]
 
 
 async def test_health_and_readiness_need_no_token_and_name_nobody(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_with_a_vfio_device_only_the_plain_way_is_open() -> None:
     assert plain.chance is Chance.YES
     assert (postcopy.chance, postcopy.rule) == (Chance.NO, "vfio-postcopy")
     assert postcopy.reason == "0000:65:00.0: VFIO migration is not supported with postcopy migration"
-    assert postcopy.fix == "turn it off with migrate-set-capabilities, or unplug the device"
+    assert postcopy.fix == "migrate the plain way, or unplug the device first"
     assert (snapshot.chance, snapshot.rule) == (Chance.NO, "vfio-background-snapshot")
 
 
@@ -36,6 +36,14 @@ def test_what_is_on_now_does_not_matter_but_what_each_way_would_use() -> None:
 def test_what_is_only_warned_of_is_said() -> None:
     assert chances(Machine.of(devices=[VU]).facts)[0] == "plain: yes, with a warning"
     assert chances(Machine.of(devices=[GPU]).facts, Policy(mode=Mode.WARN))[1] == "postcopy: yes, with a warning"
+
+
+def test_what_stands_in_the_way_without_a_device_has_its_own_remedy() -> None:
+    snapshot = outlook(Machine.of(runstate="prelaunch").facts, Policy())[2]
+    assert (snapshot.rule, snapshot.fix) == (
+        "snapshot-runstate",
+        "continue the VM with cont first, or turn background-snapshot off",
+    )
 
 
 def test_what_qemu_itself_blocks_is_said() -> None:

@@ -174,7 +174,7 @@ def test_a_list_of_devices_of_another_form_is_unexpected() -> None:
     ("answer", "progress"),
     [
         ({"status": "active"}, None),
-        ({"status": "active", "ram": {"transferred": 5, "total": 9, "remaining": 4}}, Progress(5, 9)),
+        ({"status": "active", "ram": {"transferred": 5, "total": 9, "remaining": 4}}, Progress(5, 9, remaining=4)),
         ({"status": "active", "ram": {"transferred": 5, "total": 9}, "vfio": {"transferred": 3}}, Progress(5, 9, 3)),
         ({"status": "completed", "vfio": {"transferred": 0}}, Progress(0, 0, 0)),
         ({"status": "active", "ram": {"transferred": "many"}, "vfio": 7}, None),
