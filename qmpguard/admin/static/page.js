@@ -80,7 +80,7 @@ const ENDINGS = { completed: "good", failed: "bad", cancelled: "warn" };
 // Each part of a card with the facts that it shows; it is drawn anew only when they change, so focus stays.
 const PARTS = {
   head: [(vm) => [vm.name, vm.state, vm.qemu, vm.link], drawHead],
-  notices: [(vm) => [vm.faults, vm.notes, vm.overrides], drawNotices],
+  notices: [(vm) => [vm.faults, vm.notes], drawNotices],
   ways: [(vm) => vm.may_migrate, drawWays],
   course: [(vm) => vm.migration, drawCourse],
   devices: [(vm) => vm.devices, drawDevices],
@@ -103,8 +103,6 @@ function drawNotices(vm) {
   return [
     ...vm.faults.map((text) => el("p", { class: "notice bad" }, text)),
     ...vm.notes.map((text) => el("p", { class: "notice warn" }, text)),
-    ...vm.overrides.map((one) => el("p", { class: "notice warn" }, `Overridden: ${one.rule ?? "every rule"} only warns until `,
-      clock(one.until), ` (${who(one.client)}: ${one.reason})`)),
   ];
 }
 
