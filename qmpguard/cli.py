@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: in the order in which help shows them; each is a module of `qmpguard.commands`
-COMMANDS = ("run", "override", "config", "rules", "demo")
+COMMANDS = ("run", "override", "status", "tail", "healthcheck", "config", "rules", "demo")
 
 
 class Command(Protocol):
@@ -35,7 +35,8 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 good, 2 usage, 69 nothing answers, 78 configuration."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(words[:1] if words and words[0] in COMMANDS else COMMANDS).parse_args(words)
     code = 0
     try:
         code = arguments.execute(arguments)
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, or of some commands: a health check loads nothing else."""
     top = argparse.ArgumentParser(
         prog="qmpguard",
         description="A QMP proxy that keeps VFIO devices away from postcopy migration and background snapshot.",
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"qmpguard {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in names:
         command = cast("Command", import_module(f"qmpguard.commands.{name.replace('-', '_')}"))
         sub = commands.add_parser(name, help=command.SUMMARY, description=command.DESCRIPTION)
         command.add_arguments(sub)
