@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures docs demo clean
+.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test docs demo clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) lab ## get everything that the other targets need
 
@@ -79,6 +79,10 @@ pictures: lab ## take the pictures of the live page anew
 	$(call lab_packages,chromium:chromium)
 	@mkdir -p docs/images
 	@QMPGUARD_PICTURES=docs/images $(BIN)/pytest --quiet tests/page/story_of_a_vm.py
+
+examples-test: $(INSTALLED) ## check the examples with Prometheus' own tool, which Debian has
+	$(call lab_packages,promtool:prometheus)
+	@$(BIN)/pytest --quiet tests/docs/test_examples.py
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
