@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test docs demo clean
+.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test fuzz docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ pictures: lab ## take the pictures of the live page anew
 examples-test: $(INSTALLED) ## check the examples with Prometheus' own tool, which Debian has
 	$(call lab_packages,promtool:prometheus)
 	@$(BIN)/pytest --quiet tests/docs/test_examples.py
+
+fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the guard, MINUTES=5
+	@$(BIN)/python -m tests.conformance.fuzz $(or $(MINUTES),5)
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md

@@ -142,6 +142,7 @@ class Session:
         self._framer = Framer(max_size=max_request)
         self._oob = False
         self.outstanding = 0  # requests that have no reply yet
+        self._out_of_band = 0  # those of them that wait for no other
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
         self._descriptors: list[Descriptor] = []
         self._pumping = False
@@ -183,14 +184,15 @@ class Session:
             return
         if slot.oob:
             self.outstanding -= 1
+            self._out_of_band -= 1
             self.stream.write(reply)
         else:
             slot.reply = reply
-            slots = self._slots
-            while slots and (head := slots[0].reply) is not None:
-                slots.popleft()
-                self.outstanding -= 1
-                self.stream.write(head)
+        slots = self._slots
+        while slots and (head := slots[0]).reply is not None and (head.request or not self._out_of_band):
+            slots.popleft()
+            self.outstanding -= 1
+            self.stream.write(head.reply)
         if (self._stalled or self._half_closed) and not self._pumping:
             self._pump()
 
@@ -277,6 +279,7 @@ class Session:
             self._negotiate(request)
         elif request.oob:
             self.outstanding += 1
+            self._out_of_band += 1
             self.hub.submit_oob(Slot(self, request))
         else:
             slot = Slot(self, request)
@@ -303,7 +306,10 @@ class Session:
         self.state = State.COMMANDS
 
     def _answer(self, reply: bytes) -> None:
-        """Answer by ourselves, behind the replies that are still outstanding."""
+        """Answer by ourselves, behind the replies that are still outstanding, those out of band as well.
+
+        QEMU executes such a request while it reads, and reports the errors that it finds behind it later.
+        """
         slot = Slot(self, None)
         self.outstanding += 1
         self._slots.append(slot)

@@ -7,12 +7,14 @@ Spaces, escapes, the spelling of numbers and line ends stay as they came.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _TIMESTAMP = re.compile(r'"timestamp": \{"seconds": \d+, "microseconds": \d+\}')
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|, |[^"{}\[\],]+|.')
 _CLOSING = {"{": "}", "[": "]"}
 
 
+@lru_cache(256)  # a script may ask for the schema twenty times
 def normal(message: str) -> str:
     """Return a message with its members in the order of the alphabet; what is no JSON comes back as it is.
 

@@ -9,6 +9,7 @@ import asyncio
 import select
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -124,7 +125,13 @@ def play(path: Path, script: Script) -> list[str]:
         line.finish()
     finally:
         line.close()
-    return messages(bytes(line.received))
+    received = messages(bytes(line.received))
+    return by_order(received) if script.oob else received
+
+
+def by_order(received: list[str]) -> list[str]:
+    """Put the replies to out-of-band requests first: QEMU keeps the order of these, and that of the others."""
+    return sorted(received, key=lambda message: '"id": "oob"' not in message)
 
 
 class Twins:
@@ -142,6 +149,7 @@ class Twins:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="twins")
+        self._pool = ThreadPoolExecutor(2, "client")
 
     def __enter__(self) -> Self:
         for path in self._behind:
@@ -158,13 +166,14 @@ class Twins:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(3 * PATIENCE)
+        self._pool.shutdown()
 
     def play(self, script: Script) -> tuple[list[str], list[str]]:
         """Return what the client of QEMU and the client of the guard were sent."""
-        transcripts = play(self.straight, script), play(self.guarded, script)
+        straight, guarded = self._pool.map(play, (self.straight, self.guarded), (script, script))
         if b"stop" in script.data:
             self.resume()
-        return transcripts
+        return straight, guarded
 
     def resume(self) -> None:
         """Let both machines run again, as they did at first; on another monitor, which the guard does not see."""

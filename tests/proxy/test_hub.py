@@ -106,6 +106,19 @@ async def test_local_answers_wait_for_the_replies_before_them(tmp_path: Path) ->
         assert (await qmp.receive())["error"]["desc"] == "QMP input member 'foo' is unexpected"
 
 
+async def test_local_answers_wait_for_the_out_of_band_replies_before_them_too(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock", oob=True) as qmp,
+    ):
+        qemu.silent = True
+        qmp.send({"exec-oob": "query-yank", "id": 1}, {"foo": 1, "id": 2})
+        await qemu.until("query-yank")
+        qemu.let_go()
+        assert [(await qmp.receive())["id"] for _ in range(2)] == [1, 2]
+
+
 async def test_at_most_six_requests_of_clients_are_in_flight_and_all_are_answered(tmp_path: Path) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,

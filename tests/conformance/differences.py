@@ -1,0 +1,138 @@
+"""Where the guard does not answer as QEMU does: what, and why. There is nothing else; `docs/conformance.md` prints it.
+
+A difference explains a pair of messages, what QEMU sent and what the guard sent in its place, or nothing that a
+transcript could show.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Version = tuple[int, ...]
+
+_PARSE_ERROR = re.compile(
+    r'\{"error": \{"class": "GenericError", "desc": "(\d+:\d+: )?JSON (parse error, .*|[a-z ]+ limit exceeded)"\}\}'
+)
+_UNEXPECTED = re.compile(r"Parameter '.*' is unexpected")
+_ID = re.compile(r'(?<=\}, )"id": .*(?=\}$)|(?<=^\{)"id": .*(?=, "return": )')
+_STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[-+.\deE]*')
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference; ``since``: the first QEMU that shows it.
+
+    ``explains`` is given QEMU's message and the guard's; ``ignores`` any message, which then stands in no pair.
+    """
+
+    what: str
+    why: str
+    since: Version = ()
+    explains: Callable[[str, str], bool] = lambda straight, guarded: False
+    ignores: Callable[[str], bool] = lambda message: False
+
+
+def _is_parse_error(message: str) -> bool:
+    return _PARSE_ERROR.fullmatch(message) is not None
+
+
+def _infinite(straight: str, guarded: str) -> bool:
+    return straight == _STRING_OR_NUMBER.sub(_as_double, guarded)
+
+
+def _as_double(match: re.Match[str]) -> str:
+    """What QEMU prints for a number that no double can hold."""
+    text = match[0]
+    if text.startswith('"') or not math.isinf(float(text)):
+        return text
+    return "-inf" if text.startswith("-") else "inf"
+
+
+def _which_is_unexpected(straight: str, guarded: str) -> bool:
+    return straight != guarded and _UNEXPECTED.sub("", straight) == _UNEXPECTED.sub("", guarded)
+
+
+def _unreadable(straight: str, guarded: str) -> bool:
+    return '"error"' in straight and "(qmpguard: rule unverified;" in guarded and _id(straight) == _id(guarded)
+
+
+def _id(message: str) -> str:
+    match = _ID.search(message)
+    return match[0] if match else ""
+
+
+DIFFERENCES = (
+    Difference(
+        "Errors for what is no JSON: QEMU 11.1 says where in the input it is (`1:32: `), words some faults anew, and "
+        "reports a fault at once, where QEMU up to 11.0 reports it when the message's brackets balance. "
+        "The guard does as QEMU up to 11.0, before every QEMU. "
+        "A request that follows is executed or not exactly as by the QEMU there.",
+        "These words are for people who type JSON, and no tool is known to read them.",
+        since=(11, 1),
+        ignores=_is_parse_error,
+    ),
+    Difference(
+        "An `id` with a number beyond the range of doubles, as `1e400`, comes back as it was sent.",
+        "QEMU sends `inf`, which is no JSON; a client could not read the reply.",
+        explains=_infinite,
+    ),
+    Difference(
+        "If `qmp_capabilities` has several unknown arguments, another one of them may be named in the error.",
+        "QEMU names one by the order of a hash table inside GLib.",
+        explains=_which_is_unexpected,
+    ),
+    Difference(
+        "A command that is judged, with arguments that cannot be read, is refused by rule `unverified`; "
+        "QEMU words that error otherwise.",
+        "What cannot be read cannot be judged, and what was not judged is not forwarded.",
+        explains=_unreadable,
+    ),
+    Difference(
+        "A message may have 4 MiB of tokens, and an error quotes 64 KiB of a stray token. "
+        "QEMU reads 64 MiB and quotes all.",
+        "No known client needs more, and one client must not fill the memory that all share.",
+    ),
+    Difference(
+        "Without out-of-band, QEMU reads a request when the one before it is answered; "
+        "the guard reads up to eight ahead. "
+        "They are executed and answered one after the other all the same. "
+        "Of a client that hangs up with requests under way, some may be executed that QEMU would not have read.",
+        "Requests that are on their way to QEMU while it answers others make a pipeline twice as fast.",
+    ),
+    Difference(
+        "A client that leaves more than 16 MiB unread is disconnected. QEMU stops to read that client's requests, "
+        "and its own memory grows with the events.",
+        "One client must not slow another, nor fill the memory that all share.",
+    ),
+    Difference(
+        "`getfd` with a name that another connected client holds is refused. "
+        "On a monitor of its own each client has its own names.",
+        "All clients share one monitor, in which the second descriptor would silently take the place of the first.",
+    ),
+    Difference(
+        "Descriptors that come with any command but `getfd` and `add-fd` are closed. "
+        "QEMU keeps them for the next command that takes one.",
+        "On a shared monitor the next command may be another client's.",
+    ),
+)
+
+
+def unexplained(straight: Sequence[str], guarded: Sequence[str], version: Version) -> list[tuple[str, str]]:
+    """The pairs of messages that differ, QEMU's and the guard's, and that no listed difference explains."""
+    shown = [difference for difference in DIFFERENCES if difference.since <= version]
+
+    def compared(messages: Sequence[str]) -> list[str]:
+        return [message for message in messages if not any(difference.ignores(message) for difference in shown)]
+
+    return [
+        (one, other)
+        for one, other in zip_longest(compared(straight), compared(guarded), fillvalue="(nothing)")
+        if one != other and not any(difference.explains(one, other) for difference in shown)
+    ]

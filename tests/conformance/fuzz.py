@@ -1,0 +1,78 @@
+"""`make fuzz`: plays generated scripts to both QEMUs for MINUTES minutes, and says what differed."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from qmpguard.demo.lab import system_qemu, vfio_qemu
+from tests.conformance.differences import unexplained
+from tests.conformance.strategies import SCRIPTS
+from tests.conformance.twins import Script, Twins
+
+#: scripts in one round, between two looks at the clock
+ROUND = 100
+
+
+def main(minutes: float) -> int:
+    """Return 1 if anything differed."""
+    logging.disable(logging.CRITICAL)
+    end = time.monotonic() + 60 * minutes
+    played, different, rounds = 0, 0, 0
+    with TemporaryDirectory(prefix="fuzz") as folder, ExitStack() as stack:
+        twins = [_start(stack, Path(folder), number) for number in range(2)]
+        while time.monotonic() < end:
+            number = random.getrandbits(64)
+            for pair in twins:
+                count, differs = _round(pair, number)
+                played, different = played + count, different + differs
+            rounds += 1
+            print(f"{played} scripts, {different} rounds with a difference", flush=True)
+    print(f"{played} scripts in {minutes:g} minutes, rounds with an unlisted difference: {different} of {2 * rounds}")
+    return int(different > 0)
+
+
+def _start(stack: ExitStack, folder: Path, number: int) -> Twins:
+    place = folder / str(number)
+    place.mkdir()
+    return stack.enter_context(Twins((system_qemu, vfio_qemu)[number](), place))
+
+
+def _round(twins: Twins, number: int) -> tuple[int, int]:
+    """Play a round; print the smallest script that differs, if any."""
+    played = 0
+
+    @seed(number)
+    @settings(
+        max_examples=ROUND,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(SCRIPTS)
+    def play(script: Script) -> None:
+        nonlocal played
+        played += 1
+        straight, guarded = twins.play(script)
+        assert not unexplained(straight, guarded, twins.version), "\n".join([repr(script), *straight, "---", *guarded])
+
+    try:
+        play()
+    except Exception:  # noqa: BLE001 -- whatever it was, it is told, and the next round begins
+        print(f"QEMU {'.'.join(map(str, twins.version))}, seed {number}:", file=sys.stderr)
+        traceback.print_exc()
+        return played, 1
+    return played, 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1])))
