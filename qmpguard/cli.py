@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: in the order in which help shows them; each is a module of `qmpguard.commands`
-COMMANDS = ("run", "override", "status", "tail", "healthcheck", "config", "rules", "demo")
+COMMANDS = ("run", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules", "demo")
 
 
 class Command(Protocol):
@@ -34,7 +34,7 @@ class Command(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 good, 2 usage, 69 nothing answers, 78 configuration."""
+    """Run a command and return its exit code: 0 good, 1 refusals, 2 usage, 69 nothing answers, 78 configuration."""
     words = sys.argv[1:] if argv is None else argv
     arguments = parser(words[:1] if words and words[0] in COMMANDS else COMMANDS).parse_args(words)
     code = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.native import native
 from qmpguard.policy.operations import CallUnlisted, OpenMonitor, RunProgram, SetProperty, WriteHmp
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.rules import RULES, hmp_write, new_monitor, runs_program, unknown_command, vfio_property
+from qmpguard.policy.rules import RULES, Rule, hmp_write, new_monitor, runs_program, unknown_command, vfio_property
 from qmpguard.policy.verdict import Finding, Problem, Verdict
 
 if TYPE_CHECKING:
@@ -25,10 +25,15 @@ _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
 }
 
 
+def _looking_at(kind: type) -> tuple[Rule, ...]:
+    """Return the rules that can fail after a kind of operation where they did not fail before."""
+    sole = _SOLE.get(kind)
+    return RULES if sole is None else tuple(rule for rule in RULES if rule.fails is sole)
+
+
 def concerns(kind: type, policy: Policy) -> bool:
     """Say whether any rule that is not off looks at a kind of operation; where none does, there is nothing to judge."""
-    sole = _SOLE.get(kind)
-    return sole is None or any(rule.mode(policy) is not Mode.OFF for rule in RULES if rule.fails is sole)
+    return kind not in _SOLE or any(rule.mode(policy) is not Mode.OFF for rule in _looking_at(kind))
 
 
 def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
@@ -39,7 +44,7 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
     """
     after = operation.after(before)
     findings = []
-    for rule in RULES:
+    for rule in _looking_at(type(operation)):
         mode = rule.mode(policy)
         if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
             continue

@@ -74,7 +74,7 @@ class Control:
         client = self._client
         if client is None:
             raise UnavailableError("QEMU went away")
-        return tuple(await asyncio.gather(*(_ask(client, query) for query in queries)))
+        return tuple(await asyncio.gather(*(put(client, query) for query in queries)))
 
     async def answers_out_of_band(self) -> bool:
         """Ask what QEMU answers even while its main loop is busy (``query-yank``)."""
@@ -88,7 +88,8 @@ class Control:
         return True
 
 
-async def _ask(client: QMPClient, query: Query) -> Answer:
+async def put(client: QMPClient, query: Query) -> Answer:
+    """Put one question to QEMU. Raises `UnavailableError` when it goes away, or refuses one that is not optional."""
     try:
         arguments = dict(query.arguments) or None
         return cast("Value", await client.execute(query.command, arguments))

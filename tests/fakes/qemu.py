@@ -132,10 +132,8 @@ class FakeQemu:
         special = self.answers.get(str(name))
         result = special(request) if special else self._result(str(name), arguments)
         key = "error" if isinstance(result, dict) and "class" in result else "return"
-        if key == "error":
-            self.send({"id": request["id"], key: result})
-        else:
-            self.send({key: result, "id": request["id"]})
+        identity = {"id": request["id"]} if "id" in request else {}
+        self.send({**identity, key: result} if key == "error" else {key: result, **identity})
 
     def _result(self, name: str, arguments: dict[str, Any]) -> Any:
         match name:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from qmpguard.policy.machine import Device, Facts, Machine
-from qmpguard.policy.outlook import Chance, outlook
+import pytest
+
+from qmpguard.policy.machine import Device, Facts, Machine, Start
+from qmpguard.policy.outlook import Chance, arrivals, obstacle, outlook
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rules import modes
 
@@ -61,3 +63,38 @@ def test_the_modes_are_the_effective_ones_and_unverified_is_never_off() -> None:
     effective = dict(modes(policy))
     assert effective["vfio-postcopy"] is effective["hmp-write"] is effective["unverified"] is Mode.WARN
     assert effective["runs-program"] is Mode.OFF
+
+
+def test_a_vm_that_waits_for_a_migration_may_take_it_plainly() -> None:
+    plain, postcopy = arrivals(Machine.of(devices=[GPU], runstate="inmigrate").facts, Policy())
+    assert (plain.way, plain.chance) == ("incoming", Chance.YES)
+    assert (postcopy.chance, postcopy.rule) == (Chance.NO, "vfio-postcopy")
+    assert postcopy.native.reason == "it has no check at the start of the incoming migration"
+
+
+def test_what_blocks_a_migration_out_does_not_block_one_in() -> None:
+    assert arrivals(Machine.of(blockers=["the disk"]).facts, Policy())[0].chance is Chance.YES
+
+
+def test_each_way_says_what_qemu_itself_would_do() -> None:
+    told = [str(p.native) for p in outlook(Machine.of(devices=[GPU]).facts, Policy())]
+    assert told == ["unknown", "unknown (upstream since 8.2)", "unknown (upstream since 8.2)"]
+    told = [p.native.refuses.value for p in outlook(Machine.of(devices=[VU]).facts, Policy())]
+    assert told == ["no", "no", "no"]
+    assert outlook(Machine.of(blockers=["the disk"]).facts, Policy())[0].native.refuses.value == "yes"
+
+
+@pytest.mark.parametrize(
+    ("facts", "out", "into"),
+    [
+        (Machine.of(), "", "it was not started with -incoming, or has arrived"),
+        (Machine.of(migration="completed"), "", "it was not started with -incoming, or has arrived"),
+        (Machine.of(runstate="inmigrate"), "it waits for a migration to come", ""),
+        (Machine.of(runstate="postmigrate", migration="completed"), "it has migrated away", None),
+        (Machine.of(migration="active"), "a migration is under way: active", None),
+        (Machine(), "", "it was not started with -incoming, or has arrived"),
+    ],
+)
+def test_why_no_migration_can_begin_now(facts: Machine, out: str, into: str | None) -> None:
+    assert obstacle(facts.facts, Start.OUTGOING) == out
+    assert into is None or obstacle(facts.facts, Start.INCOMING) == into

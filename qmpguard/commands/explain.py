@@ -1,0 +1,179 @@
+"""``qmpguard explain``: the verdict on one command, without sending it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpguard.commands.judging import add_policy_arguments, native_words, policy_of
+from qmpguard.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from qmpguard.address import Address
+    from qmpguard.policy.machine import Facts
+    from qmpguard.policy.operations import Operation
+    from qmpguard.policy.policy import Policy
+    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.verdict import Verdict
+    from qmpguard.wire.messages import Request
+
+SUMMARY = "judge one command without sending it"
+DESCRIPTION = (
+    "Say what would become of one QMP command, by which rule and why, without sending it. The machine is a live VM, by "
+    "the guard's socket or QEMU's own, or a file: what check --json printed, or its member 'machine', perhaps changed "
+    "by hand. Exit code 0: it would pass; 1: it would be refused."
+)
+#: what a file may have: a hundred devices take some 20 KB
+MAX_FILE = 4 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--machine", metavar="FILE|ADDR", required=True, help="a saved machine, or where a live VM is")
+    parser.add_argument("command", metavar="COMMAND", help="a QMP command as a client would send it")
+    add_policy_arguments(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Judge, and tell."""
+    request, policy = _request(arguments.command), policy_of(arguments)
+    reading = _reading(request, policy)
+    verdict = None if reading is None else _verdict(reading, arguments.machine, policy)
+    explained = Explained(request, verdict)
+    print(json.dumps(_for_programs(explained), indent=2) if arguments.json else _for_people(explained))
+    return 1 if verdict is not None and verdict.refusal is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A request, and the verdict on it; None where no rule looks at it."""
+
+    request: Request
+    verdict: Verdict | None
+
+    @property
+    def outcome(self) -> str:
+        """What would become of the request, in a word or two."""
+        if self.verdict is None:
+            return "not judged"
+        if self.verdict.refusal is not None:
+            return "refused"
+        return "warned" if self.verdict.findings else "passes"
+
+
+def _request(text: str) -> Request:
+    """Read a command as the guard reads one from a socket."""
+    from qmpguard.wire.framing import Framer, Message
+    from qmpguard.wire.messages import BadRequest, read_request
+
+    framer = Framer()
+    framer.feed(text.encode(errors="surrogateescape") + b"\n")
+    item = framer.pull()
+    if not isinstance(item, Message):
+        raise UsageError("the command is no JSON" + (f": {item.desc}" if item else ": it is not complete"))
+    request = read_request(item.value, oob=True)
+    if isinstance(request, BadRequest):
+        raise UsageError(f"the command is no request: {request.desc}")
+    return request
+
+
+def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
+    from qmpguard.policy.judgment import concerns
+    from qmpguard.policy.operations import CallUnlisted
+    from qmpguard.policy.readers import Harmless, read
+
+    reading = read(request.command, request.arguments or {}, policy)
+    if reading is None:
+        reading = CallUnlisted(request.command)
+    return None if isinstance(reading, Harmless) or not concerns(type(reading), policy) else reading
+
+
+def _verdict(reading: Operation | Unreadable, machine: str, policy: Policy) -> Verdict:
+    from qmpguard.address import parse_address
+    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.rules import unverified_mode
+    from qmpguard.policy.verdict import unverified
+
+    if isinstance(reading, Unreadable):
+        return unverified(reading.reason, unverified_mode(policy))
+    if Path(machine).is_file():
+        return _on_paper(reading, _saved(Path(machine)), policy)
+    return asyncio.run(_alive(reading, parse_address(machine), policy))
+
+
+async def _alive(operation: Operation, address: Address, policy: Policy) -> Verdict:
+    from qmpguard.inspection import visit
+    from qmpguard.policy.survey import inquire
+
+    async with visit(address) as guest:
+        verdict, _ = await guest.ask(inquire(operation, policy))
+        return verdict
+
+
+def _on_paper(operation: Operation, facts: Facts, policy: Policy) -> Verdict:
+    from qmpguard.policy.judgment import judge
+    from qmpguard.policy.machine import Machine, Unknown
+    from qmpguard.policy.portrait import with_type
+
+    try:
+        return judge(operation, Machine(with_type(facts, operation)), policy)
+    except Unknown as unknown:
+        raise UsageError(f"the saved machine does not say its {unknown}; ask a live VM") from unknown
+
+
+def _saved(path: Path) -> Facts:
+    from qmpguard.policy.portrait import read_portrait
+
+    try:
+        with path.open("rb") as file:
+            value = json.loads(file.read(MAX_FILE))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from error
+    try:
+        return read_portrait(value["machine"] if isinstance(value, dict) and "machine" in value else value)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _for_programs(explained: Explained) -> dict[str, object]:
+    verdict = explained.verdict
+    return {
+        "command": explained.request.command,
+        "verdict": explained.outcome,
+        "findings": [
+            {
+                "rule": finding.rule,
+                "mode": finding.mode.value,
+                "reason": finding.problem.refusal,
+                "devices": list(finding.problem.devices),
+                "capability": finding.problem.capability,
+                "fix": finding.problem.fix,
+            }
+            for finding in (verdict.findings if verdict else ())
+        ],
+        "error": verdict.refusal.text() if verdict and verdict.refusal else None,
+        "qemu_itself": native_words(verdict.native) if verdict else None,
+    }
+
+
+_OUTCOMES = {
+    "not judged": "it passes: no rule looks at it",
+    "passes": "it passes",
+    "warned": "it passes, with a warning",
+    "refused": "it would be refused",
+}
+
+
+def _for_people(explained: Explained) -> str:
+    lines = [f"{explained.request.command}: {_OUTCOMES[explained.outcome]}"]
+    for finding in explained.verdict.findings if explained.verdict else ():
+        lines += [f"  rule {finding.rule} ({finding.mode.value}): {finding.problem.refusal}"]
+        lines += [f"    what helps: {finding.problem.fix}"]
+    if explained.verdict and explained.verdict.findings:
+        lines.append(f"  would QEMU itself refuse it? {explained.verdict.native}")
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""A machine on paper: what the rules look at, as a value that is written to JSON and read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from qmpguard.policy.machine import Device, Facts, Migration
+from qmpguard.policy.operations import SetProperty
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpguard.policy.operations import Operation
+
+Paper: TypeAlias = "dict[str, object]"
+
+
+def draw(facts: Facts) -> Paper:
+    """Return the facts as a value for JSON; what was not asked is left out."""
+    asked: Paper = {
+        "capabilities": None if facts.capabilities is None else sorted(facts.capabilities),
+        "devices": None if facts.details is None else [_drawn(device) for device in facts.details],
+        "standbys": None if facts.standbys is None else sorted(facts.standbys),
+        "runstate": facts.runstate,
+        "migration": facts.migration and {"status": facts.migration.status, "blockers": list(facts.migration.blockers)},
+    }
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+_TEXTS = ("id", "host", "sysfsdev", "failover_pair_id")
+
+
+def _drawn(device: Device) -> Paper:
+    given = {name: getattr(device, name) for name in _TEXTS}
+    return {"path": device.path, "driver": device.driver} | {n: text for n, text in given.items() if text is not None}
+
+
+def read_portrait(value: object) -> Facts:
+    """Return the facts that `draw` wrote, perhaps changed by hand; raises `ValueError` with what cannot be read."""
+    members = _members(value, "a machine", frozenset({"capabilities", "devices", "standbys", "runstate", "migration"}))
+    devices = [_device(entry) for entry in _list(members, "devices")] if "devices" in members else None
+    details = None if devices is None else tuple(sorted(devices, key=lambda device: device.path))
+    return Facts(
+        capabilities=frozenset(_texts(members, "capabilities")) if "capabilities" in members else None,
+        devices=details,
+        others=None if details is None else (),
+        details=details,
+        standbys=frozenset(_texts(members, "standbys")) if "standbys" in members else None,
+        runstate=_text(members, "runstate"),
+        migration=_migration(members["migration"]) if "migration" in members else None,
+    )
+
+
+def with_type(facts: Facts, operation: Operation) -> Facts:
+    """Return the facts with the type of the object whose property an operation sets, as QEMU finds it by its path."""
+    if not isinstance(operation, SetProperty) or facts.details is None:
+        return facts
+    end = "/" + operation.change.path.lstrip("/")
+    kind = next((device.driver for device in facts.details if device.path.endswith(end)), "")
+    return replace(facts, type=kind)
+
+
+def _device(value: object) -> Device:
+    members = _members(value, "a device", frozenset({"path", "driver", *_TEXTS}))
+    driver, identity = _text(members, "driver"), _text(members, "id")
+    path = _text(members, "path") or (f"/machine/peripheral/{identity}" if identity else None)
+    if driver is None or path is None:
+        raise ValueError("a device needs a 'driver', and a 'path' or an 'id'")
+    host, sysfsdev, pair = (_text(members, name) for name in ("host", "sysfsdev", "failover_pair_id"))
+    return Device(path, driver, identity, host, sysfsdev, pair)
+
+
+def _migration(value: object) -> Migration:
+    members = _members(value, "a migration", frozenset({"status", "blockers"}))
+    return Migration(_text(members, "status") or "none", tuple(_texts(members, "blockers")))
+
+
+def _members(value: object, what: str, known: frozenset[str]) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is an object")
+    unknown = value.keys() - known
+    if unknown:
+        raise ValueError(f"{what} has no {min(unknown)!r}")
+    return value
+
+
+def _text(members: Mapping[str, object], name: str) -> str | None:
+    value = members.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name!r} is a string")
+    return value
+
+
+def _list(members: Mapping[str, object], name: str) -> list[object]:
+    value = members.get(name, [])
+    if not isinstance(value, list):
+        raise ValueError(f"{name!r} is a list")
+    return value
+
+
+def _texts(members: Mapping[str, object], name: str) -> list[str]:
+    texts = [entry for entry in _list(members, name) if isinstance(entry, str)]
+    if len(texts) < len(_list(members, name)):
+        raise ValueError(f"{name!r} is a list of strings")
+    return texts

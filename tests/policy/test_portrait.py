@@ -1,0 +1,84 @@
+"""A machine on paper: written, read back, and changed by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from qmpguard.policy.machine import Change, Device, Facts, Machine, Start
+from qmpguard.policy.operations import SetProperty, StartMigration
+from qmpguard.policy.portrait import draw, read_portrait, with_type
+
+GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", "0000:65:00.0", "/sys/x", "net0")
+ANONYMOUS = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
+WHOLE = Machine.of(
+    capabilities=["postcopy-ram", "events"],
+    devices=[ANONYMOUS, GPU],
+    standbys=["net0"],
+    runstate="paused",
+    migration="failed",
+    blockers=["the disk"],
+).facts
+
+
+def test_what_is_drawn_is_read_back() -> None:
+    paper = json.loads(json.dumps(draw(WHOLE)))
+    assert paper["devices"][0] == {"path": ANONYMOUS.path, "driver": "vfio-ap"}
+    again = read_portrait(paper)
+    assert again == Facts(
+        capabilities=WHOLE.capabilities,
+        devices=(ANONYMOUS, GPU),
+        others=(),
+        details=(ANONYMOUS, GPU),
+        standbys=WHOLE.standbys,
+        runstate="paused",
+        migration=WHOLE.migration,
+    )
+    assert draw(again) == draw(WHOLE)
+
+
+def test_what_was_not_asked_is_left_out_and_stays_unknown() -> None:
+    assert draw(Facts()) == {}
+    assert read_portrait({}) == Facts()
+
+
+def test_a_device_written_by_hand_needs_little() -> None:
+    facts = read_portrait({"devices": [{"id": "g", "driver": "vfio-pci"}], "migration": {}})
+    assert facts.details == (Device("/machine/peripheral/g", "vfio-pci", "g"),)
+    assert facts.migration is not None
+    assert facts.migration.status == "none"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([], "a machine is an object"),
+        ({"runstat": "x"}, "a machine has no 'runstat'"),
+        ({"runstate": 5}, "'runstate' is a string"),
+        ({"capabilities": "postcopy-ram"}, "'capabilities' is a list"),
+        ({"capabilities": [1]}, "'capabilities' is a list of strings"),
+        ({"devices": [5]}, "a device is an object"),
+        ({"devices": [{"driver": "vfio-pci"}]}, "a device needs"),
+        ({"devices": [{"id": "g"}]}, "a device needs"),
+        ({"devices": [{"id": "g", "driver": "x", "bus": "y"}]}, "a device has no 'bus'"),
+        ({"migration": []}, "a migration is an object"),
+    ],
+)
+def test_what_cannot_be_read_is_said(value: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match="^" + reason.replace("[", r"\[")):
+        read_portrait(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("gpu0", "vfio-pci"), ("/machine/peripheral/gpu0", "vfio-pci"), ("peripheral/gpu0", "vfio-pci"), ("u0", "")],
+)
+def test_the_object_of_a_property_is_found_by_a_partial_path_too(path: str, kind: str) -> None:
+    assert with_type(WHOLE, SetProperty(Change(path, "realized"))).type == kind
+
+
+def test_other_operations_have_no_such_object() -> None:
+    assert with_type(Facts(), StartMigration(Start.OUTGOING)) == Facts()
+    assert with_type(Facts(), SetProperty(Change("x", "realized"))) == Facts()
