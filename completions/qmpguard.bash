@@ -3,12 +3,16 @@ _qmpguard() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=qmpguard word
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$words $word" in
-      "qmpguard run"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard rules"|"qmpguard demo") words="$words $word" ;;
+      "qmpguard run"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard rules"|"qmpguard demo") words="$words $word" ;;
     esac
   done
   COMPREPLY=()
   case "$words:$prev" in
     "qmpguard run:--config"|"qmpguard run:--qemu"|"qmpguard run:--qemu-listen"|"qmpguard run:--listen"|"qmpguard run:--takeover"|"qmpguard run:--name"|"qmpguard run:--profile"|"qmpguard run:--mode"|"qmpguard run:--rules"|"qmpguard run:--extra-types"|"qmpguard run:--allow-failover-primary"|"qmpguard run:--survey-timeout"|"qmpguard run:--drift-interval"|"qmpguard run:--socket-mode"|"qmpguard run:--socket-group"|"qmpguard run:--allow-users"|"qmpguard run:--allow-groups"|"qmpguard run:--role"|"qmpguard run:--max-clients"|"qmpguard run:--admin"|"qmpguard run:--admin-token-file"|"qmpguard run:--admin-hosts"|"qmpguard run:--log-level"|"qmpguard run:--log-format"|"qmpguard run:--audit"|"qmpguard run:--traffic"|"qmpguard run:--traffic-exclude") return ;;
+    "qmpguard check:--profile") COMPREPLY=($(compgen -W "standard strict" -- "$cur")); return ;;
+    "qmpguard check:--extra-type") return ;;
+    "qmpguard explain:--machine"|"qmpguard explain:--extra-type") return ;;
+    "qmpguard explain:--profile") COMPREPLY=($(compgen -W "standard strict" -- "$cur")); return ;;
     "qmpguard override:--rule"|"qmpguard override:--for"|"qmpguard override:--reason"|"qmpguard override:--vm"|"qmpguard override:--pid") return ;;
     "qmpguard status:--token-file") return ;;
     "qmpguard tail:--token-file"|"qmpguard tail:--vm"|"qmpguard tail:--kinds"|"qmpguard tail:--since") return ;;
@@ -16,8 +20,10 @@ _qmpguard() {
     "qmpguard config show:--config"|"qmpguard config show:--qemu"|"qmpguard config show:--qemu-listen"|"qmpguard config show:--listen"|"qmpguard config show:--takeover"|"qmpguard config show:--name"|"qmpguard config show:--profile"|"qmpguard config show:--mode"|"qmpguard config show:--rules"|"qmpguard config show:--extra-types"|"qmpguard config show:--allow-failover-primary"|"qmpguard config show:--survey-timeout"|"qmpguard config show:--drift-interval"|"qmpguard config show:--socket-mode"|"qmpguard config show:--socket-group"|"qmpguard config show:--allow-users"|"qmpguard config show:--allow-groups"|"qmpguard config show:--role"|"qmpguard config show:--max-clients"|"qmpguard config show:--admin"|"qmpguard config show:--admin-token-file"|"qmpguard config show:--admin-hosts"|"qmpguard config show:--log-level"|"qmpguard config show:--log-format"|"qmpguard config show:--audit"|"qmpguard config show:--traffic"|"qmpguard config show:--traffic-exclude") return ;;
   esac
   case "$words" in
-    "qmpguard") COMPREPLY=($(compgen -W "run override status tail healthcheck config rules demo --help --version" -- "$cur")) ;;
+    "qmpguard") COMPREPLY=($(compgen -W "run check explain override status tail healthcheck config rules demo --help --version" -- "$cur")) ;;
     "qmpguard run") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude" -- "$cur")) ;;
+    "qmpguard check") COMPREPLY=($(compgen -W "--help --profile --extra-type --json" -- "$cur")) ;;
+    "qmpguard explain") COMPREPLY=($(compgen -W "--help --machine --profile --extra-type --json" -- "$cur")) ;;
     "qmpguard override") COMPREPLY=($(compgen -W "--help --rule --all-rules --for --reason --end --vm --pid" -- "$cur")) ;;
     "qmpguard status") COMPREPLY=($(compgen -W "--help --token-file --json" -- "$cur")) ;;
     "qmpguard tail") COMPREPLY=($(compgen -W "--help --token-file --vm --kinds --since --json" -- "$cur")) ;;
