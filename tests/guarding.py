@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,11 @@ class Client:
 
     def raw(self, data: bytes) -> None:
         self.writer.write(data)
+
+    def with_descriptors(self, data: bytes, *numbers: int) -> None:
+        """Send bytes and descriptors in one message, when nothing else is waiting to be sent."""
+        with socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno())) as sock:
+            assert socket.send_fds(sock, [data], numbers) == len(data)
 
     async def line(self) -> bytes:
         async with asyncio.timeout(PATIENCE):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from qmpguard.proxy.session import TAKES_DESCRIPTOR
+from qmpguard.proxy.passing import TAKES_DESCRIPTOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.proxy.link import Link
-    from qmpguard.proxy.session import Session, Slot
+    from qmpguard.proxy.session import Session
+    from qmpguard.proxy.slot import Slot
 
 
 class Dealer:
@@ -95,7 +96,7 @@ class Dealer:
         slot = session.todo.popleft()
         if session.privileged or not self._intercept(slot):
             self._send(slot)
-        if session.todo and not session.held:
+        if session.todo and not session.held and not session.in_turn:
             session.in_turn = True
             turns.append(session)
 

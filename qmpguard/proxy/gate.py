@@ -20,8 +20,8 @@ from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, unverified
 from qmpguard.proxy.counts import Durations
-from qmpguard.proxy.session import NEVER_SENT
 from qmpguard.proxy.sight import Sight
+from qmpguard.proxy.slot import NEVER_SENT
 from qmpguard.wire.messages import error_reply, success_reply
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.schema import Schema
-    from qmpguard.proxy.session import Slot
+    from qmpguard.proxy.slot import Slot
     from qmpguard.record import Decision
     from qmpguard.wire.messages import Request
 

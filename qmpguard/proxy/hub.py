@@ -23,8 +23,10 @@ from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
 from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.link import MAX_UNSENT, Link
 from qmpguard.proxy.overrides import Overrides
+from qmpguard.proxy.passing import TAKES_DESCRIPTOR, Holds
 from qmpguard.proxy.schemas import Schemas
-from qmpguard.proxy.session import Session, Slot
+from qmpguard.proxy.session import Session
+from qmpguard.proxy.slot import Slot
 from qmpguard.proxy.snapshot import LinkState, Snapshot, take
 from qmpguard.proxy.stream import Outbox, Stream
 from qmpguard.proxy.upstream import negotiate, reach, whose
@@ -103,6 +105,7 @@ class Hub:
         self._gone = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._dealer = Dealer(self._intercepted)
+        self._holds = Holds()
         self._unserved = True  # no client of this link had a reply yet
 
     def adopt(self, policy: Policy, limits: Limits) -> None:
@@ -170,6 +173,7 @@ class Hub:
 
     def _up(self, link: Link, own: socket.socket) -> None:
         self.link = self._dealer.link = link
+        self._holds = Holds()
         self._gone.clear()
         self._unserved = True
         if (schema := self.schemas.get(link.greeting)) is not None:
@@ -251,6 +255,7 @@ class Hub:
     def departed(self, session: Session, reason: str) -> None:
         """Forget a session that has closed."""
         self.sessions.discard(session)
+        self._holds.departed(session)
         self._note_drained()
         if not session.privileged:
             self.counts.departed(reason)
@@ -278,6 +283,10 @@ class Hub:
         """Hand a request to the gate if it is one to be judged."""
         request = slot.request
         assert request is not None
+        if request.command in TAKES_DESCRIPTOR and (refusal := self._holds.refusal(slot)) is not None:
+            slot.drop_descriptor()
+            slot.session.settle(slot, refusal)
+            return True
         reading = self.gate.read(request)
         if reading is None:
             self.counts.passed += 1
@@ -321,6 +330,8 @@ class Hub:
         assert slot.request is not None
         if slot.request.command in CHANGES:
             self.gate.baseline.ends(slot.request.command, slot.request.arguments or {})
+        if self._holds.attentive:
+            self._holds.answered(slot, reply)
         slot.session.settle(slot, reply)
         self._dealer.answered(slot)
         if self._unserved and not slot.session.privileged:

@@ -13,7 +13,7 @@ from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
 if TYPE_CHECKING:
     from qmpguard.proxy.counts import Counts
     from qmpguard.proxy.fds import Descriptor
-    from qmpguard.proxy.session import Slot
+    from qmpguard.proxy.slot import Slot
     from qmpguard.proxy.stream import Stream
     from qmpguard.wire.replies import Greeting
 

@@ -10,7 +10,9 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.proxy.fds import Descriptor, close_all
+from qmpguard.proxy.fds import Batch
+from qmpguard.proxy.passing import takes_descriptor
+from qmpguard.proxy.slot import Slot
 from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed
 from qmpguard.wire.messages import (
     COMMAND_NOT_FOUND,
@@ -24,9 +26,8 @@ from qmpguard.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    import asyncio
-
     from qmpguard.proxy.counts import Counts
+    from qmpguard.proxy.fds import Descriptor
     from qmpguard.proxy.stream import Stream
     from qmpguard.record import Peer
     from qmpguard.wire.json import Value
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
 
 #: requests of one client that are under way before its input waits (QEMU monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX)
 MAX_OUTSTANDING = 8
-
-#: commands that take a descriptor from the socket (QEMU monitor/fds.c)
-TAKES_DESCRIPTOR = frozenset({"getfd", "add-fd"})
-
-#: what stands for the reply of a request that was not sent, and never will be
-NEVER_SENT = b""
 
 
 class State(Enum):
@@ -53,43 +48,6 @@ class State(Enum):
 
 # the way to a member through its class costs as much as a system call
 _COMMANDS, _CLOSED = State.COMMANDS, State.CLOSED
-
-
-class Slot:
-    """The place of one request's reply in its client's order.
-
-    ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other.
-    """
-
-    __slots__ = ("descriptor", "id", "oob", "reply", "request", "returned", "session")
-
-    def __init__(self, session: Session, request: Request | None) -> None:
-        self.session = session
-        self.request = request
-        if request is None:
-            self.id, self.oob = None, False
-        else:
-            self.id, self.oob = request.id, request.oob
-        self.descriptor: Descriptor | None = None
-        self.reply: bytes | None = None
-        self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
-
-    def abandon(self) -> None:
-        """Tell who waits for QEMU's reply that there will be none, though the request was sent."""
-        if self.returned and not self.returned.done():
-            self.returned.set_result(None)
-
-    def discard(self) -> None:
-        """Close the descriptor of a request that will not be sent, and tell who waits for its reply."""
-        self.drop_descriptor()
-        if self.returned and not self.returned.done():
-            self.returned.set_result(NEVER_SENT)
-
-    def drop_descriptor(self) -> None:
-        """Close the descriptor that came with the request, if it is still here."""
-        if self.descriptor:
-            self.descriptor.close()
-            self.descriptor = None
 
 
 class Upstream(Protocol):
@@ -144,7 +102,7 @@ class Session:
         self.outstanding = 0  # requests that have no reply yet
         self._out_of_band = 0  # those of them that wait for no other
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
-        self._descriptors: list[Descriptor] = []
+        self._batch: Batch | None = None  # descriptors that no request has taken yet
         self._pumping = False
         self._stalled = False  # nothing is read before one of the requests under way is answered
 
@@ -201,7 +159,7 @@ class Session:
         if self.state is _CLOSED:
             return
         self.state = State.CLOSED
-        close_all(self._descriptors)
+        self._drop_batch()
         for slot in self.todo:
             slot.drop_descriptor()
         self.todo.clear()
@@ -216,8 +174,8 @@ class Session:
         if descriptors:
             self.hub.counts.descriptors_received += len(descriptors)
             # QEMU keeps the last batch only (chardev/char-socket.c: tcp_chr_recv)
-            close_all(self._descriptors)
-            self._descriptors = descriptors
+            self._drop_batch()
+            self._batch = Batch(descriptors, data)
         self._framer.feed(data)
         self._pump()
 
@@ -242,6 +200,7 @@ class Session:
                 if item is None:
                     break
                 if isinstance(item, Malformed):
+                    self._hand_over(None)
                     self.hub.counts.malformed += 1
                     self._answer(error_reply(item.desc, None))
                 else:
@@ -251,7 +210,27 @@ class Session:
         if self.state is not _CLOSED:
             self._wait_for_more()
 
+    def _hand_over(self, request: Request | None) -> Descriptor | None:
+        """Return the descriptor that came with a request; one that it does not take is closed."""
+        if (batch := self._batch) is None:
+            return None
+        if request is not None and self.state is _COMMANDS and takes_descriptor(request):
+            self._batch = None
+            return batch.take()
+        if batch.read:
+            self._drop_batch()
+        return None
+
+    def _drop_batch(self) -> None:
+        if self._batch is not None:
+            self._batch.close()
+            self._batch = None
+
     def _wait_for_more(self) -> None:
+        if self._batch is not None and not self._framer.busy:
+            self._batch.read = True
+            if not (self._batch.ahead or self._framer.held):
+                self._drop_batch()
         self._stalled = self.outstanding >= MAX_OUTSTANDING
         if self._stalled:
             self.stream.pause()
@@ -274,26 +253,26 @@ class Session:
     def _request(self, value: Value) -> None:
         request = read_request(value, oob=self._oob)
         if isinstance(request, BadRequest):
+            self._hand_over(None)
             self._answer(error_reply(request.desc, request.id))
         elif self.state is not _COMMANDS:
             self._negotiate(request)
         elif request.oob:
+            self._hand_over(None)
             self.outstanding += 1
             self._out_of_band += 1
             self.hub.submit_oob(Slot(self, request))
         else:
             slot = Slot(self, request)
-            if self._descriptors:
-                # QEMU takes the first and closes the rest (monitor/fds.c: qemu_chr_fe_get_msgfd)
-                if request.command in TAKES_DESCRIPTOR:
-                    slot.descriptor = self._descriptors.pop(0)
-                close_all(self._descriptors)
+            if self._batch is not None:
+                slot.descriptor = self._hand_over(request)
             self.outstanding += 1
             self._slots.append(slot)
             self.todo.append(slot)
             self.hub.submit(self)
 
     def _negotiate(self, request: Request) -> None:
+        self._hand_over(None)
         if request.command != "qmp_capabilities":
             self._answer(error_reply(NOT_NEGOTIATED, request.id, kind=COMMAND_NOT_FOUND))
             return
