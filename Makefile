@@ -89,6 +89,7 @@ fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the g
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
+	@$(BIN)/qmpguard rules --markdown > docs/rules.md
 	@$(BIN)/python -m qmpguard.manual
 
 demo: lab ## see what a real QEMU answers with and without the guard

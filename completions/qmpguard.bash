@@ -31,7 +31,7 @@ _qmpguard() {
     "qmpguard config") COMPREPLY=($(compgen -W "check show --help" -- "$cur")) ;;
     "qmpguard config check") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     "qmpguard config show") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude" -- "$cur")) ;;
-    "qmpguard rules") COMPREPLY=($(compgen -W "--help --json" -- "$cur")) ;;
+    "qmpguard rules") COMPREPLY=($(compgen -W "--help --json --markdown" -- "$cur")) ;;
     "qmpguard demo") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
   esac
 }

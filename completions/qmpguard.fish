@@ -101,4 +101,5 @@ complete -c qmpguard -n '__fish_seen_subcommand_from config; and __fish_seen_sub
 complete -c qmpguard -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l traffic-exclude -r -d 'commands that the traffic file leaves out [QMPGUARD_TRAFFIC_EXCLUDE]'
 complete -c qmpguard -n '__fish_seen_subcommand_from rules' -s h -l help -f -d 'show this help message and exit'
 complete -c qmpguard -n '__fish_seen_subcommand_from rules' -l json -f -d 'for programs'
+complete -c qmpguard -n '__fish_seen_subcommand_from rules' -l markdown -f -d 'with every rule'\''s documentation; docs/rules.md is made so'
 complete -c qmpguard -n '__fish_seen_subcommand_from demo' -s h -l help -f -d 'show this help message and exit'

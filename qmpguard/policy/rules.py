@@ -7,6 +7,7 @@ line stands in every printed table.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Device, Machine, Start, is_vfio
@@ -30,6 +31,10 @@ def vfio_postcopy(machine: Machine, policy: Policy) -> Problem | None:
 
     The destination discards guest RAM that the device has pinned, fails to map it again and dies; the guest is
     lost. QEMU 8.2 and later say so at `migrate`, for `vfio-pci` without `failover_pair_id`, on the source only.
+
+    It is refused where the two would come together: when the capability is switched on, when the device is plugged in,
+    and when a migration or its postcopy phase starts. Once a migration is over, QEMU leaves the capability on; then a
+    device may be plugged in again, with a warning, and the next migration is refused.
     """
     return _combination(machine, policy, POSTCOPY_RAM, "postcopy migration")
 
@@ -37,7 +42,8 @@ def vfio_postcopy(machine: Machine, policy: Policy) -> Problem | None:
 def vfio_background_snapshot(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse a VFIO device together with `background-snapshot`.
 
-    The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and nothing says so.
+    The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and nothing says so. It is
+    refused where `vfio-postcopy` refuses. `snapshot-save` and HMP's `savevm` are something else and pass.
     """
     return _combination(machine, policy, BACKGROUND_SNAPSHOT, "background snapshot")
 
@@ -45,7 +51,8 @@ def vfio_background_snapshot(machine: Machine, policy: Policy) -> Problem | None
 def vfio_blocked(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse to plug a VFIO device with migration forced on where QEMU's blocker for all VFIO devices stands.
 
-    The device would be plugged as migratable into a VM that cannot migrate. Any other blocker is only warned of.
+    The device would be plugged as migratable into a VM that cannot migrate: `enable-migration=on` while
+    `query-migrate` has a blocker for several VFIO devices together. Any other blocker is only warned of.
     """
     forced = [device for device in machine.added if device.migration_forced]
     if not forced or not machine.migration.blockers:
@@ -57,7 +64,11 @@ def vfio_blocked(machine: Machine, policy: Policy) -> Problem | None:
 
 
 def snapshot_runstate(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse a background snapshot in a run state from which QEMU cannot pause: it would abort, VFIO or not."""
+    """Refuse a background snapshot in a run state from which QEMU cannot pause: it would abort, VFIO or not.
+
+    QEMU 7.2 to 11.1 abort in `prelaunch`, which is before the first `cont`; some also in `io-error` and `shutdown`.
+    In `running`, `paused` and `suspended` it passes.
+    """
     if machine.starting is not Start.OUTGOING or not machine.has(BACKGROUND_SNAPSHOT):
         return None
     if machine.runstate in CAN_SNAPSHOT:
@@ -120,7 +131,8 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
     """Warn of a dangerous capability while a failover standby may hide a VFIO device that nothing shows.
 
     QEMU keeps the primary of a failover pair out of sight until the guest has negotiated failover. One that came by the
-    command line, or before the guard, cannot be seen.
+    command line, or before the guard, cannot be seen; one that was plugged in through the guard is remembered, and
+    rules `vfio-postcopy` and `vfio-background-snapshot` speak of it.
     """
     on = next((c for c in sorted(DANGEROUS) if machine.has(c)), None)
     if on is None or policy.allow_failover_primary or not machine.standbys:
@@ -138,7 +150,11 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
 
 
 def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse every line of HMP but `info` and those that another rule judges."""
+    """Refuse every line of HMP but `info` and those that another rule judges.
+
+    HMP reaches parts of QEMU that QMP does not, and its lines are made for people. Those that steer a running migration
+    always pass: `migrate_cancel`, `migrate_pause`, `migrate_continue`, `migrate_recover`.
+    """
     if machine.hmp_write is None:
         return None
     return Problem(f"HMP command '{machine.hmp_write}' is not allowed here", "use the QMP command for it")
@@ -155,7 +171,10 @@ def runs_program(machine: Machine, policy: Policy) -> Problem | None:
 
 
 def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse a command that is absent from QEMU's schema, or a downstream one (`__...`)."""
+    """Refuse a command that is absent from QEMU's schema, or a downstream one (`__...`).
+
+    What such a command does nobody here can know. The schema is read from QEMU itself (`query-qmp-schema`).
+    """
     if machine.unlisted is None or passes_unjudged(machine.unlisted, machine.commands):
         return None
     return Problem(f"The command {machine.unlisted} is not in QEMU's schema", "use a command that QEMU documents")
@@ -207,7 +226,12 @@ class Rule:
     @property
     def summary(self) -> str:
         """The first line of the rule's documentation."""
-        return (self.fails.__doc__ or "").partition("\n")[0]
+        return self.documentation.partition("\n")[0]
+
+    @property
+    def documentation(self) -> str:
+        """The rule's documentation for users."""
+        return cleandoc(self.fails.__doc__ or "")
 
     def mode(self, policy: Policy) -> Mode:
         """Return the effective mode: the weaker of the global one and the rule's own."""
@@ -256,5 +280,16 @@ def modes(policy: Policy) -> tuple[tuple[str, Mode], ...]:
 def table() -> list[tuple[str, str, str, str]]:
     """Return every rule as (id, mode in standard, mode in strict, what it does), for everything that prints them."""
     rows = [(rule.id, rule.standard.value, rule.strict.value, rule.summary) for rule in RULES]
-    last = "Refuse what cannot be read or verified: odd arguments, or a QEMU that does not answer."
-    return [*rows, (UNVERIFIED, "enforce", "enforce", last)]
+    return [*rows, (UNVERIFIED, "enforce", "enforce", _ON_UNVERIFIED.partition("\n")[0])]
+
+
+def documentation() -> dict[str, str]:
+    """Return every rule's documentation for users, by its id, in the order of the table."""
+    return {rule.id: rule.documentation for rule in RULES} | {UNVERIFIED: _ON_UNVERIFIED}
+
+
+_ON_UNVERIFIED = """Refuse what cannot be read or verified: odd arguments, or a QEMU that does not answer.
+
+An argument that no reader knows may be one that a newer QEMU takes for a capability; so may a migration parameter.
+While QEMU is merely busy, a request waits as it would at QEMU, up to the survey timeout. This rule can warn but is
+never off."""
