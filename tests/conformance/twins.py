@@ -19,9 +19,12 @@ from tests.conformance.transcript import messages
 from tests.guarding import PATIENCE, guarding
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
+
+    from qmpguard.policy.policy import Policy
 
 #: An unfinished message before it is given up: 0xFF is an error in every state of QEMU's lexer.
 END: Final = b'\xff\n{"execute": "query-name", "id": "the end"}'
@@ -137,13 +140,23 @@ def by_order(received: list[str]) -> list[str]:
 class Twins:
     """Two running QEMUs with the same command line, and a guard before the second."""
 
-    def __init__(self, binary: Path, folder: Path, *, machine: str = "none") -> None:
+    def __init__(
+        self,
+        binary: Path,
+        folder: Path,
+        args: Sequence[str] = (),
+        *,
+        machine: str = "none",
+        policy: Policy | None = None,
+    ) -> None:
         self.version: tuple[int, ...] = ()
         self.straight = folder / "a" / "qmp0.sock"
         self.guarded = folder / "b" / "guard.sock"
         self._behind = (folder / "a" / "qmp1.sock", folder / "b" / "qmp1.sock")
         self._binary = binary
         self._machine = machine
+        self._args = args
+        self._policy = policy
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -192,9 +205,13 @@ class Twins:
         self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             for path in self._behind:
-                await stack.enter_async_context(Qemu(self._binary, path.parent, monitors=2, machine=self._machine))
+                await stack.enter_async_context(
+                    Qemu(self._binary, path.parent, self._args, monitors=2, machine=self._machine)
+                )
             guard = await stack.enter_async_context(
-                guarding(self._behind[1].with_name("qmp0.sock"), self.guarded, survey_timeout=PATIENCE)
+                guarding(
+                    self._behind[1].with_name("qmp0.sock"), self.guarded, policy=self._policy, survey_timeout=PATIENCE
+                )
             )
             greeting = guard.hub.greeting
             assert greeting is not None
