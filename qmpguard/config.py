@@ -65,13 +65,17 @@ class LogLevel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """What is logged, and the files for audit and traffic. ``exclude``: commands that the traffic leaves out."""
+    """What is logged, and the files for audit and traffic. ``exclude``: commands that the traffic leaves out.
+
+    ``otel``: decisions are also exported to OpenTelemetry.
+    """
 
     level: LogLevel = LogLevel.INFO
     format: LogFormat = LogFormat.TEXT
     audit: str | None = None
     traffic: str | None = None
     exclude: frozenset[str] = frozenset()
+    otel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             ]
             if config.admin is not None:
                 own.append(tasks.create_task(_admin(config.admin, fleet, sockets, run)))
+            if config.log.otel:
+                own.append(tasks.create_task(_export(fleet)))
             _tell(notifier, fleet, sockets)
             await stop.wait()
             log.info("stopping")
@@ -76,6 +78,18 @@ async def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) 
 
     address = sockets.resolve(config.listen)
     await Admin(address, lambda: fleet.hubs, run, token_file=config.token_file, hosts=config.hosts).run()
+
+
+async def _export(fleet: Fleet) -> None:
+    """Export decisions to OpenTelemetry until cancelled."""
+    from qmpguard.otel import Telemetry
+
+    telemetry = Telemetry()
+    fleet.listen(telemetry.told)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await telemetry.close()
 
 
 def _tell(notifier: Notifier, fleet: Fleet, sockets: Sockets) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: entries that a VM's journal keeps, of QEMU's events and of everything else; a decision is some hundred bytes
 MAX_ENTRIES = 1000
+#: characters of a command's name that are kept; QEMU's longest has 35
+MAX_COMMAND = 200
 #: characters of an event's data that are kept; QEMU's own events have some hundred
 MAX_DATA = 4096
 
@@ -51,7 +53,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict on record. ``ref`` stands in the client's error text; ``native``: would QEMU itself have refused."""
+    """A verdict on record. ``ref`` stands in the client's error text; ``native``: would QEMU itself have refused.
+
+    ``took`` is in seconds, from the request's arrival to the verdict.
+    """
 
     ref: str
     peer: Peer
@@ -59,6 +64,11 @@ class Decision:
     verdict: Verdict
     qemu: str
     native: str = "unknown"
+    took: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Cut a command's name that no command has: a client may send one of megabytes."""
+        object.__setattr__(self, "command", self.command[:MAX_COMMAND])
 
     @property
     def outcome(self) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qmpguard.policy.verdict import Verdict
-from qmpguard.record import MAX_DATA, Decision, Entry, Event, Journal, LinkChange, Peer, Run
+from qmpguard.record import MAX_COMMAND, MAX_DATA, Decision, Entry, Event, Journal, LinkChange, Peer, Run
 
 
 def test_many_events_do_not_push_decisions_out() -> None:
@@ -34,6 +34,10 @@ def test_a_listener_is_told_until_it_has_enough() -> None:
     stop()
     journal.add(0.0, Event("RESUME", "{}"))
     assert [entry.what for entry in told] == [Event("STOP", "{}")]
+
+
+def test_a_command_with_a_name_of_megabytes_does_not_stay_in_memory() -> None:
+    assert len(Decision("r-1", Peer(1), "x" * 4_000_000, Verdict(), "11.1.0").command) == MAX_COMMAND
 
 
 def test_an_event_with_more_data_than_any_of_qemus_is_kept_without_it() -> None:

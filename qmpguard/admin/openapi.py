@@ -75,7 +75,7 @@ SCHEMAS: dict[str, Schema] = {
     "Decision": _object(
         **_ENTRY, kind={"const": "decision"}, ref=_ID, client=_ref("Peer"), command=_TEXT,
         outcome={"enum": ["allowed", "warned", "refused"]}, text=_TEXT, qemu=_TEXT,
-        native={"enum": ["yes", "no", "unknown"]}, findings=_list("Finding"),
+        native={"enum": ["yes", "no", "unknown"]}, took={"type": "number", "minimum": 0}, findings=_list("Finding"),
     ),
     "Drift": _object(
         **_ENTRY, kind={"const": "drift"}, fact={"enum": [fact.value for fact in Fact]}, before=_TEXTS, after=_TEXTS

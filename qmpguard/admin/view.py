@@ -156,6 +156,7 @@ def _decision(decision: Decision) -> Object:
         "text": decision.text,
         "qemu": decision.qemu,
         "native": decision.native,
+        "took": decision.took,
         "findings": [_finding(finding) for finding in decision.verdict.findings],
     }
 

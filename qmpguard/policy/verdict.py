@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from qmpguard.policy.native import UNTOLD, Native
 from qmpguard.policy.policy import Mode
 
+#: characters of one text in a verdict. What a client names may have megabytes, and verdicts stay on record.
+MAX_TEXT = 1000
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -21,6 +28,12 @@ class Problem:
     devices: tuple[str, ...] = ()
     capability: str | None = None
     advisory: bool = False
+
+    def __post_init__(self) -> None:
+        """Cut what is too long to be kept and shown."""
+        object.__setattr__(self, "refusal", _cut(self.refusal))
+        object.__setattr__(self, "fix", _cut(self.fix))
+        object.__setattr__(self, "devices", tuple(map(_cut, self.devices)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Gate:
     def __init__(
         self,
         policy: Policy,
-        record: Callable[[Slot, Verdict], Decision],
+        record: Callable[[Slot, Verdict, float], Decision],
         drifted: Callable[[Drift], None],
         learn: Callable[[], Awaitable[Schema]],
         *,
@@ -95,18 +95,19 @@ class Gate:
         A session ends with its link, so while it is there, the link that is asked is the one that is forwarded to.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
+        begun = loop.time()
+        deadline = begun + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
                 await self.turn.acquire()
         except TimeoutError:
-            return self._decide(slot, self._unverified("another operation keeps QEMU busy"))
+            return self._decide(slot, self._unverified("another operation keeps QEMU busy"), begun)
         try:
             if slot.session.is_closed:
                 return None
             memory = self.primaries, self.control
             verdict = await self._verdict(slot, reading, deadline)
-            refusal = self._decide(slot, verdict)
+            refusal = self._decide(slot, verdict, begun)
             if refusal is None and not slot.session.is_closed:
                 # no await between the verdict and this: nothing slips in between survey and command
                 slot.returned = loop.create_future()
@@ -242,8 +243,8 @@ class Gate:
     def _unverified(self, reason: str) -> Verdict:
         return unverified(reason, unverified_mode(self.policy))
 
-    def _decide(self, slot: Slot, verdict: Verdict) -> bytes | None:
-        text = self._record(slot, verdict).text
+    def _decide(self, slot: Slot, verdict: Verdict, begun: float) -> bytes | None:
+        text = self._record(slot, verdict, asyncio.get_running_loop().time() - begun).text
         return refusal_reply(slot, text) if text else None
 
 

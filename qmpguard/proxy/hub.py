@@ -383,11 +383,11 @@ class Hub:
     def _happened(self, what: Happening) -> Entry:
         return self.journal.add(time.time(), what)
 
-    def _record(self, slot: Slot, verdict: Verdict) -> Decision:
+    def _record(self, slot: Slot, verdict: Verdict, took: float) -> Decision:
         command = slot.request.command if slot.request else ""
         version = self.link.greeting.version if self.link else "gone"
         native = verdict.native.refuses.value
-        decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version, native)
+        decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version, native, took)
         self._happened(decision)
         self.counts.decided(decision)
         for finding in verdict.findings:

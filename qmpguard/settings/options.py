@@ -78,6 +78,7 @@ OPTIONS = (
     Option("audit", ("log", "audit"), "FILE", "write every decision to a file, one JSON object a line"),
     Option("traffic", ("log", "traffic"), "FILE", "write every request to a file, without secrets"),
     Option("traffic-exclude", ("log", "traffic_exclude"), "COMMAND,...", "commands that the traffic file leaves out"),
+    Option("otel", ("log", "otel"), "BOOL", "export decisions to OpenTelemetry; needs qmpguard[otel] (default: false)"),
 )
 
 

@@ -147,6 +147,7 @@ def read_log(settings: Table) -> LogConfig:
         settings.take("audit", values.path, None),
         settings.take("traffic", values.path, None),
         frozenset(settings.take("traffic_exclude", values.names, NONE)),
+        settings.take("otel", values.flag, False),
     )
     settings.done()
     return log

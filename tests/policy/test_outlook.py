@@ -8,6 +8,7 @@ from qmpguard.policy.machine import Device, Facts, Machine, Start
 from qmpguard.policy.outlook import Chance, arrivals, obstacle, outlook
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rules import modes
+from qmpguard.policy.verdict import MAX_TEXT, Problem
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
 VU = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
@@ -98,3 +99,9 @@ def test_each_way_says_what_qemu_itself_would_do() -> None:
 def test_why_no_migration_can_begin_now(facts: Machine, out: str, into: str | None) -> None:
     assert obstacle(facts.facts, Start.OUTGOING) == out
     assert into is None or obstacle(facts.facts, Start.INCOMING) == into
+
+
+def test_what_a_client_names_at_length_is_told_in_short() -> None:
+    problem = Problem("x" * 5000, "short", ("y" * 5000, "z"))
+    assert (len(problem.refusal), problem.fix) == (MAX_TEXT, "short")
+    assert [len(device) for device in problem.devices] == [MAX_TEXT, 1]

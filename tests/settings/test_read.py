@@ -60,6 +60,7 @@ format = "json"
 audit = "/a"
 traffic = "/t"
 traffic_exclude = ["query-status"]
+otel = true
 """
 
 
@@ -86,7 +87,7 @@ def test_a_file_that_says_everything(tmp_path: Path) -> None:
             VmConfig("web4", Inbound(UnixAddress("/run/q4")), UnixAddress("/run/l4"), strict),
         ),
         AdminConfig(TcpAddress("127.0.0.1", 80), "/etc/token", ("guard.example",)),
-        LogConfig(LogLevel.DEBUG, LogFormat.JSON, "/a", "/t", frozenset({"query-status"})),
+        LogConfig(LogLevel.DEBUG, LogFormat.JSON, "/a", "/t", frozenset({"query-status"}), otel=True),
     )
 
 
@@ -192,7 +193,7 @@ def test_flags_describe_one_vm_and_stand_above_the_environment() -> None:
     assert config == Config((vm,), log=LogConfig(format=LogFormat.JSON))
 
 
-BAD = {"rules": "x", "allow-failover-primary": "maybe"}
+BAD = {"rules": "x", "otel": "maybe", "allow-failover-primary": "maybe"}
 ANYTHING = {"extra-types", "traffic-exclude", "admin-hosts"}  # lists of names: nothing is wrong for them
 
 
