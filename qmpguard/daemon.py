@@ -13,6 +13,7 @@ from qmpguard.fleet import Fleet
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
 from qmpguard.reload import Reloads
+from qmpguard.store import bequeath, inherit
 from qmpguard.systemd import Notifier, Sockets
 from qmpguard.version import __version__
 
@@ -43,6 +44,7 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             reloads = Reloads(load or (lambda: config), fleet, lambda _: None)
             _signals(stop, reloads)
             fleet.fit(config.vms)
+            inherit(sockets, notifier, fleet.guards)
             own = [
                 tasks.create_task(notifier.watchdog()),
                 tasks.create_task(_announce(list(fleet.guards.values()))),
@@ -58,6 +60,7 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             log.info("stopping")
             notifier.stopping()
             await fleet.drain()
+            await bequeath(notifier, fleet.guards)
             for task in own:
                 task.cancel()
             fleet.cancel()

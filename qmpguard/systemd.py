@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from qmpguard.address import Address, FdAddress, NamedAddress
 from qmpguard.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Mapping, MutableMapping, Sequence
 
     from qmpguard.address import ListenAddress
 
@@ -55,6 +56,12 @@ class Sockets:
             raise ConfigError(f"{address}: not a listening stream socket; its unit needs ListenStream= and Accept=no")
         self._unused.discard(address.name)
         return FdAddress(os.dup(numbers[0]))
+
+    def take(self, prefix: str) -> dict[str, list[int]]:
+        """Return the descriptors whose names begin so, which the caller owns from now on."""
+        names = [name for name in self._numbers if name.startswith(prefix)]
+        self._unused.difference_update(names)
+        return {name: self._numbers.pop(name) for name in names}
 
     @property
     def unused(self) -> list[str]:
@@ -98,6 +105,11 @@ class Notifier:
         self._status = ""
         self._every = _watchdog(environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", ""))
 
+    @property
+    def is_heard(self) -> bool:
+        """Say whether there is a service manager."""
+        return bool(self._address)
+
     def ready(self) -> None:
         """The clients' sockets are open; also at the end of a reload."""
         self._tell("READY=1")
@@ -116,19 +128,43 @@ class Notifier:
             self._status = text
             self._tell(f"STATUS={text}")
 
+    def store(self, name: str, numbers: Sequence[int]) -> None:
+        """Leave descriptors with the service manager: the next process is passed them under that name.
+
+        It closes them where FileDescriptorStoreMax= does not allow it, and when the service is stopped for good.
+        """
+        self._tell(f"FDSTORE=1\nFDNAME={name}", numbers)
+
+    def forget(self, name: str) -> None:
+        """Have descriptors that were left under a name closed."""
+        self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def barrier(self) -> None:
+        """Wait until everything that was told has been heard (sd_notify_barrier(3)), but not for ever."""
+        ours, theirs = os.pipe()
+        try:
+            self._tell("BARRIER=1", [theirs])
+        finally:
+            os.close(theirs)
+        heard = select.poll()
+        heard.register(ours, select.POLLHUP)
+        heard.poll(PATIENCE * 1000)
+        os.close(ours)
+
     async def watchdog(self) -> None:
         """Say again and again that the event loop turns, twice in the time that the unit allows, until cancelled."""
         while self._every:
             self._tell("WATCHDOG=1")
             await asyncio.sleep(self._every)
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, numbers: Sequence[int] = ()) -> None:
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(PATIENCE)
-                sock.sendto(text.encode(), self._address)
+                sock.connect(self._address)
+                socket.send_fds(sock, [text.encode()], numbers) if numbers else sock.send(text.encode())
         except OSError as error:
             log.warning("cannot tell the service manager %r: %s", text, error.strerror or error)
 

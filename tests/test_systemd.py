@@ -6,7 +6,9 @@ import asyncio
 import os
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -19,7 +21,6 @@ from tests.guarding import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -59,8 +60,33 @@ def test_what_is_told_arrives_word_for_word(place: str) -> None:
             told.recv(1)
 
 
+def test_descriptors_are_left_and_forgotten_by_name_and_the_barrier_waits_until_it_is_heard(place: str) -> None:
+    with closing(manager(place)) as told, (Path(place.lstrip("@")).parent / "file").open("w+b") as file:
+        notifier = Notifier({"NOTIFY_SOCKET": place})
+        assert notifier.is_heard
+        notifier.store("link-1", [file.fileno()])
+        notifier.forget("link-1")
+        text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
+        assert text == b"FDSTORE=1\nFDNAME=link-1"
+        file.write(b"same")
+        file.flush()
+        assert os.pread(numbers[0], 4, 0) == b"same"
+        os.close(numbers[0])
+        assert told.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=link-1"
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(notifier.barrier)
+            told.setblocking(True)
+            text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
+            assert text == b"BARRIER=1"
+            assert not waiting.done()
+            os.close(numbers[0])
+            waiting.result(PATIENCE)
+
+
 def test_without_a_service_manager_nothing_is_told() -> None:
-    Notifier({}).ready()
+    notifier = Notifier({})
+    notifier.ready()
+    assert not notifier.is_heard
 
 
 def test_a_service_manager_that_is_gone_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,3 +181,10 @@ def test_a_socket_that_does_not_listen_is_refused(passed: Passing) -> None:
     one, other = socket.socketpair()
     with one, other, pytest.raises(ConfigError, match="Accept=no"):
         passed(one, names="qmp").resolve(NamedAddress("qmp"))
+
+
+def test_what_was_left_is_taken_out_by_its_prefix(passed: Passing, listening: socket.socket) -> None:
+    sockets = passed(listening, listening, listening, names="qmp:link-1:link-1")
+    assert sockets.take("link-") == {"link-1": [systemd.FIRST + 1, systemd.FIRST + 2]}
+    assert sockets.take("link-") == {}
+    assert sockets.unused == ["qmp"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.access import OPEN, Access, Role
+from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import CHANGES, Drift
 from qmpguard.policy.operations import StartMigration
@@ -20,6 +21,7 @@ from qmpguard.proxy.control import Control
 from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY, Counts
 from qmpguard.proxy.dealer import Dealer
 from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
+from qmpguard.proxy.handover import Handover, Inheritance
 from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.link import MAX_UNSENT, Link
 from qmpguard.proxy.overrides import Overrides
@@ -103,6 +105,9 @@ class Hub:
         self._address = address
         self._qemu: tuple[int, ...] | None = None  # which one the link is with
         self._gone = asyncio.Event()
+        self._own: list[asyncio.Task[None]] = []  # the guard's own work on the link
+        self._sock: socket.socket | None = None  # the link's
+        self._inheritance: Inheritance | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._dealer = Dealer(self._intercepted)
         self._holds = Holds()
@@ -124,6 +129,9 @@ class Hub:
         """Keep a link to QEMU and serve the sessions on it, until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks, aclosing(reach(self._address)) as sockets:
+                if (left := self._inheritance) is not None:
+                    self._inheritance = None
+                    await self._serve(left.sock, left.handover)
                 async for sock in sockets:
                     await self._serve(sock)
         finally:
@@ -131,27 +139,30 @@ class Hub:
             for session in tuple(self.sessions):
                 session.close("the guard stops")
 
-    async def _serve(self, sock: socket.socket) -> None:
-        """Serve one connection to QEMU until it ends."""
+    async def _serve(self, sock: socket.socket, handover: Handover | None = None) -> None:
+        """Serve one connection to QEMU until it ends; ``handover``: it was negotiated by another process."""
         with sock:
             try:
-                greeting, messages = await negotiate(sock, str(self._address))
+                greeting, messages = await self._begin(sock, handover)
             except (OSError, TimeoutError, ValueError) as error:
                 log.warning("vm=%s %s: %s", self.name, self._address, str(error) or "no greeting in time")
                 return
             self._meet(whose(sock, self._address))
+            if handover is not None:
+                self.gate.primaries.hidden = handover.hidden
             stream = Stream(sock, self.outbox, limit=MAX_UNSENT, descriptors=False)
             ours, theirs = socket.socketpair()
             control = self.gate.control = Control()
             assert self._tasks is not None
-            own = [
+            own = self._own = [
                 self._tasks.create_task(control.serve(theirs)),
                 self._tasks.create_task(self.watch.run()),
             ]
             if "oob" in greeting.offered:
                 own.append(self._tasks.create_task(self.heartbeat.run(control)))
             try:
-                self._up(Link(stream, self, greeting), ours)
+                self._sock = sock
+                self._up(Link(stream, self, greeting, handover.number if handover else 0), ours)
                 for message in messages:
                     self.happened(message)
                 stream.start(self.link)  # type: ignore[arg-type]
@@ -164,6 +175,33 @@ class Hub:
                 self.connected.clear()
                 stream.close()
                 await asyncio.wait(own)
+
+    async def _begin(self, sock: socket.socket, handover: Handover | None) -> tuple[Greeting, list[bytes]]:
+        if handover is None:
+            return await negotiate(sock, str(self._address))
+        log.info("vm=%s the link goes on from the process before", self.name)
+        return handover.greeting, []
+
+    def inherit(self, inheritance: Inheritance) -> None:
+        """Begin with a link that another process has left, before `run`."""
+        self._inheritance = inheritance
+
+    async def release(self) -> Inheritance | None:
+        """Let go of the link at rest, for another process to go on with; None where it is not at rest.
+
+        What is returned is the caller's. Nobody is served any more; `run` is to be cancelled next.
+        """
+        link, sock = self.link, self._sock
+        if link is None or sock is None or self.clients or isinstance(self._address, FdAddress):
+            return None
+        self.link = None  # so that the end of the guard's own session is no loss
+        for task in self._own:
+            task.cancel()
+        await asyncio.wait(self._own)
+        if (number := await link.rest()) is None:
+            return None
+        hidden = self.gate.primaries.hidden
+        return Inheritance(sock.dup(), Handover(self.name, str(self._address), link.greeting, number, hidden))
 
     def _meet(self, qemu: tuple[int, ...] | None) -> None:
         """Forget what was true of another QEMU; a connection that was merely lost changes nothing."""

@@ -5,7 +5,9 @@ Every request goes out under a number of ours; the reply with that number goes b
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 WINDOW = 7
 #: of these, for clients; the last one is the guard's own
 CLIENT_WINDOW = 6
+#: seconds that a link may take to come to rest, and between two looks whether it has
+REST, TICK = 1.0, 0.01
 #: what QEMU may leave unread: the window's requests of the largest size that can be configured
 MAX_UNSENT = 128 << 20
 
@@ -49,14 +53,14 @@ class Hub(Protocol):
 class Link:
     """A negotiated connection to QEMU. It ends when QEMU does; the hub makes the next one."""
 
-    def __init__(self, stream: Stream, hub: Hub, greeting: Greeting) -> None:
+    def __init__(self, stream: Stream, hub: Hub, greeting: Greeting, number: int = 0) -> None:
         self.greeting = greeting
         self.lost_reason: str | None = None
         self._stream = stream
         self._hub = hub
         self._flight: dict[int, Slot] = {}
         self._in_band = 0
-        self._number = 0
+        self._number = number
         self._splitter = Splitter()
 
     def has_room(self, *, privileged: bool) -> bool:
@@ -78,6 +82,16 @@ class Link:
     def close(self) -> None:
         """Close the connection; the hub is not told, since it asks."""
         self._stream.close()
+
+    async def rest(self) -> int | None:
+        """Come to rest and read no more. Return the last number; None where something is still under way."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST):
+                while self._flight:  # noqa: ASYNC110 -- an event for it would cost every reply something
+                    await asyncio.sleep(TICK)
+        self._stream.pause()
+        busy = self._flight or self._splitter.held or self._stream.pending or self.lost_reason is not None
+        return None if busy else self._number
 
     # what the stream says
 

@@ -102,6 +102,17 @@ def a_reload_keeps_the_guard_and_its_clients() -> None:
     same(main_pid(), before)
 
 
+def a_restart_keeps_the_connection_to_qemu() -> None:
+    """The old process leaves its link in the descriptor store, and the new one takes it out."""
+    before, qemu = main_pid(), connections("qemu-web.service")
+    run("systemctl", "restart", GUARD)
+    assert main_pid() != before
+    same(ask(), "running")
+    same(" ".join(connections("qemu-web.service")), " ".join(qemu))
+    same(shown(GUARD, "NFileDescriptorStore"), "0")
+    assert "the link goes on from the process before" in run("journalctl", "-u", GUARD, "-o", "cat")
+
+
 def a_killed_guard_is_missed_by_nobody() -> None:
     """After kill -9 the next client waits and is served; QEMU is the same."""
     guard, qemu = main_pid(), main_pid("qemu-web.service")
@@ -162,6 +173,7 @@ CHECKS = (
     the_first_client_starts_the_guard,
     the_log_names_who_the_client_is,
     a_reload_keeps_the_guard_and_its_clients,
+    a_restart_keeps_the_connection_to_qemu,
     a_killed_guard_is_missed_by_nobody,
     a_guard_that_hangs_is_started_again,
     a_stopped_guard_comes_back_with_the_next_client,
@@ -216,6 +228,12 @@ def shown(unit: str, name: str) -> str:
 def main_pid(unit: str = GUARD) -> str:
     """The process of a service; "0" while there is none."""
     return shown(unit, "MainPID")
+
+
+def connections(unit: str) -> list[str]:
+    """The sockets that a service has open."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{main_pid(unit)}/fd").iterdir()]
+    return sorted(link for link in links if link.startswith("socket:"))
 
 
 def drop_in(*lines: str) -> None:

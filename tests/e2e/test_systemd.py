@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,16 +19,19 @@ from tests.guarding import PATIENCE, connected
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import AsyncGenerator
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Sequence
 
 RUN = (sys.executable, "-m", "qmpguard", "run")
-#: what a service manager does for a process: the socket is descriptor 3, and LISTEN_PID its own number
+#: what a service manager does for a process: descriptors stand from 3 on, and LISTEN_PID is its own number
 AS_SERVICE = """\
 import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "qmp"}
-os.execv(sys.argv[2], sys.argv[2:])
+passed = [os.dup(int(number)) for number in sys.argv[1].split(":")]
+safe = [os.dup2(number, 100 + i) for i, number in enumerate(passed)]
+for i, number in enumerate(safe):
+    os.dup2(number, 3 + i)
+    os.close(number)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": sys.argv[2]}
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -40,10 +44,10 @@ def activate() -> str:
 
 @asynccontextmanager
 async def process(
-    *command: str, descriptor: int | None = None, environ: dict[str, str] | None = None
+    *command: str, descriptors: Sequence[int] = (), environ: dict[str, str] | None = None
 ) -> AsyncGenerator[Process]:
     started = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **(environ or {})}, pass_fds=() if descriptor is None else (descriptor,)
+        *command, env={**os.environ, **(environ or {})}, pass_fds=descriptors
     )
     try:
         yield started
@@ -107,16 +111,93 @@ async def test_a_killed_guard_is_started_again_and_the_next_client_is_served(tmp
         held.bind(str(path))
         held.listen()
         async with Qemu(system_qemu(), tmp_path) as qemu:
-            service = (sys.executable, "-c", AS_SERVICE, str(held.fileno()), *RUN, "--qemu", str(qemu.monitors[0]))
-            async with process(*service, descriptor=held.fileno()) as guard, connected(path) as qmp:
+            service = (
+                sys.executable,
+                "-c",
+                AS_SERVICE,
+                str(held.fileno()),
+                "qmp",
+                *RUN,
+                "--qemu",
+                str(qemu.monitors[0]),
+            )
+            async with process(*service, descriptors=[held.fileno()]) as guard, connected(path) as qmp:
                 assert "return" in await qmp.ask("query-status")
                 guard.kill()
                 assert await qmp.closed()
                 await guard.wait()
             waiting = connected(path)  # comes while there is no guard
-            async with process(*service, descriptor=held.fileno()), waiting as qmp:
+            async with process(*service, descriptors=[held.fileno()]), waiting as qmp:
                 assert "return" in await qmp.ask("query-status")
                 assert qemu.process.returncode is None
+
+
+class Store:
+    """A service manager's descriptor store, as sd_notify(3) describes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.kept: dict[str, list[int]] = {}
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(str(path))
+        self._sock.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._sock, self._told)
+
+    def _told(self) -> None:
+        text, numbers, _, _ = socket.recv_fds(self._sock, 4096, 8)
+        told = dict(line.split("=", 1) for line in text.decode().splitlines())
+        if "FDSTORE" in told:
+            self.kept.setdefault(told["FDNAME"], []).extend(numbers)
+            return
+        for number in numbers + (self.kept.pop(told["FDNAME"]) if "FDSTOREREMOVE" in told else []):
+            os.close(number)
+
+    def pass_on(self) -> tuple[list[str], list[int]]:
+        return [name for name, numbers in self.kept.items() for _ in numbers], [
+            n for ns in self.kept.values() for n in ns
+        ]
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+        for number in self.pass_on()[1]:
+            os.close(number)
+
+
+def connections(qemu: Qemu) -> set[str]:
+    """The sockets that a QEMU has open."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{qemu.process.pid}/fd").iterdir()]
+    return {link for link in links if link.startswith("socket:")}
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("end", ["terminated", "killed"])
+async def test_a_restart_keeps_the_connection_to_qemu_and_a_killed_guard_leaves_none(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "qmp.sock"
+    with socket.socket(socket.AF_UNIX) as held, closing(Store(tmp_path / "notify")) as store:
+        held.bind(str(path))
+        held.listen()
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        async with Qemu(system_qemu(), tmp_path) as qemu:
+            first: set[str] = set()
+            for guard_number in range(3):  # an heir leaves an inheritance, too
+                names, numbers = store.pass_on()
+                passing = ":".join(map(str, [held.fileno(), *numbers])), ":".join(["qmp", *names])
+                service = (sys.executable, "-c", AS_SERVICE, *passing, *RUN, "--qemu", str(qemu.monitors[0]))
+                async with process(*service, descriptors=[held.fileno(), *numbers], environ=environ) as guard:
+                    async with connected(path) as qmp:
+                        assert "return" in await qmp.ask("query-status")
+                        first = first or connections(qemu)
+                        assert (connections(qemu) == first) is (end == "terminated" or guard_number == 0)
+                    assert not store.kept, "what is in use is in nobody else's hands"
+                    if end == "killed":
+                        guard.kill()
+                        await guard.wait()
+                        assert not store.kept
+                        continue
+                    guard.terminate()
+                    assert await guard.wait() == 0
+                    assert [len(numbers) for numbers in store.kept.values()] == [2]
+                    assert connections(qemu) == first
 
 
 @pytest.mark.qemu

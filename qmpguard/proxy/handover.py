@@ -1,0 +1,74 @@
+"""What a new process must know to go on with a link to QEMU on which nothing is under way.
+
+QEMU sees one connection that goes on: no client of another kind can slip in between, and a QEMU that dialled in, and
+could not be reached again, stays guarded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.machine import Device
+from qmpguard.wire.replies import Greeting
+
+if TYPE_CHECKING:
+    import socket
+
+#: of the form below; another one is not read, and the link is made anew
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A link at rest: whose it is, what QEMU said first, the last number used, and what QEMU hides."""
+
+    vm: str
+    qemu: str
+    greeting: Greeting
+    number: int
+    hidden: tuple[Device, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return it as bytes."""
+        state = {
+            "version": VERSION,
+            "vm": self.vm,
+            "qemu": self.qemu,
+            "greeting": self.greeting.line.decode("latin-1"),
+            "number": self.number,
+            "hidden": [asdict(device) for device in self.hidden],
+        }
+        return json.dumps(state).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """A link that another process has left: its socket, which the owner of this closes, and what goes with it."""
+
+    sock: socket.socket
+    handover: Handover
+
+
+def decode(data: bytes) -> Handover:
+    """Return what `Handover.encode` made; raises `ValueError` for anything else, also of another version."""
+    try:
+        state = json.loads(data)
+        if state["version"] != VERSION:
+            raise ValueError(f"version {state['version']} instead of {VERSION}")
+        return Handover(
+            str(state["vm"]),
+            str(state["qemu"]),
+            Greeting(state["greeting"].encode("latin-1")),
+            int(state["number"]),
+            tuple(_device(values) for values in state["hidden"]),
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("it is no handover") from error
+
+
+def _device(values: dict[str, object]) -> Device:
+    if values.keys() != {field.name for field in fields(Device)}:
+        raise ValueError("it has other devices")
+    return Device(**values)  # type: ignore[arg-type]
