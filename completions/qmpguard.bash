@@ -27,7 +27,7 @@ _qmpguard() {
     "qmpguard override") COMPREPLY=($(compgen -W "--help --rule --all-rules --for --reason --end --vm --pid" -- "$cur")) ;;
     "qmpguard status") COMPREPLY=($(compgen -W "--help --token-file --json" -- "$cur")) ;;
     "qmpguard tail") COMPREPLY=($(compgen -W "--help --token-file --vm --kinds --since --json" -- "$cur")) ;;
-    "qmpguard healthcheck") COMPREPLY=($(compgen -W "--help --token-file" -- "$cur")) ;;
+    "qmpguard healthcheck") COMPREPLY=($(compgen -W "--help --token-file --ready" -- "$cur")) ;;
     "qmpguard config") COMPREPLY=($(compgen -W "check show --help" -- "$cur")) ;;
     "qmpguard config check") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     "qmpguard config show") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --otel" -- "$cur")) ;;

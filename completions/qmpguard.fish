@@ -68,6 +68,7 @@ complete -c qmpguard -n '__fish_seen_subcommand_from tail' -l since -r -d 'from 
 complete -c qmpguard -n '__fish_seen_subcommand_from tail' -l json -f -d 'for programs: one JSON object a line'
 complete -c qmpguard -n '__fish_seen_subcommand_from healthcheck' -s h -l help -f -d 'show this help message and exit'
 complete -c qmpguard -n '__fish_seen_subcommand_from healthcheck' -l token-file -r -d 'the secret that it asks for on TCP [QMPGUARD_ADMIN_TOKEN_FILE]'
+complete -c qmpguard -n '__fish_seen_subcommand_from healthcheck' -l ready -f -d 'ask whether every QEMU is there, too'
 complete -c qmpguard -f -n '__fish_seen_subcommand_from config; and not __fish_seen_subcommand_from check show' -a check -d 'say whether a file can be used'
 complete -c qmpguard -f -n '__fish_seen_subcommand_from config; and not __fish_seen_subcommand_from check show' -a show -d 'show what holds, and where it comes from'
 complete -c qmpguard -n '__fish_seen_subcommand_from config; and not __fish_seen_subcommand_from check show' -s h -l help -f -d 'show this help message and exit'

@@ -19,7 +19,7 @@ from qmpguard.record import Peer
 from qmpguard.visitor import Visitor
 from tests.admin.visiting import TOKEN, visiting, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, assert_refused, capabilities, connected, guarding
+from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -51,6 +51,17 @@ async def test_a_guard_that_lives_passes_the_health_check_in_silence(
     assert await run("healthcheck", admin) == 69
     assert "No such file or directory" in capsys.readouterr().err
     assert await run("healthcheck", "") == 2
+
+
+async def test_one_without_its_qemu_lives_but_is_not_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with guard_with_admin(tmp_path) as (qemu, guard, admin):
+        assert await run("healthcheck", "--ready", admin) == 0
+        assert capsys.readouterr() == ("", "")
+        await qemu.stop()
+        await eventually(lambda: guard.hub.link is None)
+        assert await run("healthcheck", admin) == 0
+        assert await run("healthcheck", "--ready", admin) == 1
+        assert capsys.readouterr() == ("", "not ready\n")
 
 
 async def test_one_that_does_not_answer_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from qmpguard import visitor
 from qmpguard.errors import UnavailableError
-from qmpguard.visitor import Visitor, add_arguments
 
 if TYPE_CHECKING:
     import argparse
 
 SUMMARY = "say whether a guard lives"
-DESCRIPTION = "Ask the admin interface whether the guard lives. It is silent if so, and ends with 69 if not."
+DESCRIPTION = (
+    "Ask the admin interface whether the guard lives. It is silent if so, and ends with 69 if not. With --ready, it "
+    "ends with 1 while the guard lives but a QEMU is not there."
+)
 
-__all__ = ["add_arguments"]
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    visitor.add_arguments(parser)
+    parser.add_argument("--ready", action="store_true", help="ask whether every QEMU is there, too")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Ask once."""
-    status, _ = Visitor(arguments.admin).get("/healthz")
+    status, _ = visitor.Visitor(arguments.admin).get("/readyz" if arguments.ready else "/healthz")
+    if arguments.ready and status == 503:
+        print("not ready", file=sys.stderr)
+        return 1
     if status != 200:
         raise UnavailableError(f"{arguments.admin}: it answers with status {status}")
     return 0

@@ -154,6 +154,10 @@ async def test_it_guards_a_qemu_of_the_host(
                 assert (await qmp.ask("query-status"))["return"]["status"] == "running"
                 refused = await qmp.ask("object-add", {"qom-type": "monitor-qmp", "id": "m", "chardev": "c"})
                 assert_refused(refused, "new-monitor")
+            for ask in (settings["Healthcheck"]["Test"][1:], ["qmpguard", "healthcheck", "--ready"]):
+                async with contained(buildah, root, *ask, volumes=volumes) as probe:
+                    said = (await probe.communicate())[0].decode()
+                assert (probe.returncode, said) == (0, "")
             os.kill(guard, getattr(signal, settings["StopSignal"]))
             async with asyncio.timeout(PATIENCE):
                 said = (await process.communicate())[0].decode()

@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from qmpguard.cli import parser
 from qmpguard.settings.options import CONFIG, OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,12 @@ def test_the_guard_is_a_native_sidecar_that_does_not_wait_for_qemu(pod: Any) -> 
     assert "--ready" not in guard["startupProbe"]["exec"]["command"], "QEMU starts after it: the pod would never start"
     assert "--ready" not in guard["livenessProbe"]["exec"]["command"], "a guard without QEMU must not be killed"
     assert "--ready" in guard["readinessProbe"]["exec"]["command"]
+
+
+def test_the_probes_are_commands_that_there_are(pod: Any) -> None:
+    (guard,) = pod["spec"]["initContainers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        parser().parse_args(guard[probe]["exec"]["command"][1:])
 
 
 def test_in_the_pod_only_qemu_and_the_guard_see_qemus_socket(pod: Any) -> None:
