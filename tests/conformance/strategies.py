@@ -7,11 +7,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from qmpguard.wire.framing import Framer, Message
+from qmpguard.wire.json import Value
 from tests.conformance.scripts import NEGOTIATION, REQUESTS, SYNTAX
-from tests.conformance.twins import NEGOTIATE, NEGOTIATE_OOB, Script
+from tests.conformance.twins import END, NEGOTIATE, NEGOTIATE_OOB, Script
 
 #: QEMU 7.2 reads some 100 KB a second
 MAX_PIECE = 1500
+#: QEMU monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX
+QUEUE = 8
 
 NUMBERS = st.one_of(
     st.integers(-(2**65), 2**65).map(str),
@@ -150,9 +154,26 @@ def _script(draw: st.DrawFn, first: list[bytes], pieces: st.SearchStrategy[bytes
 _PLAIN = st.one_of(_request(), _request(), CORPUS, JUNK, VALUE, _damaged(_request()), _damaged(CORPUS))
 _MIXED = st.one_of(_request(), _request(), _out_of_band(), _out_of_band(), JUNK, _damaged(_request()))
 
+
+def _is_safe(script: Script) -> bool:
+    """Say whether QEMU survives the script: with out-of-band, eight requests at once make it abort at times.
+
+    QEMU 7.2 and 11.1: ``handle_qmp_command: Assertion `mon->qmp_requests->length < QMP_REQ_QUEUE_LEN_MAX' failed``.
+    The guard never has so many under way.
+    """
+    framer = Framer()
+    framer.feed(script.data.removeprefix(NEGOTIATE_OOB) + END)
+    items = list(iter(framer.pull, None))
+    return sum(not (isinstance(item, Message) and _is_out_of_band(item.value)) for item in items) < QUEUE
+
+
+def _is_out_of_band(value: Value) -> bool:
+    return isinstance(value, dict) and "exec-oob" in value
+
+
 SCRIPTS = st.one_of(
     _script([], _PLAIN, oob=False),
     _script([NEGOTIATE], _PLAIN, oob=False),
     _script([NEGOTIATE], _PLAIN, oob=False),
-    _script([NEGOTIATE_OOB], _MIXED, oob=True),
+    _script([NEGOTIATE_OOB], _MIXED, oob=True).filter(_is_safe),
 )
