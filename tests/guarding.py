@@ -88,9 +88,13 @@ class Client:
             return await self.reader.readline()
 
     async def receive(self) -> Any:
-        """The next message; None at the end."""
-        line = await self.line()
-        return json.loads(line) if line else None
+        """The next message, be it on one line or pretty; None at the end."""
+        message = line = await self.line()
+        while message.startswith(b"{") and not message.rstrip().endswith(b"}") and line:
+            while (line := await self.line())[:1] not in (b"}", b""):
+                message += line
+            message += line
+        return json.loads(message) if message else None
 
     async def ask(self, command: str, arguments: dict[str, Any] | None = None, **members: Any) -> Any:
         """Send a request and return its reply, passing over events."""

@@ -26,7 +26,16 @@ HANDSHAKE = 10.0
 
 
 class _Client(QMPClient):
-    """A client that does not pretty-print each message for a log that nobody reads: most of a survey's time."""
+    """A client that does not pretty-print each message for a log that nobody reads: most of a survey's time.
+
+    Its messages end where they are complete, not with a line: a QEMU with ``pretty=on`` writes many lines each.
+    """
+
+    async def _readline(self) -> bytes:
+        lines = [await super()._readline()]
+        while lines[0].startswith(b"{") and not lines[0].rstrip().endswith(b"}") and not lines[-1].startswith(b"}"):
+            lines.append(await super()._readline())
+        return b"".join(lines)
 
     def _cb_outbound(self, msg: Message) -> Message:
         return msg

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from qmpguard.wire.json import Value
     from qmpguard.wire.replies import Greeting
 
-#: requests of one client that are under way before its input waits (QEMU monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX)
-MAX_OUTSTANDING = 8
+#: Requests of one client that are under way before its input waits: with out-of-band one that QEMU executes and eight
+#: that wait, without it the one (monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX, handle_qmp_command).
+OUTSTANDING, OUTSTANDING_WITH_OOB = 1, 9
 
 
 class State(Enum):
@@ -99,6 +100,7 @@ class Session:
         self._max_request = max_request
         self._framer = Framer(max_size=max_request)
         self._oob = False
+        self._room = OUTSTANDING_WITH_OOB if privileged else OUTSTANDING
         self.outstanding = 0  # requests that have no reply yet
         self._out_of_band = 0  # those of them that wait for no other
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
@@ -195,7 +197,7 @@ class Session:
         self._pumping = True
         framer = self._framer
         try:
-            while framer.busy and self.outstanding < MAX_OUTSTANDING and self.state is not _CLOSED:
+            while framer.busy and self.outstanding < self._room and self.state is not _CLOSED:
                 item = framer.pull()
                 if item is None:
                     break
@@ -231,7 +233,7 @@ class Session:
             self._batch.read = True
             if not (self._batch.ahead or self._framer.held):
                 self._drop_batch()
-        self._stalled = self.outstanding >= MAX_OUTSTANDING
+        self._stalled = self.outstanding >= self._room
         if self._stalled:
             self.stream.pause()
         elif self._framer.busy:
@@ -280,7 +282,8 @@ class Session:
         if isinstance(enabled, str):
             self._answer(error_reply(enabled, request.id))
             return
-        self._oob = "oob" in enabled
+        if "oob" in enabled:
+            self._oob, self._room = True, OUTSTANDING_WITH_OOB
         self._answer(success_reply({}, request.id))
         self.state = State.COMMANDS
 

@@ -21,12 +21,11 @@ POSTCOPY = capabilities(postcopy_ram=True)
 SURVEY = {"query-migrate-capabilities", "qom-list", "qom-get", "query-status", "query-migrate"}
 
 
-async def test_a_capability_is_refused_while_a_vfio_device_is_plugged(tmp_path: Path) -> None:
-    async with (
-        FakeQemu(tmp_path / "q") as qemu,
-        guarding(qemu.path) as guard,
-        connected(tmp_path / "guard.sock") as qmp,
-    ):
+@pytest.mark.parametrize("pretty", [False, True], ids=["plain", "pretty"])
+async def test_a_capability_is_refused_while_a_vfio_device_is_plugged(tmp_path: Path, *, pretty: bool) -> None:
+    qemu = FakeQemu(tmp_path / "q")
+    qemu.pretty = pretty
+    async with qemu, guarding(qemu.path) as guard, connected(tmp_path / "guard.sock") as qmp:
         qemu.devices["gpu0"] = "vfio-pci"
         reply = await qmp.ask("migrate-set-capabilities", POSTCOPY, id=7)
         assert_refused(reply, "vfio-postcopy")

@@ -52,7 +52,11 @@ async def test_replies_of_a_pretty_qemu_are_passed_on_as_they_came(tmp_path: Pat
 
 
 async def test_an_id_that_stands_elsewhere_in_a_reply_is_found(tmp_path: Path) -> None:
-    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock", oob=True) as qmp,
+    ):
         qemu.hold.add("query-name")
         qmp.send({"execute": "query-name", "id": "mine"}, {"execute": "query-name"})
         await qemu.until("query-name", 2)
@@ -123,8 +127,8 @@ async def test_at_most_six_requests_of_clients_are_in_flight_and_all_are_answere
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path),
-        connected(tmp_path / "guard.sock") as one,
-        connected(tmp_path / "guard.sock") as two,
+        connected(tmp_path / "guard.sock", oob=True) as one,
+        connected(tmp_path / "guard.sock", oob=True) as two,
     ):
         qemu.hold.add("query-name")
         for i in range(20):
