@@ -14,7 +14,7 @@ from qmpguard.policy.drift import Baseline, Drift
 from qmpguard.policy.judgment import concerns
 from qmpguard.policy.machine import Device, Fact, Facts
 from qmpguard.policy.native import seen_in
-from qmpguard.policy.operations import AddDevice, CallUnlisted, Operation, StartMigration
+from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Operation, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 SURVEY_TIMEOUT = 60.0
 #: what a look for drift asks for
 LOOK = (Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.STANDBYS, Fact.RUNSTATE, Fact.MIGRATION)
+#: ways around the guard that are named; one is as bad as many
+MAX_WAYS = 8
 #: seconds after which the log says that QEMU is busy
 BUSY = 2.0
 
@@ -70,6 +72,7 @@ class Gate:
         self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
         self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
+        self.ways_around: tuple[str, ...] = ()  # what was let through and opened one; none can be taken back
         self.baseline = Baseline()
         self.turn = asyncio.Lock()
         self.primaries = Primaries()
@@ -142,6 +145,7 @@ class Gate:
         self.baseline = Baseline()
         self.sight = Sight(time.time)
         self.confirmed = frozenset()
+        self.ways_around = ()
         self.commands = None
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
@@ -227,6 +231,8 @@ class Gate:
                     self.sight.started()
                 else:
                     self.confirmed |= seen_in(reply.decode("ascii"))
+            case OpenMonitor(how) if reply is None or was_accepted(reply):
+                self.ways_around = tuple(dict.fromkeys((*self.ways_around, how)))[:MAX_WAYS]
             case _:
                 pass
 

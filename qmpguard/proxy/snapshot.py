@@ -67,6 +67,7 @@ class Snapshot:
     rules: tuple[tuple[str, Mode], ...]
     prospects: tuple[Prospect, ...]
     drift: Entry | None
+    ways_around: tuple[str, ...]
     counts: Counts
     surveys: Durations
     overrides: tuple[Override, ...] = ()
@@ -85,7 +86,11 @@ class Snapshot:
         """What does not keep it from being used, but should be known."""
         mode = dict(self.rules)["new-monitor"]
         told = f"rule new-monitor is in mode {mode.value}: what opens a way around the guard is let through"
-        return (*(str(override) for override in self.overrides), *(() if mode is Mode.ENFORCE else (told,)))
+        return (
+            *(str(override) for override in self.overrides),
+            *(() if mode is Mode.ENFORCE else (told,)),
+            *(f"{way} was let through: there may be a way around the guard" for way in self.ways_around),
+        )
 
 
 def take(hub: Hub) -> Snapshot:
@@ -110,6 +115,7 @@ def take(hub: Hub) -> Snapshot:
         rules=modes(gate.policy),
         prospects=outlook(facts, gate.policy) if greeting else _NO_LINK,
         drift=hub.last_drift,
+        ways_around=gate.ways_around,
         counts=hub.counts,
         surveys=gate.surveys,
         overrides=hub.overrides.active,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.policy.outlook import Chance
-from qmpguard.policy.policy import Mode
+from qmpguard.policy.policy import Mode, Policy
 from qmpguard.proxy import heartbeat
 from qmpguard.proxy.counts import DROP_REASONS, Counts
 from qmpguard.proxy.heartbeat import INTERVAL, PATIENCE
@@ -45,6 +45,46 @@ async def test_it_asks_qemu_nothing(tmp_path: Path) -> None:
             guard.hub.snapshot()
         await asyncio.sleep(0.05)
         assert qemu.commands() == []
+
+
+async def test_a_way_around_the_guard_shows_as_long_as_that_qemu_lives(tmp_path: Path) -> None:
+    """Also when the rule is enforced again: what was let through cannot be taken back."""
+    monitor = {"qom-type": "monitor-qmp", "id": "m", "chardev": "c"}
+    warn = Policy(rules={"new-monitor": Mode.WARN})
+    told = "object-add of 'monitor-qmp' was let through: there may be a way around the guard"
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        assert_refused(await qmp.ask("object-add", monitor), "new-monitor")
+        assert guard.hub.snapshot().notes == ()
+        guard.hub.gate.adopt(warn, 20.0)
+        for _ in range(2):
+            assert await qmp.ask("object-add", monitor) == {"return": {}}
+        assert guard.hub.snapshot().notes[1:] == (told,)
+        assert "new-monitor is in mode warn" in guard.hub.snapshot().notes[0]
+        guard.hub.gate.adopt(Policy(), 20.0)
+        assert guard.hub.snapshot().notes == (told,)
+        qemu.die()
+        await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+        assert guard.hub.snapshot().notes == (told,)
+        await qemu.stop()
+        await qemu.start()
+        await eventually(lambda: qemu.connections == 3 and guard.hub.connected.is_set())
+        assert guard.hub.snapshot().notes == ()
+
+
+async def test_a_monitor_that_qemu_refused_is_none(tmp_path: Path) -> None:
+    warn = Policy(rules={"new-monitor": Mode.WARN})
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, policy=warn) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.answers["object-add"] = lambda _: {"class": "GenericError", "desc": "invalid object type: monitor-qmp"}
+        assert "error" in await qmp.ask("object-add", {"qom-type": "monitor-qmp", "id": "m"})
+        assert len(guard.hub.snapshot().notes) == 1
 
 
 async def test_without_qemu_it_says_so_and_promises_nothing(tmp_path: Path) -> None:
