@@ -7,14 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qmpguard.policy.hmp import (
-    MAX_NAME,
-    MAX_STRING,
     DeviceAdd,
     DeviceDel,
     Gdbserver,
     HmpCommand,
     Info,
-    Line,
     Migrate,
     MigrateIncoming,
     MigrateSetCapability,
@@ -26,9 +23,9 @@ from qmpguard.policy.hmp import (
     Rejected,
     SaveVm,
     Unreadable,
-    parse_line,
     read,
 )
+from qmpguard.policy.hmp_syntax import MAX_NAME, MAX_STRING, Line, parse_line
 
 POSTCOPY_ON = MigrateSetCapability("postcopy-ram", state=True)
 
@@ -295,14 +292,26 @@ def test_what_every_version_refuses_or_answers_with_help_is_rejected(text: str, 
         ("\0migrate tcp:x", "U+0000"),
         ("stop \ud800", "surrogate"),
         ("migrate \udc80", "surrogate"),
-        ('object_add {"qom-type":"rng-builtin","id":"a"}', "JSON"),
         ("object_add\n {", "JSON"),
+        ("object_add {}", "JSON"),
+        ('object_add {"qom-type":5}', "JSON"),
+        ('object_add {"qom-type":"a"}}', "JSON"),
+        ('object_add {"qom-type":"a"} {"qom-type":"b"}', "JSON"),
+        ('object_add {"qom-type":"a","qom-type":"b"}', "JSON"),
     ],
 )
 def test_what_cannot_be_told_is_unreadable(text: str, reason: str) -> None:
     command = read(text)
     assert isinstance(command, Unreadable), command
     assert reason in command.reason
+
+
+def test_an_object_may_be_written_in_json_as_qemu_reads_it() -> None:
+    assert read("object_add {'qom-type': 'rng-builtin', 'id': 'a'} ") == ObjectAdd(
+        {"qom-type": "rng-builtin", "id": "a"}
+    )
+    long = '{"qom-type":"x","id":"' + "y" * 200_000 + '"}'
+    assert read(f"object_add {long}") == ObjectAdd({"qom-type": "x", "id": "y" * 200_000})
 
 
 def test_a_string_is_cut_at_1023_bytes_without_a_word() -> None:

@@ -155,6 +155,7 @@ HONEST: list[Row] = [
     ("qmp-shell", LIT, hmp("device_add virtio-rng-pci,id=r")),
     ("qmp-shell", BOTH, hmp("device_del gpu0")),
     ("qmp-shell", BARE, hmp("object_add rng-builtin,id=r")),
+    ("qmp-shell", BARE, hmp('object_add {"qom-type": "rng-builtin", "id": "r"}')),
     ("qmp-shell", PLUGGED, hmp("qom-set /machine memory-merge on")),
     ("qmp-shell", BOTH, hmp("qom-list /machine/peripheral")),
     ("qmp-shell", PLUGGED, hmp("gdbserver none")),

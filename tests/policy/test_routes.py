@@ -151,6 +151,8 @@ ROUTES: list[Row] = [
     (BARE, qmp("object-add", **{"qom-type": "monitor-hmp", "id": "m", "chardev": "c"}), "new-monitor"),
     (BARE, hmp("object_add monitor-qmp,id=m,chardev=c"), "new-monitor"),
     (BARE, hmp("object_add qom-type=monitor-hmp,id=m,chardev=c"), "new-monitor"),
+    (BARE, hmp('object_add {"qom-type":"monitor-qmp","id":"m","chardev":"c"}'), "new-monitor"),
+    (BARE, hmp("object_add {'id':'m','chardev':'c','qom-type':'monitor-hmp'}"), "new-monitor"),
     (BARE, qmp("add_client", protocol="compat_monitor0", fdname="f"), "new-monitor"),
     (BARE, qmp("add_client", protocol="charserial0", fdname="f"), "new-monitor"),
     (BARE, hmp("gdbserver"), "new-monitor"),
@@ -181,7 +183,7 @@ ROUTES: list[Row] = [
     (BARE, qmp("device_add", driver=None), "unverified"),
     (BARE, qmp("object-add", **{"qom-type": ["monitor-qmp"]}), "unverified"),
     (BARE, qmp("object-add", id="m", props={"qom-type": "monitor-qmp", "chardev": "c"}), "unverified"),
-    (BARE, hmp('object_add {"qom-type":"monitor-qmp","id":"m","chardev":"c"}'), "unverified"),
+    (BARE, hmp('object_add {"qom-type":"monitor-qmp"'), "unverified"),
     (BARE, qmp("human-monitor-command", **{"command-line": 5}), "unverified"),
 ]
 

@@ -12,7 +12,7 @@ from qmpguard.policy.operations import CallUnlisted, OpenMonitor, SetCapabilitie
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import READERS, Harmless, Unreadable
 from qmpguard.policy.readers import read as read_with
-from qmpguard.policy.rules import RULES, Rule, passes_unjudged, table, unverified_mode
+from qmpguard.policy.rules import RULES, Rule, documentation, passes_unjudged, table, unverified_mode
 from qmpguard.policy.verdict import Finding, unverified
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
@@ -358,6 +358,7 @@ def test_every_rule_and_reader_explains_itself() -> None:
         assert identity
         assert {standard, strict} <= {"enforce", "warn", "off"}
         assert summary.endswith(".")
+        assert documentation()[identity].startswith(summary)
     assert len({rule.id for rule in RULES}) == len(RULES)
     for reader in READERS.values():
         assert reader.read.__doc__
