@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ KEEP_ALIVE = 15.0
 #: decisions in one answer, at most and by default: all that a journal keeps
 MAX_DECISIONS = 1000
 
+#: seconds that the metrics' text serves other scrapers too: a storm of scrapes must not take the VMs' time
+METRICS_AGE = 1.0
+
 KINDS = ("decision", "drift", "link", "event", "override")
 _PLACE = re.compile(r"(?:([0-9a-f]{1,16})-)?(\d{1,15})", re.ASCII)
 _FILES = {
@@ -48,6 +52,7 @@ class Site:
         self._vms = vms
         self._run = run
         self._feed = feed
+        self._encoded: dict[str, tuple[float, bytes]] = {}  # by content type, of which there are few
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(Meter(lambda: [one.snapshot() for one in vms()]))
 
@@ -83,7 +88,12 @@ class Site:
     async def metrics(self, request: web.Request) -> web.Response:
         """Give the metrics in the form that the scraper asks for."""
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._registry), headers={"Content-Type": kind})
+        now = time.monotonic()
+        made, body = self._encoded.get(kind, (-METRICS_AGE, b""))
+        if now - made >= METRICS_AGE:
+            body = encode(self._registry)
+            self._encoded[kind] = now, body
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """Describe all of this."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import OVER, Facts, Progress
+from qmpguard.policy.outlook import outlook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.policy.machine import Device
+    from qmpguard.policy.outlook import Prospect
+    from qmpguard.policy.policy import Policy
 
 #: steps of one migration that are kept: a dozen is usual, a postcopy that is paused and recovered has more
 MAX_STEPS = 64
@@ -66,6 +69,7 @@ class Sight:
         self.course = Course()
         self.time: float | None = None  # of the last look or survey
         self._clock = clock
+        self._judged: tuple[Facts, Policy, tuple[Prospect, ...]] | None = None
         self._overtaken = False  # an event came while the present look was under way: it knows better
 
     def begins(self) -> None:
@@ -78,6 +82,13 @@ class Sight:
         self.facts = _merged(self.facts, facts)
         if facts.migration is not None and not self._overtaken:
             self.course = self.course.at(self.time, facts.migration.status, facts.migration.progress)
+
+    def prospects(self, policy: Policy) -> tuple[Prospect, ...]:
+        """Return the outlook on what was seen; judged once, until something else is seen or another policy holds."""
+        judged = self._judged
+        if judged is None or judged[0] is not self.facts or judged[1] is not policy:
+            judged = self._judged = (self.facts, policy, outlook(self.facts, policy))
+        return judged[2]
 
     def started(self) -> None:
         """Take notice that QEMU has accepted a migration; unless an event was faster, it is being set up."""

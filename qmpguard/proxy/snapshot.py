@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.outlook import WAYS, Chance, Prospect, outlook
+from qmpguard.policy.outlook import WAYS, Chance, Prospect
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.gate import BUSY
@@ -113,7 +113,7 @@ def take(hub: Hub) -> Snapshot:
         course=gate.sight.course,
         policy=gate.policy,
         rules=modes(gate.policy),
-        prospects=outlook(facts, gate.policy) if greeting else _NO_LINK,
+        prospects=gate.sight.prospects(gate.policy) if greeting else _NO_LINK,
         drift=hub.last_drift,
         ways_around=gate.ways_around,
         counts=hub.counts,
