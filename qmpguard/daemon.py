@@ -20,6 +20,7 @@ from qmpguard.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.admin.server import Admin
     from qmpguard.config import AdminConfig, Config
     from qmpguard.guard import Guard
     from qmpguard.record import Entry
@@ -43,18 +44,20 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             fleet = Fleet(tasks, Schemas(), sockets, run)
             reloads = Reloads(load or (lambda: config), fleet, lambda _: None)
             _signals(stop, reloads)
+            admin = None if config.admin is None else _admin(config.admin, fleet, sockets, run)
             fleet.fit(config.vms)
             inherit(sockets, notifier, fleet.guards)
             own = [
                 tasks.create_task(notifier.watchdog()),
-                tasks.create_task(_announce(list(fleet.guards.values()))),
                 tasks.create_task(Console(fleet, place()).run()),
                 tasks.create_task(reloads.run(notifier.reloading, notifier.ready)),
             ]
-            if config.admin is not None:
-                own.append(tasks.create_task(_admin(config.admin, fleet, sockets, run)))
+            if admin is not None:
+                own.append(tasks.create_task(admin.run()))
+                await admin.opened.wait()
             if config.log.otel:
                 own.append(tasks.create_task(_export(fleet)))
+            own.append(tasks.create_task(_announce(list(fleet.guards.values()))))
             _tell(notifier, fleet, sockets)
             await stop.wait()
             log.info("stopping")
@@ -75,12 +78,12 @@ def _signals(stop: asyncio.Event, reloads: Reloads) -> None:
     loop.add_signal_handler(signal.SIGHUP, reloads.ask)
 
 
-async def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> None:
-    """Serve the admin interface until cancelled."""
+def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> Admin:
+    """Return the admin interface; raises `ConfigError`."""
     from qmpguard.admin.server import Admin
 
     address = sockets.resolve(config.listen)
-    await Admin(address, lambda: fleet.hubs, run, token_file=config.token_file, hosts=config.hosts).run()
+    return Admin(address, lambda: fleet.hubs, run, token_file=config.token_file, hosts=config.hosts)
 
 
 async def _export(fleet: Fleet) -> None:

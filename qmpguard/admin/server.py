@@ -46,6 +46,7 @@ class Admin:
     ) -> None:
         if isinstance(listen, TcpAddress) and token_file is None:
             raise ConfigError(f"the admin interface at {listen} needs a token file: whoever reaches TCP could read all")
+        self.opened = asyncio.Event()
         self._listen = listen
         names = {*hosts, listen.host} if isinstance(listen, TcpAddress) else set(hosts)
         self._door = Door(read_token(token_file) if token_file else None, names)
@@ -68,6 +69,7 @@ class Admin:
             async with asyncio.TaskGroup() as self._tasks:
                 listener = Listener(self._listen, self._accepted)
                 log.info("admin=%s", self._listen)
+                self.opened.set()
                 await self._feed.run()
         finally:
             if listener is not None:

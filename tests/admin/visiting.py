@@ -13,7 +13,7 @@ import aiohttp
 
 from qmpguard.address import Address, TcpAddress, UnixAddress
 from qmpguard.admin.server import Admin
-from tests.guarding import PATIENCE, eventually
+from tests.guarding import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -73,7 +73,7 @@ async def serving(
     admin = Admin(listen, lambda: vms, run, token_file=token_file, hosts=hosts)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(admin.run())
-        await eventually(lambda: admin._tasks is not None)
+        await admin.opened.wait()
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from tests.admin.visiting import TOKEN, Visitor, visiting_by_tcp
+from tests.fakes.qemu import FakeQemu
 from tests.guarding import capabilities, guarding, qmp_client
 from tests.page.chromium import Page, browsing
 
@@ -134,6 +135,19 @@ async def test_it_fits_a_phone_and_the_dark(scene: Scene) -> None:
         background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == "rgb(20, 23, 26)"
         await scene.picture("phone")
+
+
+async def test_the_bytes_of_vfio_devices_move(scene: Scene) -> None:
+    """Of a QEMU that only says so: a device that really moves state needs real hardware, or a nested VM."""
+    page = scene.page
+    async with FakeQemu(scene.folder / "qmp0.sock") as qemu:
+        qemu.devices["gpu0"] = "vfio-pci"
+        qemu.migration = "active"
+        await page.open(f"{scene.visitor.base}/#token={TOKEN}")
+        for sent in (5_000_000, 70_000_000):
+            qemu.progress = {"ram": {"transferred": 1, "total": 9, "remaining": 8}, "vfio": {"transferred": sent}}
+            await page.until(f"document.querySelector('[data-vfio]').dataset.vfio == {sent}")
+        await page.shows(".moved", "66.8 MiB")
 
 
 async def test_it_is_used_with_the_keyboard_alone(scene: Scene) -> None:
