@@ -23,6 +23,10 @@ def test_messages_are_cut_apart_however_they_arrive(messages: list[bytes], step:
     assert splitter.held == 0
 
 
+def test_a_message_that_comes_whole_is_handed_on_as_it_is() -> None:
+    assert Splitter().feed(LINES[1])[0] is LINES[1]
+
+
 def test_a_message_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "MAX_REPLY", 1000)
     splitter = Splitter()
