@@ -95,6 +95,9 @@ docs: $(INSTALLED) ## write the documents that come from the code
 demo: lab ## see what a real QEMU answers with and without the guard
 	@$(BIN)/qmpguard demo
 
+bench: $(INSTALLED) lab | packages ## measure what the guard costs beside other ways to QEMU: docs/performance.md
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
 clean: ## remove what was built here; QEMU 11.1 stays in the user's cache
 	@rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find qmpguard tests -name __pycache__ -prune -exec rm -rf {} +

@@ -238,7 +238,7 @@ def _verdicts(qemu: Qemu, devices: int, rounds: int) -> Verdicts:
                 asking.burst(text, len(burst))
             return time.perf_counter() - start
 
-        measures = {
+        measures: dict[str, Callable[[], float]] = {
             DIRECT: partial(direct.round_trips, STATUS, 20),
             GUARD: partial(guarded.round_trips, migrate, 2),
             "qemu": partial(direct.round_trips, migrate, 2),

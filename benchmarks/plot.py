@@ -10,7 +10,8 @@ _WIDTH, _BAR, _GAP, _LEFT, _PANEL = 760, 18, 6, 150, 36
 
 def svg(panels: Mapping[str, Mapping[str, float]], unit: str) -> str:
     """Return a panel with a title for each mapping, a bar for each of its values; all of one panel on one scale."""
-    parts, y = [], 8
+    parts: list[str] = []
+    y = 8
     for title, values in panels.items():
         parts += _panel(title, values, unit, y)
         y += _PANEL + len(values) * (_BAR + _GAP)

@@ -79,10 +79,10 @@ def rows(results: Results) -> Iterator[Row]:
 def _verdicts(one: Verdicts) -> Iterator[Row]:
     with_devices = f"{one.devices} VFIO device{'' if one.devices == 1 else 's'}"
     if one.refused is not None:
-        goals = (20.0, 12.0) if one.devices == 1 else (None, None)
-        yield Row(f"`migrate` refused, {with_devices}", one.refused, *goals, " rt")
-    goals = (14.0, 8.0) if one.devices == 0 else (None, None)
-    yield Row(f"`migrate` allowed, {with_devices}", one.allowed, *goals, " rt")
+        target, stretch = (20.0, 12.0) if one.devices == 1 else (None, None)
+        yield Row(f"`migrate` refused, {with_devices}", one.refused, target, stretch, " rt")
+    target, stretch = (14.0, 8.0) if one.devices == 0 else (None, None)
+    yield Row(f"`migrate` allowed, {with_devices}", one.allowed, target, stretch, " rt")
     yield Row(f"… QEMU's own answer to it, {with_devices}", one.qemu, unit=" rt")
     yield Row(f"… the survey's {one.questions} queries in {one.bursts} bursts, asked directly", one.burst, unit=" rt")
 

@@ -96,9 +96,7 @@ class Link:
     # what the stream says
 
     def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
-        """Take bytes from QEMU and hand on each message that they complete."""
-        for descriptor in descriptors:  # QEMU sends none
-            descriptor.close()
+        """Take bytes from QEMU and hand on each message that they complete. There are no descriptors with them."""
         try:
             messages = self._splitter.feed(data)
         except OverflowError as error:

@@ -62,15 +62,23 @@ class Outbox:
         else:
             stream.flush()
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """Begin to handle a wake-up; what follows must be sure to call `end`."""
         self._depth += 1
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Send what was queued while the wake-up was handled."""
         self._depth -= 1
         if self._streams and not self._depth:
             streams, self._streams = self._streams, []
             for stream in streams:
                 stream.flush()
+
+    def __enter__(self) -> None:
+        self.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 class Stream:
@@ -90,7 +98,8 @@ class Stream:
         self._owner: Owner | None = None
         self._queue: deque[tuple[bytes, Descriptor | None]] = deque()
         self._queued = 0
-        self._reading = False
+        self._paused = False
+        self._watched = False  # by the loop, for what arrives
         self._writing = False
         self._sent: Callable[[], None] | None = None
         self.closed = False
@@ -102,14 +111,19 @@ class Stream:
 
     def resume(self) -> None:
         """Read on after `pause`."""
-        if not self._reading and not self.closed:
-            self._reading = True
+        self._paused = False
+        if not self._watched and not self.closed:
+            self._watched = True
             self._loop.add_reader(self._fileno, self._readable)
 
     def pause(self) -> None:
         """Leave what arrives in the kernel, so that the other side feels it."""
-        if self._reading:
-            self._reading = False
+        # mostly nothing does before `resume`, and the loop's watch need not be taken back and set up anew
+        self._paused = True
+
+    def _ignore(self) -> None:
+        if self._watched:
+            self._watched = False
             self._loop.remove_reader(self._fileno)
 
     def write(self, data: bytes, descriptor: Descriptor | None = None) -> None:
@@ -145,7 +159,7 @@ class Stream:
         if self.closed:
             return
         self.closed = True
-        self.pause()
+        self._ignore()
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._fileno)
@@ -217,6 +231,9 @@ class Stream:
 
     def _readable(self) -> None:
         assert self._owner is not None
+        if self._paused:
+            self._ignore()
+            return
         try:
             data, descriptors = self._receive()
         except (BlockingIOError, InterruptedError):
@@ -224,12 +241,15 @@ class Stream:
         except OSError as error:
             self._lose(error.strerror or str(error))
             return
-        with self._outbox:
+        self._outbox.begin()  # without a `with`, which costs as much as sending
+        try:
             if data:
                 self._owner.received(data, descriptors)
             else:
-                self.pause()
+                self._ignore()
                 self._owner.ended()
+        finally:
+            self._outbox.end()
 
     def _receive(self) -> tuple[bytes, list[Descriptor]]:
         """Return what has arrived; no bytes at the end. Raises `OSError`."""

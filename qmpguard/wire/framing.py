@@ -28,6 +28,7 @@ MAX_STRAY: Final = 64 << 10
 #: tokens in one `Framer.pull`, some milliseconds; bytes are bounded by the lexer's block
 BUDGET: Final = 4096
 
+_LINE_ENDS = ("\r\n", "\n")
 _SPACE = re.compile(r"[ \t\r\n]+")
 
 
@@ -72,7 +73,8 @@ class Framer:
     @property
     def busy(self) -> bool:
         """Say whether `pull` has bytes left to look at."""
-        return self._lexer.has_more
+        lexer = self._lexer
+        return lexer.position < len(lexer.text) or len(lexer.inbox) > 0
 
     @property
     def held(self) -> int:
@@ -84,11 +86,13 @@ class Framer:
 
         A call looks at 64 KiB and ``budget`` tokens at most, which is positive. Never raises.
         """
-        self._lexer.turn()
-        if not self._tokens and self._lexer.is_between and (message := self._read_ordinary()):
+        lexer = self._lexer
+        if lexer.position == len(lexer.text):
+            lexer.turn()
+        if not self._tokens and lexer.is_between and (message := self._read_ordinary()):
             return message
         for _ in range(budget):
-            token = self._lexer.next()
+            token = lexer.next()
             if token is None:
                 break
             if item := self._process(*token):
@@ -114,8 +118,8 @@ class Framer:
             return None
         if end - start >= self._max_size or not _is_ordinary(text, start, end):
             return None
-        # with the line's end the block is mostly used up, and nobody has to look at it again
-        lexer.position = space.end() if (space := _SPACE.match(text, end)) else end
+        # with its line's end the block is mostly used up, and nobody has to look at it again
+        lexer.position = len(text) if text[end : end + 3] in _LINE_ENDS else end
         return Message(value)
 
     def _process(self, kind: Kind, text: str) -> Message | Malformed | None:

@@ -99,21 +99,20 @@ class Lexer:
         self._state = _START
         self._token = bytearray()  # the beginning of a token, from earlier blocks
         self._overlong = False  # it has been reported already, and is dropped as it comes
-        self._inbox = bytearray()
+        self.inbox = bytearray()  # what follows the block
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
-        if self.has_more or len(data) > BLOCK:
-            self._inbox += data
+        if self.inbox or self.position < len(self.text) or len(data) > BLOCK:
+            self.inbox += data
         else:  # mostly: they are the next block as they are
             self.text, self.position = data.decode("latin-1"), 0
 
     def turn(self) -> None:
-        """Begin the next block if this one is used up."""
-        if self._inbox and self.position == len(self.text):
-            self.text = self._inbox[:BLOCK].decode("latin-1")
-            self.position = 0
-            del self._inbox[:BLOCK]
+        """Begin the next block, after this one is used up."""
+        self.text = self.inbox[:BLOCK].decode("latin-1")
+        self.position = 0
+        del self.inbox[:BLOCK]
 
     @property
     def is_between(self) -> bool:
@@ -121,14 +120,9 @@ class Lexer:
         return self._state is _START
 
     @property
-    def has_more(self) -> bool:
-        """Say whether there are bytes that no token has been made of yet."""
-        return self.position < len(self.text) or len(self._inbox) > 0
-
-    @property
     def unscanned(self) -> int:
         """Bytes that no token has been made of yet."""
-        return len(self._inbox) + len(self.text) - self.position
+        return len(self.inbox) + len(self.text) - self.position
 
     @property
     def held(self) -> int:
