@@ -102,7 +102,7 @@ class Session:
         self._oob = False
         self._room = OUTSTANDING_WITH_OOB if privileged else OUTSTANDING
         self.outstanding = 0  # requests that have no reply yet
-        self._out_of_band = 0  # those of them that wait for no other
+        self._oob_taken = self._oob_settled = 0  # out-of-band requests since the beginning
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
         self._batch: Batch | None = None  # descriptors that no request has taken yet
         self._pumping = False
@@ -144,12 +144,12 @@ class Session:
             return
         if slot.oob:
             self.outstanding -= 1
-            self._out_of_band -= 1
+            self._oob_settled += 1
             self.stream.write(reply)
         else:
             slot.reply = reply
         slots = self._slots
-        while slots and (head := slots[0]).reply is not None and (head.request or not self._out_of_band):
+        while slots and (head := slots[0]).reply is not None and (head.request or head.behind <= self._oob_settled):
             slots.popleft()
             self.outstanding -= 1
             self.stream.write(head.reply)
@@ -262,7 +262,7 @@ class Session:
         elif request.oob:
             self._hand_over(None)
             self.outstanding += 1
-            self._out_of_band += 1
+            self._oob_taken += 1
             self.hub.submit_oob(Slot(self, request))
         else:
             slot = Slot(self, request)
@@ -293,6 +293,7 @@ class Session:
         QEMU executes such a request while it reads, and reports the errors that it finds behind it later.
         """
         slot = Slot(self, None)
+        slot.behind = self._oob_taken
         self.outstanding += 1
         self._slots.append(slot)
         self.settle(slot, reply)

@@ -18,12 +18,14 @@ NEVER_SENT = b""
 class Slot:
     """The place of one request's reply in its client's order.
 
-    ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other.
+    ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other. Without a
+    request it is the session's own answer, ``behind`` so many out-of-band replies.
     """
 
-    __slots__ = ("descriptor", "id", "oob", "reply", "request", "returned", "session")
+    __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session")
 
     def __init__(self, session: Session, request: Request | None) -> None:
+        self.behind: int  # only where there is no request
         self.session = session
         self.request = request
         if request is None:

@@ -123,6 +123,24 @@ async def test_local_answers_wait_for_the_out_of_band_replies_before_them_too(tm
         assert [(await qmp.receive())["id"] for _ in range(2)] == [1, 2]
 
 
+async def test_events_keep_their_place_behind_a_local_answer_between_out_of_band_requests(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock", oob=True) as qmp,
+    ):
+        qemu.silent = True
+        one, two = {"exec-oob": "query-yank", "id": 1}, {"exec-oob": "query-yank", "id": 4}
+        qmp.send(one, {"foo": 1, "id": 2}, {"execute": "stop", "id": 3}, two)
+        await qemu.until("query-yank", 2)
+        first, stop, last = (request["id"] for request in qemu._held)
+        qemu.send({"return": {}, "id": first})
+        qemu.emit("STOP")
+        qemu.send({"return": {}, "id": stop})
+        qemu.send({"return": {}, "id": last})
+        assert [(await qmp.receive()).get("id", "STOP") for _ in range(5)] == [1, 2, "STOP", 3, 4]
+
+
 async def test_at_most_six_requests_of_clients_are_in_flight_and_all_are_answered(tmp_path: Path) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
