@@ -100,13 +100,6 @@ DIFFERENCES = (
         "No known client needs more, and one client must not fill the memory that all share.",
     ),
     Difference(
-        "Without out-of-band, QEMU reads a request when the one before it is answered; "
-        "the guard reads up to eight ahead. "
-        "They are executed and answered one after the other all the same. "
-        "Of a client that hangs up with requests under way, some may be executed that QEMU would not have read.",
-        "Requests that are on their way to QEMU while it answers others make a pipeline twice as fast.",
-    ),
-    Difference(
         "A client that leaves more than 16 MiB unread is disconnected. QEMU stops to read that client's requests, "
         "and its own memory grows with the events.",
         "One client must not slow another, nor fill the memory that all share.",
