@@ -50,7 +50,7 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             own = [
                 tasks.create_task(notifier.watchdog()),
                 tasks.create_task(Console(fleet, place()).run()),
-                tasks.create_task(reloads.run(notifier.reloading, notifier.ready)),
+                tasks.create_task(reloads.run(notifier.reloading, lambda: _ready(notifier, fleet))),
             ]
             if admin is not None:
                 own.append(tasks.create_task(admin.run()))
@@ -109,6 +109,10 @@ def _tell(notifier: Notifier, fleet: Fleet, sockets: Sockets) -> None:
             loop.call_soon(lambda: notifier.status(_standing(fleet)))  # when the change is complete
 
     fleet.listen(changed)
+    _ready(notifier, fleet)
+
+
+def _ready(notifier: Notifier, fleet: Fleet) -> None:
     notifier.status(_standing(fleet))
     notifier.ready()
 

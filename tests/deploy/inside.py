@@ -134,8 +134,10 @@ def a_guard_that_hangs_is_started_again() -> None:
 
 
 def a_stopped_guard_comes_back_with_the_next_client() -> None:
-    """Stopping the service leaves the socket; stopping the socket removes it."""
+    """Stopping the service leaves its socket, but not its link to QEMU; stopping the socket removes it."""
+    sockets = len(connections("qemu-web.service"))
     run("systemctl", "stop", GUARD)
+    until(lambda: len(connections("qemu-web.service")) == sockets - 1)
     same(ask(), "running")
     run("systemctl", "stop", "qmpguard@web.socket", GUARD)
     assert not Path(CLIENTS).exists()
@@ -162,6 +164,12 @@ def one_guard_for_many() -> None:
         same(ask(f"/run/qmpguard/{name}.sock"), "running")
     run("systemctl", "stop", "qemu-two.service")
     until(lambda: "waiting for QEMU: two" in shown("qmpguard.service", "StatusText"))
+    config = Path("/etc/qmpguard/qmpguard.toml")
+    config.write_text("nonsense = true\n")
+    assert subprocess.run(["systemctl", "reload", "qmpguard.service"], check=False).returncode != 0
+    config.write_text(MANY.partition("\n\n")[0])
+    run("systemctl", "reload", "qmpguard.service")
+    until(lambda: shown("qmpguard.service", "StatusText") == "guarding 1 VM")
     run("systemctl", "stop", "qmpguard.service")
     same(shown("qmpguard.service", "Result"), "success")
 

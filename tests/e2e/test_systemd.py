@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import sys
 from contextlib import asynccontextmanager, closing
@@ -227,3 +228,22 @@ async def test_a_guard_that_cannot_listen_is_never_ready(tmp_path: Path) -> None
     ):
         assert await guard.wait() == 78
         assert "READY=1" not in [told.get_nowait() for _ in range(told.qsize())]
+
+
+async def test_the_status_follows_a_reload(tmp_path: Path) -> None:
+    def vms(*names: str) -> str:
+        return "".join(f'[[vm]]\nname="{n}"\nqemu="{tmp_path}/{n}"\nlisten="{tmp_path}/{n}.sock"\n' for n in names)
+
+    config = tmp_path / "guard.toml"
+    config.write_text(vms("one", "two"))
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    async with (
+        manager(tmp_path / "notify") as told,
+        process(*RUN, "--config", str(config), environ=environ) as guard,
+    ):
+        assert "STATUS=guarding 0 of 2; waiting for QEMU: one, two" in await until(told, "READY=1")
+        config.write_text(vms("two"))
+        guard.send_signal(signal.SIGHUP)
+        reload = await until(told, "READY=1")
+        assert reload[0].startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert "STATUS=guarding 0 of 1; waiting for QEMU: two" in reload
