@@ -27,7 +27,8 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
     for unit in UNITS:
         text = re.sub(r"^(Exec\w+=)qmpguard ", r"\1/bin/true ", unit.read_text(), flags=re.MULTILINE)
         (tmp_path / unit.name).write_text(text)  # it looks for the programs, and ours is not installed
-    assert systemd("verify", "--man=no", *(str(tmp_path / unit.name) for unit in UNITS)) == ""
+    said = systemd("verify", "--man=no", *(str(tmp_path / unit.name) for unit in UNITS))
+    assert "qmpguard" not in said, said  # of units that the machine has it may say anything
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
