@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.guard import Guard
+from qmpguard.proxy.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +48,7 @@ class Fleet:
         self._schemas = schemas
         self._sockets = sockets
         self._run = run
+        self._budget = Budget()
         self._running: dict[Guard, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[Entry], None]] = []
 
@@ -99,7 +101,7 @@ class Fleet:
         guard = self.guards.get(vm.name)
         if guard is not None and (guard.config.qemu, guard.config.takeover) == (vm.qemu, vm.takeover):
             return guard
-        return Guard(vm, self._schemas, self._sockets, self._run)
+        return Guard(vm, self._schemas, self._sockets, self._run, self._budget)
 
     def _open(
         self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack

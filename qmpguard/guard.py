@@ -18,6 +18,7 @@ from qmpguard.systemd import Sockets
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from qmpguard.proxy.budget import Budget
     from qmpguard.proxy.schemas import Schemas
     from qmpguard.record import Run
 
@@ -36,11 +37,12 @@ class Guard:
         schemas: Schemas | None = None,
         sockets: Sockets | None = None,
         run: Run | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.config = config
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
-        self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run)
+        self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
         self._sockets = sockets or Sockets()
 
     def open(self, config: VmConfig | None = None) -> Listener:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.address import Address, QemuAddress
+    from qmpguard.proxy.budget import Budget
 
 #: seconds for anything that answers at once on an idle machine, with room for a busy one
 PATIENCE = 20.0
@@ -34,6 +35,7 @@ async def guarding(
     policy: Policy | None = None,
     survey_timeout: float = 20.0,
     watch: float = 0.0,
+    budget: Budget | None = None,
     up: bool = True,
 ) -> AsyncGenerator[Guard]:
     """Guard a QEMU; ``up``: begin when the link stands."""
@@ -43,7 +45,7 @@ async def guarding(
     assert listen is not None
     listen = UnixAddress(str(listen)) if isinstance(listen, Path) else listen
     vm = VmConfig("test", qemu, listen, policy or Policy(), survey_timeout, watch)
-    guard = Guard(vm)
+    guard = Guard(vm, budget=budget)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
         async with asyncio.timeout(PATIENCE):

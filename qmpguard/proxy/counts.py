@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qmpguard.proxy.budget import TOO_MUCH
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,6 +23,7 @@ DROPS: Mapping[str, str] = {
     "QEMU did not appear": "qemu_absent",
     "it does not read what it is sent": "does_not_read",
     "it sent more descriptors than could be received": "descriptors",
+    TOO_MUCH: "too_much_held",
 }
 #: what is no drop
 ENDS = frozenset({"it ended the conversation", "the guard stops"})

@@ -17,6 +17,7 @@ from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import CHANGES, Drift
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
+from qmpguard.proxy.budget import Budget
 from qmpguard.proxy.control import Control
 from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY, Counts
 from qmpguard.proxy.dealer import Dealer
@@ -85,8 +86,10 @@ class Hub:
         limits: Limits | None = None,
         schemas: Schemas | None = None,
         run: Run | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.name = name
+        self.budget = budget or Budget()
         self.schemas = schemas or Schemas()
         self.limits = limits or Limits()
         self.counts = Counts()
@@ -96,7 +99,7 @@ class Hub:
         self.connected = asyncio.Event()
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
-        self.outbox = Outbox()
+        self.outbox = Outbox(self.budget.grew)
         self.link: Link | None = None
         self.heartbeat = Heartbeat(name)
         self.gate = Gate(policy, self._record, self._drifted, self._learn, timeout=self.limits.survey_timeout)
@@ -127,6 +130,7 @@ class Hub:
 
     async def run(self) -> None:
         """Keep a link to QEMU and serve the sessions on it, until cancelled."""
+        self.budget.watch(self.sessions)
         try:
             async with asyncio.TaskGroup() as self._tasks, aclosing(reach(self._address)) as sockets:
                 if (left := self._inheritance) is not None:
@@ -138,6 +142,7 @@ class Hub:
             self.overrides.close()
             for session in tuple(self.sessions):
                 session.close("the guard stops")
+            self.budget.forget(self.sessions)
 
     async def _serve(self, sock: socket.socket, handover: Handover | None = None) -> None:
         """Serve one connection to QEMU until it ends; ``handover``: it was negotiated by another process."""

@@ -28,7 +28,9 @@ WINDOW = 7
 CLIENT_WINDOW = 6
 #: seconds that a link may take to come to rest, and between two looks whether it has
 REST, TICK = 1.0, 0.01
-#: what QEMU may leave unread: the window's requests of the largest size that can be configured
+#: what QEMU may leave unread before the next request of a client waits
+MAX_BEHIND = 1 << 20
+#: what QEMU may leave unread at all: that, and then a request of the largest size that can be configured
 MAX_UNSENT = 128 << 20
 
 
@@ -65,7 +67,10 @@ class Link:
 
     def has_room(self, *, privileged: bool) -> bool:
         """Say whether an in-band request can be sent now."""
-        return self._in_band < (WINDOW if privileged else CLIENT_WINDOW)
+        if privileged:
+            return self._in_band < WINDOW
+        # where there is something unsent, a reply is still to come, and with it the next look at this
+        return self._in_band < CLIENT_WINDOW and self._stream.pending < MAX_BEHIND
 
     def send(self, slot: Slot) -> None:
         """Send a request; its reply goes to `Hub.answered`."""

@@ -26,6 +26,7 @@ from qmpguard.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from qmpguard.proxy.budget import Budget
     from qmpguard.proxy.counts import Counts
     from qmpguard.proxy.fds import Descriptor
     from qmpguard.proxy.stream import Stream
@@ -55,6 +56,7 @@ class Upstream(Protocol):
     """Where a session's requests go."""
 
     counts: Counts
+    budget: Budget
 
     @property
     def offered(self) -> frozenset[str]:
@@ -113,8 +115,8 @@ class Session:
         if self.state is State.WAITING:
             self.state = State.NEGOTIATING
             self._framer = Framer(max_size=self._max_request, skips=greeting.skips)
-            self.stream.write(greeting.line)
             self.stream.start(self)
+            self.stream.write(greeting.line)
 
     def give_up(self) -> None:
         """Close if QEMU has not appeared by now."""
@@ -125,6 +127,12 @@ class Session:
     def is_closed(self) -> bool:
         """Say whether the conversation is over."""
         return self.state is _CLOSED
+
+    @property
+    def weight(self) -> int:
+        """Bytes held for the client: what it has not read, and what it has sent and was not answered."""
+        requests = sum(slot.size + len(slot.reply or b"") for slot in self._slots)
+        return self.stream.pending + self._framer.held + requests
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
@@ -180,6 +188,7 @@ class Session:
             self._batch = Batch(descriptors, data)
         self._framer.feed(data)
         self._pump()
+        self.hub.budget.grew(len(data))
 
     def ended(self) -> None:
         """Answer what was received, then close: QEMU does so too when a client has sent its last byte."""
@@ -266,6 +275,7 @@ class Session:
             self.hub.submit_oob(Slot(self, request))
         else:
             slot = Slot(self, request)
+            slot.size = self._framer.size
             if self._batch is not None:
                 slot.descriptor = self._hand_over(request)
             self.outstanding += 1

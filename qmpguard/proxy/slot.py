@@ -19,10 +19,10 @@ class Slot:
     """The place of one request's reply in its client's order.
 
     ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other. Without a
-    request it is the session's own answer, ``behind`` so many out-of-band replies.
+    request it is the session's own answer, ``behind`` so many out-of-band replies. ``size``: bytes of the request.
     """
 
-    __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session")
+    __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session", "size")
 
     def __init__(self, session: Session, request: Request | None) -> None:
         self.behind: int  # only where there is no request
@@ -33,6 +33,7 @@ class Slot:
         else:
             self.id, self.oob = request.id, request.oob
         self.descriptor: Descriptor | None = None
+        self.size = 0
         self.reply: bytes | None = None
         self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
 

@@ -47,11 +47,15 @@ class Owner(Protocol):
 
 
 class Outbox:
-    """The streams that have something to send when the present wake-up has been handled."""
+    """The streams that have something to send when the present wake-up has been handled.
 
-    __slots__ = ("_depth", "_streams")
+    ``grew`` is told of bytes that could not be sent at once.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_depth", "_streams", "grew")
+
+    def __init__(self, grew: Callable[[int], None]) -> None:
+        self.grew = grew
         self._depth = 0
         self._streams: list[Stream] = []
 
@@ -140,6 +144,8 @@ class Stream:
                 self._lose("it does not read what it is sent")
         elif len(self._queue) == 1:
             self._outbox.add(self)
+        elif self._writing:
+            self._outbox.grew(len(data))
 
     def flush(self) -> None:
         """Send what is queued as far as the socket takes it; the rest follows when it is ready."""
@@ -150,6 +156,7 @@ class Stream:
                 if not self._send():
                     self._writing = True
                     self._loop.add_writer(self._fileno, self._writable)
+                    self._outbox.grew(self._queued)
                     return
         except OSError as error:
             self._lose(error.strerror or str(error))

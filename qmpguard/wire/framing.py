@@ -65,6 +65,7 @@ class Framer:
         self._brackets = 0
         self._tokens = 0
         self._size = 0
+        self.size = 0  # of the last message, in bytes
 
     def feed(self, data: bytes) -> None:
         """Take bytes; they are not looked at before `pull`."""
@@ -118,6 +119,7 @@ class Framer:
             return None
         if end - start >= self._max_size or not _is_ordinary(text, start, end):
             return None
+        self.size = end - start
         # with its line's end the block is mostly used up, and nobody has to look at it again
         lexer.position = len(text) if text[end : end + 3] in _LINE_ENDS else end
         return Message(value)
@@ -181,6 +183,7 @@ class Framer:
         return self._braces >= 0 and self._brackets >= 0 and (self._braces > 0 or self._brackets > 0)
 
     def _end(self, item: Message | Malformed) -> Message | Malformed:
+        self.size = self._size
         self._begin()
         return item
 

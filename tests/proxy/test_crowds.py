@@ -1,0 +1,194 @@
+"""Many clients of one VM: each gets its turn, none can stall the others, and together they stay within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.proxy.budget import TOO_MUCH, Budget
+from qmpguard.proxy.link import MAX_BEHIND
+from tests.fakes.qemu import FakeQemu
+from tests.guarding import Client, connected, eventually, guarding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+async def test_three_hundred_clients_are_here_at_once_and_all_are_served(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        together = asyncio.Barrier(300)
+
+        async def chat(number: int) -> None:
+            async with connected(tmp_path / "guard.sock") as qmp:
+                await together.wait()
+                assert len(guard.hub.clients) == 300
+                assert (await qmp.ask("query-name", id=number))["id"] == number
+                await together.wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(300):
+                tasks.create_task(chat(number))
+        await eventually(lambda: not guard.hub.clients)
+
+
+async def test_a_storm_of_connections_that_come_to_nothing_keeps_nobody_out(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        for _ in range(5):
+            storm = [socket.socket(socket.AF_UNIX) for _ in range(200)]
+            for i, sock in enumerate(storm):
+                sock.setblocking(False)
+                sock.connect(str(tmp_path / "guard.sock"))
+                if i % 2:
+                    sock.send(b'{"execute": "qmp_capabilities"}{"execute": "query-name"}')
+                sock.close()
+            async with connected(tmp_path / "guard.sock") as qmp:
+                assert await qmp.ask("query-name") == {"return": {}}
+        await eventually(lambda: not guard.hub.clients)
+        assert guard.hub.counts.links == 1
+
+
+async def test_a_client_with_many_requests_lets_one_with_a_single_request_in_between(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path),
+        connected(tmp_path / "guard.sock", oob=True) as greedy,
+        connected(tmp_path / "guard.sock") as modest,
+    ):
+        qemu.hold.add("query-name")
+        greedy.send(*({"execute": "query-name", "id": i} for i in range(500)))
+        await qemu.until("query-name", 6)
+        modest.send({"execute": "query-status"})
+        qemu.let_go()
+        assert (await modest.receive())["return"]["running"]
+        place = qemu.commands().index("query-status")
+        assert place <= 8  # behind the six that were under way, and at most one more turn of the other's
+        assert [(await greedy.receive())["id"] for _ in range(500)] == list(range(500))
+
+
+BIG = {
+    "a long text": b'{"execute": "query-big", "arguments": {"a": "%b"}}' % (b"x" * (3 * MIB)),
+    "many tokens": b'{"execute": "query-big", "arguments": {"a": [%b1]}}' % (b"1," * 150_000),
+    "bad input": b"[" * 1000 + b"1," * 100_000 + b'{"execute": "query-big"}',
+}
+
+
+@pytest.mark.parametrize("data", BIG.values(), ids=BIG)
+async def test_a_big_request_lets_others_in_between_while_it_is_read(tmp_path: Path, data: bytes) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as big,
+        connected(tmp_path / "guard.sock") as small,
+    ):
+        (session,) = (s for s in guard.hub.clients if s.peer.number == 1)
+        big.raw(data)
+        await eventually(lambda: session.weight > 0)
+        overtaken = 0
+        while session.weight and overtaken < 5:
+            assert await small.ask("query-name") == {"return": {}}
+            overtaken += 1
+        assert overtaken == 5
+        assert "query-big" not in qemu.commands()
+
+
+async def test_a_qemu_that_does_not_read_is_not_buried(tmp_path: Path) -> None:
+    """What clients send meanwhile waits with them, and is executed when QEMU reads again."""
+    request = {"execute": "query-name", "arguments": {"a": "x" * (2 * MIB)}}
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(8)]
+        assert qemu._writer is not None
+        transport = hold(qemu._writer)
+        for client in clients:
+            client.send(request, request)
+        link = guard.hub.link
+        assert link is not None
+        await eventually(lambda: all(session.outstanding for session in guard.hub.clients))
+        assert MAX_BEHIND < link._stream.pending < MAX_BEHIND + 3 * MIB
+        transport.resume_reading()
+        for client in clients:
+            assert [await client.receive() for _ in range(2)] == [{"return": {}}] * 2
+
+
+def hold(writer: asyncio.StreamWriter) -> asyncio.Transport:
+    """Read nothing more, so that the other side feels it."""
+    assert isinstance(writer.transport, asyncio.Transport)
+    writer.transport.pause_reading()
+    return writer.transport
+
+
+async def lazy(stack: AsyncExitStack, qemu: FakeQemu, path: Path, size: int) -> Client:
+    """A client that reads nothing of a reply of some size."""
+    client = await stack.enter_async_context(connected(path))
+    qemu.answers["query-big"] = lambda _: "x" * size
+    hold(client.writer)
+    client.send({"execute": "query-big"})
+    return client
+
+
+async def test_where_all_leave_too_much_unread_the_fullest_is_dropped_first(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, budget=Budget(16 * MIB)) as guard,
+        connected(tmp_path / "guard.sock") as reader,
+        AsyncExitStack() as stack,
+    ):
+        for size in (3, 5, 4, 3, 3):
+            before = guard.hub.counts.passed
+            await lazy(stack, qemu, tmp_path / "guard.sock", size * MIB)
+            await eventually(lambda: guard.hub.counts.passed > before)  # noqa: B023
+            await eventually(lambda: all(not session.outstanding for session in guard.hub.clients))
+        assert sum(session.weight for session in guard.hub.clients) < 16 * MIB
+        assert sorted(s.peer.number for s in guard.hub.clients) == [1, 2, 4, 5, 6]
+        assert guard.hub.counts.drops["too_much_held"] == 1
+        assert await reader.ask("query-name") == {"return": {}}
+
+
+async def test_where_all_send_too_much_that_is_not_finished_the_fullest_is_dropped_first(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, budget=Budget(4 * MIB)) as guard,
+        connected(tmp_path / "guard.sock") as other,
+        AsyncExitStack() as stack,
+    ):
+        for size in (1.0, 1.5, 1.2, 1.1):
+            client = await stack.enter_async_context(connected(tmp_path / "guard.sock"))
+            client.raw(b'"' + b"x" * int(size * MIB))
+            await client.writer.drain()
+        await eventually(lambda: guard.hub.counts.drops["too_much_held"] == 1)
+        assert sorted(s.peer.number for s in guard.hub.clients) == [1, 2, 4, 5]
+        assert await other.ask("query-name") == {"return": {}}
+
+
+class Hoard:
+    """A holder that tells when it was closed."""
+
+    def __init__(self, weight: int, *, privileged: bool = False) -> None:
+        self.weight = weight
+        self.privileged = privileged
+        self.reason = ""
+
+    def close(self, reason: str) -> None:
+        self.weight, self.reason = 0, reason
+
+
+def test_the_budget_closes_no_more_than_it_must_and_never_the_guards_own() -> None:
+    budget = Budget(3200)
+    own, small, large, larger = Hoard(5000, privileged=True), Hoard(10), Hoard(300), Hoard(400)
+    vms = [own, small], [large, larger]
+    for vm in vms:
+        budget.watch(vm)
+    own.weight = 2500
+    budget.grew(99)
+    assert not any(hoard.reason for vm in vms for hoard in vm)
+    budget.grew(1)
+    assert [larger.reason, large.reason, small.reason, own.reason] == [TOO_MUCH, "", "", ""]
+    budget.forget(vms[1])
+    large.weight = 9000
+    budget.grew(100)
+    assert not large.reason
