@@ -10,6 +10,7 @@ import pytest
 from qmpguard.policy.outlook import Chance
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.proxy import heartbeat
+from qmpguard.proxy.budget import TOO_MUCH
 from qmpguard.proxy.counts import DROP_REASONS, Counts
 from qmpguard.proxy.heartbeat import INTERVAL, PATIENCE
 from qmpguard.proxy.snapshot import Pulse
@@ -173,6 +174,7 @@ async def test_every_kind_of_happening_is_counted(tmp_path: Path) -> None:
         ("the guard stops", None),
         ("QEMU did not appear", "qemu_absent"),
         ("it does not read what it is sent", "does_not_read"),
+        (TOO_MUCH, "too_much_held"),
         ("it sent more descriptors than could be received", "descriptors"),
         ("Connection reset by peer", "connection_broken"),
         ("anything at all", "connection_broken"),
