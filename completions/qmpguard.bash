@@ -3,12 +3,13 @@ _qmpguard() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=qmpguard word
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$words $word" in
-      "qmpguard run"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard rules"|"qmpguard demo") words="$words $word" ;;
+      "qmpguard run"|"qmpguard exec"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard rules"|"qmpguard demo") words="$words $word" ;;
     esac
   done
   COMPREPLY=()
   case "$words:$prev" in
     "qmpguard run:--config"|"qmpguard run:--qemu"|"qmpguard run:--qemu-listen"|"qmpguard run:--listen"|"qmpguard run:--takeover"|"qmpguard run:--name"|"qmpguard run:--profile"|"qmpguard run:--mode"|"qmpguard run:--rules"|"qmpguard run:--extra-types"|"qmpguard run:--allow-failover-primary"|"qmpguard run:--survey-timeout"|"qmpguard run:--drift-interval"|"qmpguard run:--socket-mode"|"qmpguard run:--socket-group"|"qmpguard run:--allow-users"|"qmpguard run:--allow-groups"|"qmpguard run:--role"|"qmpguard run:--max-clients"|"qmpguard run:--admin"|"qmpguard run:--admin-token-file"|"qmpguard run:--admin-hosts"|"qmpguard run:--log-level"|"qmpguard run:--log-format"|"qmpguard run:--audit"|"qmpguard run:--traffic"|"qmpguard run:--traffic-exclude"|"qmpguard run:--otel") return ;;
+    "qmpguard exec:--listen"|"qmpguard exec:--name"|"qmpguard exec:--profile"|"qmpguard exec:--mode"|"qmpguard exec:--rules"|"qmpguard exec:--extra-types"|"qmpguard exec:--allow-failover-primary"|"qmpguard exec:--survey-timeout"|"qmpguard exec:--drift-interval"|"qmpguard exec:--socket-mode"|"qmpguard exec:--socket-group"|"qmpguard exec:--allow-users"|"qmpguard exec:--allow-groups"|"qmpguard exec:--role"|"qmpguard exec:--max-clients"|"qmpguard exec:--admin"|"qmpguard exec:--admin-token-file"|"qmpguard exec:--admin-hosts"|"qmpguard exec:--log-level"|"qmpguard exec:--log-format"|"qmpguard exec:--audit"|"qmpguard exec:--traffic"|"qmpguard exec:--traffic-exclude"|"qmpguard exec:--otel") return ;;
     "qmpguard check:--profile") COMPREPLY=($(compgen -W "standard strict" -- "$cur")); return ;;
     "qmpguard check:--extra-type") return ;;
     "qmpguard explain:--machine"|"qmpguard explain:--extra-type") return ;;
@@ -20,8 +21,9 @@ _qmpguard() {
     "qmpguard config show:--config"|"qmpguard config show:--qemu"|"qmpguard config show:--qemu-listen"|"qmpguard config show:--listen"|"qmpguard config show:--takeover"|"qmpguard config show:--name"|"qmpguard config show:--profile"|"qmpguard config show:--mode"|"qmpguard config show:--rules"|"qmpguard config show:--extra-types"|"qmpguard config show:--allow-failover-primary"|"qmpguard config show:--survey-timeout"|"qmpguard config show:--drift-interval"|"qmpguard config show:--socket-mode"|"qmpguard config show:--socket-group"|"qmpguard config show:--allow-users"|"qmpguard config show:--allow-groups"|"qmpguard config show:--role"|"qmpguard config show:--max-clients"|"qmpguard config show:--admin"|"qmpguard config show:--admin-token-file"|"qmpguard config show:--admin-hosts"|"qmpguard config show:--log-level"|"qmpguard config show:--log-format"|"qmpguard config show:--audit"|"qmpguard config show:--traffic"|"qmpguard config show:--traffic-exclude"|"qmpguard config show:--otel") return ;;
   esac
   case "$words" in
-    "qmpguard") COMPREPLY=($(compgen -W "run check explain override status tail healthcheck config rules demo --help --version" -- "$cur")) ;;
+    "qmpguard") COMPREPLY=($(compgen -W "run exec check explain override status tail healthcheck config rules demo --help --version" -- "$cur")) ;;
     "qmpguard run") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --otel" -- "$cur")) ;;
+    "qmpguard exec") COMPREPLY=($(compgen -W "--help --listen --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --otel" -- "$cur")) ;;
     "qmpguard check") COMPREPLY=($(compgen -W "--help --profile --extra-type --json" -- "$cur")) ;;
     "qmpguard explain") COMPREPLY=($(compgen -W "--help --machine --profile --extra-type --json" -- "$cur")) ;;
     "qmpguard override") COMPREPLY=($(compgen -W "--help --rule --all-rules --for --reason --end --vm --pid" -- "$cur")) ;;

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: in the order in which help shows them; each is a module of `qmpguard.commands`
-COMMANDS = ("run", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules", "demo")
+COMMANDS = (
+    "run", "exec", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules", "demo",
+)  # fmt: skip
 
 
 class Command(Protocol):

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from qmpguard.child import FORWARDED
 from qmpguard.console import Console, place
 from qmpguard.fleet import Fleet
 from qmpguard.proxy.schemas import Schemas
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.admin.server import Admin
+    from qmpguard.child import Child
     from qmpguard.config import AdminConfig, Config
     from qmpguard.guard import Guard
     from qmpguard.record import Entry
@@ -31,10 +33,16 @@ log = logging.getLogger(__name__)
 NAMED = 5
 
 
-async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[], Config] | None = None) -> None:
+async def serve(
+    config: Config,
+    sockets: Sockets | None = None,
+    load: Callable[[], Config] | None = None,
+    child: Child | None = None,
+) -> None:
     """Guard every VM of a config until SIGTERM or SIGINT. Says in one line on stderr when all are ready.
 
-    ``sockets``: those that a service manager passed. ``load`` reads the config again, at SIGHUP.
+    ``sockets``: those that a service manager passed. ``load`` reads the config again, at SIGHUP. ``child``: a QEMU to
+    be started, whose end is the end; signals are for it.
     """
     sockets, notifier = sockets or Sockets(), Notifier()
     stop = asyncio.Event()
@@ -43,7 +51,7 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
             run = Run()
             fleet = Fleet(tasks, Schemas(), sockets, run)
             reloads = Reloads(load or (lambda: config), fleet, lambda _: None)
-            _signals(stop, reloads)
+            _signals(stop, reloads, child)
             admin = None if config.admin is None else _admin(config.admin, fleet, sockets, run)
             fleet.fit(config.vms)
             inherit(sockets, notifier, fleet.guards)
@@ -57,6 +65,8 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
                 await admin.opened.wait()
             if config.log.otel:
                 own.append(tasks.create_task(_export(fleet)))
+            if child is not None:
+                own.append(tasks.create_task(child.run(stop)))
             own.append(tasks.create_task(_announce(list(fleet.guards.values()))))
             _tell(notifier, fleet, sockets)
             await stop.wait()
@@ -71,11 +81,14 @@ async def serve(config: Config, sockets: Sockets | None = None, load: Callable[[
         raise _first(group) from None
 
 
-def _signals(stop: asyncio.Event, reloads: Reloads) -> None:
+def _signals(stop: asyncio.Event, reloads: Reloads, child: Child | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reloads.ask)
+    if child is not None:
+        for number in FORWARDED:
+            loop.add_signal_handler(number, child.forward, number)
 
 
 def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> Admin:

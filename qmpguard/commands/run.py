@@ -38,12 +38,13 @@ def execute(arguments: argparse.Namespace) -> int:
         return read_words(Words(vars(arguments), spare=spare)).config
 
     config = load()
-    _log_to_stderr(config.log)
+    log_to_stderr(config.log)
     asyncio.run(serve(config, sockets, load))
     return 0
 
 
-def _log_to_stderr(log: LogConfig) -> None:
+def log_to_stderr(log: LogConfig) -> None:
+    """Begin to log."""
     logging.basicConfig(
         level=logging.getLevelNamesMapping()[log.level.value.upper()],
         format="%(asctime)s %(levelname)s %(message)s",

@@ -43,7 +43,9 @@ async def connect(address: Address) -> socket.socket:
     """Return a connected socket. Raises `OSError` or `TimeoutError`."""
     match address:
         case FdAddress(number):
-            return socket.socket(fileno=number)
+            sock = socket.socket(fileno=number)
+            sock.setblocking(False)
+            return sock
         case UnixAddress(path):
             return await _connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
         case TcpAddress(host, port):

@@ -31,6 +31,10 @@ class Option:
         """Its name in the environment."""
         return f"QMPGUARD_{self.flag.upper().replace('-', '_')}"
 
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add it to a command."""
+        parser.add_argument(f"--{self.flag}", metavar=self.metavar, help=f"{self.help} [{self.variable}]")
+
 
 VM: Path = ("vm", 0)
 POLICY: Path = ("policy",)
@@ -85,7 +89,7 @@ OPTIONS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to a command; each has a form in the environment, for containers."""
     for option in (CONFIG, *OPTIONS):
-        parser.add_argument(f"--{option.flag}", metavar=option.metavar, help=f"{option.help} [{option.variable}]")
+        option.add_to(parser)
 
 
 class Words:

@@ -1,0 +1,85 @@
+"""``qmpguard exec``: start a QEMU whose only monitor is the guard's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from qmpguard.errors import UnavailableError, UsageError
+from qmpguard.settings.options import OPTIONS, Words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qmpguard.config import VmConfig
+
+SUMMARY = "start a QEMU whose only monitor is the guard's"
+DESCRIPTION = (
+    "Start a QEMU whose only monitor is the guard's, so that there is no way around it: a socket pair that no other "
+    "process holds an end of. Signals are passed on to QEMU, and its exit status is passed on. A command line with a "
+    "monitor of its own is refused, or warned of where rule new-monitor only warns."
+)
+
+#: options of `run` that have no meaning here: where QEMU is
+WITHOUT = frozenset({"qemu", "qemu-listen", "takeover"})
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`, and QEMU's command line."""
+    for option in OPTIONS:
+        if option.flag not in WITHOUT:
+            option.add_to(parser)
+    parser.add_argument("command", metavar="-- QEMU ...", nargs=argparse.REMAINDER, help="QEMU's command line")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Guard as long as QEMU runs, and return its exit status."""
+    from qmpguard.child import Child
+    from qmpguard.commands.run import log_to_stderr
+    from qmpguard.daemon import serve
+    from qmpguard.settings.read import read_words
+
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command:
+        raise UsageError("exec needs QEMU's command line, behind --")
+    with closing(Child(command)) as child:
+        flags = {**vars(arguments), "qemu": f"fd:{child.detach()}"}
+        config = read_words(Words(flags, _environ())).config
+        log_to_stderr(config.log)
+        _look_for_monitors(command, config.vms[0])
+        try:
+            asyncio.run(serve(config, child=child))
+        except UnavailableError as error:
+            if child.status is None:
+                raise
+            log.debug("the end of QEMU: %s", error)
+    assert child.status is not None
+    return child.status
+
+
+def _environ() -> dict[str, str]:
+    """Return the environment without what says where QEMU is."""
+    unwanted = {option.variable for option in OPTIONS if option.flag in WITHOUT} | {"QMPGUARD_CONFIG"}
+    return {name: value for name, value in os.environ.items() if name not in unwanted}
+
+
+def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
+    from qmpguard.child import doubtful, monitors
+    from qmpguard.policy.policy import Mode
+    from qmpguard.policy.rules import modes
+
+    mode = dict(modes(vm.policy))["new-monitor"]
+    if mode is Mode.OFF:
+        return
+    for found in monitors(command):
+        if mode is Mode.ENFORCE:
+            raise UsageError(f"{found} would open a way around the guard (rule new-monitor); leave it out")
+        log.warning("%s opens a way around the guard", found)
+    for found in doubtful(command):
+        log.warning("%s may open a way around the guard", found)
