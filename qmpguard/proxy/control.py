@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
@@ -111,8 +112,17 @@ async def put(client: QMPClient, query: Query) -> Answer:
 
 
 async def _disconnect(client: QMPClient, sock: socket.socket) -> None:
-    try:
-        await client.disconnect()
-    except (QMPError, OSError, EOFError) as error:
-        log.debug("control session ended: %s", error)
+    """End a conversation, also when cancelled meanwhile: qemu.qmp would leave an error unread, and asyncio says so."""
+    ending = asyncio.get_running_loop().create_task(_end(client))
+    while not ending.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((ending,))
     sock.close()
+
+
+async def _end(client: QMPClient) -> None:
+    try:
+        async with asyncio.timeout(HANDSHAKE):
+            await client.disconnect()
+    except (QMPError, OSError, EOFError, TimeoutError) as error:
+        log.debug("control session ended: %s", error)
