@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test fuzz docs demo clean
+.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,10 +87,14 @@ examples-test: $(INSTALLED) ## check the examples with Prometheus' own tool, whi
 fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the guard, MINUTES=5
 	@$(BIN)/python -m tests.conformance.fuzz $(or $(MINUTES),5)
 
+conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU and on the guard; writes docs/conformance.md
+	@$(BIN)/python -m tests.conformance.report
+
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
 	@$(BIN)/qmpguard rules --markdown > docs/rules.md
 	@$(BIN)/python -m qmpguard.manual
+	@$(BIN)/python -m tests.conformance.report --differences
 
 demo: lab ## see what a real QEMU answers with and without the guard
 	@$(BIN)/qmpguard demo

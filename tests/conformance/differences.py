@@ -114,6 +114,20 @@ DIFFERENCES = (
         "QEMU keeps them for the next command that takes one.",
         "On a shared monitor the next command may be another client's.",
     ),
+    Difference(
+        "QEMU up to 9.0 closes descriptors of `add-fd` that nothing uses when its last monitor is disconnected. "
+        "The guard stays connected, so they stay open until `remove-fd`, as with QEMU 9.1 and later.",
+        "The guard never closes what it did not open, and another client may be about to use them.",
+    ),
+    Difference(
+        "A client that has sent its last byte gets every reply whole. QEMU may cut one short that the socket has no "
+        "room for, as the schema of 11.1, and send the rest to the next client, before the greeting.",
+        "That is a fault of QEMU, and the next client could not read what it is sent.",
+    ),
+    Difference(
+        "Clients are served at the same time. QEMU serves one, and lets the next one wait without a greeting.",
+        "That is what a tool of one's own beside the management needs.",
+    ),
 )
 
 

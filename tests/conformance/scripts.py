@@ -1,6 +1,7 @@
 """What clients may send to a QEMU, sensible or not: the corpus that is played to QEMU and to the guard.
 
-Nothing here ends a QEMU, blocks it, or leaves it other than it was; `stop` is undone after the script.
+Nothing here ends a QEMU, blocks it, or leaves it other than it was; `stop` is undone after the script. Big replies are
+awaited before the end: QEMU may cut them short for who has sent its last byte, see the differences.
 """
 
 from __future__ import annotations
@@ -363,9 +364,11 @@ FRAMING = [
 ]
 
 REPLIES = [
-    Script("the schema", (NEGOTIATE, ask("query-qmp-schema", id="big"))),
-    Script("the schema, with no id", (NEGOTIATE, ask("query-qmp-schema"), NAME)),
-    Script("the schema five times, and requests between", (NEGOTIATE, (ask("query-qmp-schema", id=1) + STATUS) * 5)),
+    Script("the schema", (NEGOTIATE, ask("query-qmp-schema", id="big"), 3)),
+    Script("the schema, with no id", (NEGOTIATE, ask("query-qmp-schema"), NAME, 4)),
+    Script(
+        "the schema five times, and requests between", (NEGOTIATE, (ask("query-qmp-schema", id=1) + STATUS) * 5, 12)
+    ),
     Script("the commands", (NEGOTIATE, ask("query-commands", id=1), ask("query-command-line-options", id=2))),
     Script("the version", (NEGOTIATE, ask("query-version", id=1), ask("query-kvm"), ask("query-uuid", id=2))),
     Script("QOM", (NEGOTIATE, ask("qom-list", {"path": "/"}, id=1), ask("qom-list", {"path": "/machine"}))),
@@ -428,7 +431,7 @@ BURSTS = [
     Script("a hundred requests at once", (NEGOTIATE, b"".join(ask("query-status", id=i) for i in range(100)))),
     Script("nine at once, with oob", (NEGOTIATE_OOB, b"".join(ask("query-status", id=i) for i in range(9))), oob=True),
     Script("a hundred, with oob", (NEGOTIATE_OOB, b"".join(ask("query-status", id=i) for i in range(100))), oob=True),
-    Script("twenty schemas at once", (NEGOTIATE, ask("query-qmp-schema", id=1) * 20)),
+    Script("twenty schemas at once", (NEGOTIATE, ask("query-qmp-schema", id=1) * 20, 22)),
     Script("ten schemas at once, with oob", (NEGOTIATE_OOB, ask("query-qmp-schema", id=1) * 10), oob=True),
     Script("errors of all kinds in a burst", (NEGOTIATE, (b"{}5 @\n" + ask("nothing") + ask("qom-list") + b"]") * 8)),
     Script("a burst before the negotiation", (STATUS * 9 + b"{}" * 9 + NEGOTIATE + STATUS * 9,)),

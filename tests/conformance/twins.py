@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 END: Final = b'\xff\n{"execute": "query-name", "id": "the end"}'
 _ENDED: Final = b'"id": "the end"}\r\n'
 
+#: bytes of a script that may have more errors for answers than a socket holds; QEMU cuts replies short that it holds
+#: back when its client has sent its last byte, so these are read first
+MUCH: Final = 2000
+#: seconds without an answer after which none is expected
+QUIET: Final = 0.2
+
 NEGOTIATE: Final = b'{"execute": "qmp_capabilities"}'
 NEGOTIATE_OOB: Final = b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}'
 
@@ -84,6 +90,11 @@ class Line:
         while not self.received.endswith(_ENDED) and not self.ended:
             self._ready()
 
+    def settle(self) -> None:
+        """Read until nothing comes for a while."""
+        while not self.ended and select.select([self._socket], [], [], QUIET)[0]:
+            self._ready()
+
     def finish(self) -> None:
         """Say that nothing more will be sent, and read to the end."""
         if not self.ended:
@@ -125,6 +136,8 @@ def play(path: Path, script: Script) -> list[str]:
         if script.oob:
             line.send(END)
             line.read_marker()
+        elif len(script.data) > MUCH:
+            line.settle()
         line.finish()
     finally:
         line.close()
