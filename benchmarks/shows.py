@@ -128,13 +128,27 @@ def side_by_side(listen: Path, admin: Path, scrapes: int) -> None:
     print(f"  watched to alone: {with_watchers / both:.3f}")
 
 
+def cost(pid: int, admin: Path) -> None:
+    """Measure the guard's CPU time for watchers, while no client asks for anything."""
+    before = rig.cpu_seconds(pid)
+    time.sleep(TURN)
+    idle = (rig.cpu_seconds(pid) - before) / TURN
+    with watched(admin):
+        before = rig.cpu_seconds(pid)
+        time.sleep(TURN)
+        busy = (rig.cpu_seconds(pid) - before) / TURN
+    share = (busy - idle) * 100
+    print(f"{RATE} scrapes a second and {STREAMS} open streams take {share:.1f} % of one CPU, idle {idle * 100:.2f} %")
+
+
 async def run(folder: Path, scrapes: int) -> None:
     """Measure both."""
     listen, admin = folder / "guard.sock", folder / "admin.sock"
     async with Qemu(system_qemu(), folder) as qemu:
         command = (*rig.guard(qemu.monitors[0], listen), "--admin", str(admin))
-        with rig.process(*command):
+        with rig.process(*command) as guard:
             await asyncio.to_thread(lambda: Connection(listen).close())
+            await asyncio.to_thread(cost, guard.pid, admin)
             await stopped(qemu, admin, rounds=100)
             await asyncio.to_thread(side_by_side, listen, admin, scrapes)
 

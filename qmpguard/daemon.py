@@ -50,7 +50,7 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             run = Run()
             fleet = Fleet(tasks, Schemas(), sockets, run)
-            reloads = Reloads(load or (lambda: config), fleet, lambda _: None)
+            reloads = Reloads(load or (lambda: config), fleet, lambda now: _tell_what_stays(config, now))
             _signals(stop, reloads, child)
             admin = None if config.admin is None else _admin(config.admin, fleet, sockets, run)
             fleet.fit(config.vms)
@@ -89,6 +89,12 @@ def _signals(stop: asyncio.Event, reloads: Reloads, child: Child | None) -> None
     if child is not None:
         for number in FORWARDED:
             loop.add_signal_handler(number, child.forward, number)
+
+
+def _tell_what_stays(before: Config, now: Config) -> None:
+    """Say what of a new config waits for the next start."""
+    if now.admin != before.admin or now.log.otel != before.log.otel:
+        log.warning("the admin interface and OpenTelemetry keep the settings that the guard was started with")
 
 
 def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> Admin:

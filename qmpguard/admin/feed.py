@@ -83,7 +83,6 @@ class Feed:
         """Tell of changed snapshots until cancelled: soon after something has happened, else once a second."""
         while True:
             if not self._streams:
-                self._told.clear()
                 await self._changed.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(PULSE):
@@ -102,8 +101,8 @@ class Feed:
         """
         stream = Stream(vm, kinds, drop)
         first = [] if since is None else [self._entry(e) for e in self.past(since) if stream.wants(e.vm, _kind(e))]
-        first.append(self._names())
-        first += [self._vm(one.snapshot()) for one in self._vms() if vm in (None, one.name)]
+        self._tell_changes()  # so that everybody has been told the same
+        first += [self._named, *(self._told[one.name] for one in self._vms() if vm in (None, one.name))]
         self._streams.add(stream)
         self._listen()
         self._changed.set()
@@ -142,6 +141,7 @@ class Feed:
         self._listen()
         if self._named != (names := self._names()):
             self._named = names
+            self._told = {}
             self._tell(names)
         for one in self._vms():
             message = self._vm(one.snapshot())

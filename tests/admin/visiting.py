@@ -94,15 +94,23 @@ async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[Visitor]:
 
 
 @asynccontextmanager
-async def visiting_by_tcp(folder: Path, *guards: Guard, hosts: Sequence[str] = ()) -> AsyncGenerator[Visitor]:
+async def visiting_by_tcp(
+    folder: Path, *guards: Guard, hosts: Sequence[str] = (), port: int | None = None
+) -> AsyncGenerator[Visitor]:
     """Visit by TCP, where a token is needed."""
     (folder / "token").write_text(TOKEN + "\n")
     hubs = [guard.hub for guard in guards]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = port or free_port()
     address = TcpAddress("127.0.0.1", port)
     async with (
         serving(address, hubs, hubs[0].journal.run, token_file=str(folder / "token"), hosts=hosts),
         aiohttp.ClientSession() as http,
     ):
         yield Visitor(http, f"http://127.0.0.1:{port}")
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port

@@ -14,6 +14,8 @@ from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.proxy import heartbeat
 from tests.admin.visiting import Visitor, visiting
+from tests.e2e.test_reload import running, table
+from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, connected, guarding
 
 if TYPE_CHECKING:
@@ -76,3 +78,20 @@ async def test_the_program_serves_it_and_leaves_no_socket_behind(tmp_path: Path)
         assert (await process.communicate())[1].decode().count("stopping") == 1
         assert process.returncode == 0
         assert not admin.exists()
+
+
+async def test_a_reload_is_seen_at_once_and_the_interface_itself_stays_as_it_was(tmp_path: Path) -> None:
+    config, admin = tmp_path / "c.toml", tmp_path / "admin.sock"
+    async with FakeQemu(tmp_path / "q1") as one, FakeQemu(tmp_path / "q2") as two:
+        head = f'[admin]\nlisten = "{admin}"\n'
+        config.write_text(head + table("one", one.path))
+        async with running(config, "-X", "dev") as guard:
+            await guard.says(" ready: ")
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(admin))) as http:
+                visitor = Visitor(http, "http://localhost")
+                async with visitor.stream("?kinds=link") as stream:
+                    assert (await stream.next("vms"))["names"] == ["one"]
+                    config.write_text(head.replace("admin.sock", "other.sock") + table("two", two.path))
+                    assert "keep the settings" in await guard.reload("the admin interface")
+                    assert (await stream.next("vms"))["names"] == ["two"]
+                    assert [vm["name"] for vm in (await visitor.get("/api/v1/vms"))[1]["vms"]] == ["two"]

@@ -19,7 +19,7 @@ from qemu.qmp import ExecuteError, QMPClient
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from tests.admin.visiting import TOKEN, Visitor, visiting_by_tcp
+from tests.admin.visiting import TOKEN, Visitor, free_port, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import capabilities, guarding, qmp_client
 from tests.page.chromium import Page, browsing
@@ -148,6 +148,17 @@ async def test_the_bytes_of_vfio_devices_move(scene: Scene) -> None:
             qemu.progress = {"ram": {"transferred": 1, "total": 9, "remaining": 8}, "vfio": {"transferred": sent}}
             await page.until(f"document.querySelector('[data-vfio]').dataset.vfio == {sent}")
         await page.shows(".moved", "66.8 MiB")
+
+
+async def test_a_guard_that_is_gone_is_told_and_found_again(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard, browsing(tmp_path / "browser") as page:
+        port = free_port()
+        async with visiting_by_tcp(tmp_path, guard, port=port) as visitor:
+            await page.open(f"{visitor.base}/#token={TOKEN}")
+            await page.shows("#line", "live")
+        await page.shows("#line", "the guard does not answer")
+        async with visiting_by_tcp(tmp_path, guard, port=port):
+            await page.shows("#line", "live")
 
 
 async def test_it_is_used_with_the_keyboard_alone(scene: Scene) -> None:
