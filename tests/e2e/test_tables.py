@@ -74,14 +74,17 @@ async def come_true(
         arguments += ["-incoming", "defer"]
     if not scene.started:
         arguments += ["-S"]
+    for name in scene.capabilities if scene.by_global else ():
+        arguments += ["-global", f"migration.x-{name}=on"]
     async with AsyncExitStack() as stack:
         qemu = await stack.enter_async_context(Qemu(binary, folder, arguments, monitors=2, machine="pc"))
         behind = await stack.enter_async_context(connected(qemu.monitors[1]))
         if scene.migration == "completed":
             assert await behind.ask("migrate", {"uri": "exec:cat >/dev/null"}) == {"return": {}}
             await migrated(behind)
-        states = [{"capability": c, "state": True} for c in scene.capabilities]
-        assert await behind.ask("migrate-set-capabilities", {"capabilities": states}) == {"return": {}}
+        if not scene.by_global:
+            states = [{"capability": c, "state": True} for c in scene.capabilities]
+            assert await behind.ask("migrate-set-capabilities", {"capabilities": states}) == {"return": {}}
         if guarded:
             await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy))
         socket = folder / "guard.sock" if guarded else qemu.monitors[0]

@@ -16,7 +16,8 @@ VFIO = "vfio-user-pci"
 class Scene:
     """A VM. ``capabilities`` were switched on behind the guard's back; ``device``: a VFIO device is plugged.
 
-    ``hidden``: a failover primary was plugged through the guard, and QEMU keeps it out of sight.
+    ``by_global``: they were switched on by the command line. ``hidden``: a failover primary was plugged through the
+    guard, and QEMU keeps it out of sight.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Scene:
     anonymous: bool = False
     standby: bool = False
     hidden: bool = False
+    by_global: bool = False
     incoming: bool = False
     started: bool = True
     migration: str = "none"
@@ -68,6 +70,8 @@ UNSTARTED = Scene("not started yet", started=False)
 OVER_LIT = Scene("after a migration, postcopy still on", (PC,), migration="completed")
 OVER_BOTH = Scene("after a migration, with both", (PC,), device=True, migration="completed")
 OVER_SNAP = Scene("after a migration, background snapshot still on", (SNAP,), migration="completed")
+GLOBAL_LIT = Scene("postcopy on by the command line", (PC,), by_global=True)
+GLOBAL_BOTH = Scene("a device and postcopy on, both by the command line", (PC,), device=True, by_global=True)
 BITMAPS = Scene("a device and dirty-bitmaps on", ("dirty-bitmaps",), device=True)
 
 

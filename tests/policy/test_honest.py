@@ -14,6 +14,7 @@ from tests.policy.scenes import (
     BITMAPS,
     BOTH,
     BOTH_SNAP,
+    GLOBAL_BOTH,
     HIDDEN,
     INCOMING,
     INCOMING_BOTH,
@@ -70,6 +71,7 @@ HONEST: list[Row] = [
     ("an operator", BOTH, on(PC)),  # nothing gets worse by it
     ("an operator", BOTH_SNAP, caps((SNAP, False))),
     ("an operator", INCOMING_BOTH, caps((PC, False))),
+    ("an operator", GLOBAL_BOTH, caps((PC, False))),
     ("an operator", ANONYMOUS, caps((PC, False), (SNAP, False))),
     ("an operator", PLUGGED, on("no-such-capability")),
     ("an operator", PLUGGED, on("POSTCOPY-RAM")),  # QEMU knows no such capability
