@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import secrets
 from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import UnixAddress
@@ -49,7 +48,7 @@ def place(environ: Mapping[str, str] = os.environ) -> str:
     directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if directory:
         return f"{directory}/{NAME}.sock"
-    return f"\0{NAME}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"\0{NAME}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 class Console:

@@ -6,7 +6,7 @@ is the caller's.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -142,7 +142,7 @@ class Run:
 
     def __init__(self, token: str | None = None) -> None:
         """Begin; the token tells this process's references from those of another."""
-        self.token = token or secrets.token_hex(3)
+        self.token = token or os.urandom(3).hex()
         self.last = 0
 
     def ref(self, number: int) -> str:

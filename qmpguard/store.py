@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -66,7 +65,7 @@ def _store(notifier: Notifier, sock: socket.socket, handover: Handover) -> None:
     number = os.memfd_create("qmpguard-handover")
     try:
         os.write(number, handover.encode())
-        notifier.store(f"{PREFIX}{secrets.token_hex(8)}", [sock.fileno(), number])
+        notifier.store(f"{PREFIX}{os.urandom(8).hex()}", [sock.fileno(), number])
     finally:
         os.close(number)
 

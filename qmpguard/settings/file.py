@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,8 @@ class File:
     """The values of a file and where they stand. Raises `ConfigError` where it is no TOML or cannot be read."""
 
     def __init__(self, name: str) -> None:
+        import tomllib  # most guards have no file
+
         self.name = name
         text = _text(name)
         try:
