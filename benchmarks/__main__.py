@@ -18,7 +18,7 @@ from qmpguard.demo.lab import LabUnavailable, system_qemu, version, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 
 
-async def run(folder: Path, rounds: int) -> report.Results:
+async def run(folder: Path, rounds: int, machine: str) -> report.Results:
     """Measure everything; ``rounds`` is for the cheapest measurement, the others have fewer."""
     async with Qemu(system_qemu(), folder, monitors=2 + len(WAYS)) as qemu:
         _say("what is forwarded")
@@ -29,7 +29,7 @@ async def run(folder: Path, rounds: int) -> report.Results:
         fanout = measure.fanout(qemu, rounds // 4)
         memory = measure.memory(qemu, folder / "m", (1, 50, 200))
         start = measure.start(qemu, max(5, rounds // 10))
-    return report.Results(_machine(), traffic, crowds, fanout, await _verdicts(folder, rounds), memory, start)
+    return report.Results(machine, traffic, crowds, fanout, await _verdicts(folder, rounds), memory, start)
 
 
 async def _verdicts(folder: Path, rounds: int) -> list[measure.Verdicts]:
@@ -45,7 +45,8 @@ async def _verdicts(folder: Path, rounds: int) -> list[measure.Verdicts]:
 def _machine() -> str:
     day = datetime.now(tz=UTC).date()
     qemu = version(system_qemu()).partition("(")[0].strip()
-    return f"{day}, Python {platform.python_version()}, {qemu}, {os.cpu_count()} CPUs."
+    load = f"{os.cpu_count()} CPUs with a load of {os.getloadavg()[0]:.1f} beforehand"
+    return f"{day}, Python {platform.python_version()}, {qemu}, {load}."
 
 
 def _say(text: str) -> None:
@@ -72,9 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what the guard costs.")
     parser.add_argument("--quick", action="store_true", help="a minute at most; prints only")
     quick = parser.parse_args().quick
-    began = time.monotonic()
+    began, machine = time.monotonic(), _machine()
     with tempfile.TemporaryDirectory(prefix="qmpguard-bench-") as folder:
-        results = asyncio.run(run(Path(folder), 25 if quick else 200))
+        results = asyncio.run(run(Path(folder), 25 if quick else 200, machine))
     text = "\n".join(report.tables(results))
     print(text)
     if not quick:

@@ -27,7 +27,7 @@ SCHEMA = request("query-qmp-schema")
 MIGRATE = {"uri": "fd:none"}
 #: seconds for a guard to have read QEMU's schema and looked at the machine
 SETTLE = 1.5
-GUARD, DIRECT, DIRECT_OOB = "guard", "direct", "direct, oob"
+GUARD, GUARD_OOB, DIRECT, DIRECT_OOB = "guard", "guard, oob", "direct", "direct, oob"
 #: requests that each of many clients has under way: as many as QEMU takes from one
 DEPTH = 8
 
@@ -141,6 +141,8 @@ def ways(qemu: Qemu) -> Iterator[dict[str, Way]]:
             listen = monitor.with_suffix(".in")
             running = stack.enter_context(rig.process(*command(monitor, listen)))
             result[name] = Way(Connection(listen), running.pid)
+            if name == GUARD:
+                result[GUARD_OOB] = Way(Connection(listen, oob=True), running.pid)
         for way in result.values():
             way.connection.round_trips(STATUS, 200)
         time.sleep(SETTLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-_COLOURS = ("#8a8f98", "#b3b7bd", "#6b9bd1", "#9d86c9", "#2e9e6b", "#d98b4a")
+_COLOURS = ("#8a8f98", "#b3b7bd", "#6b9bd1", "#9d86c9", "#2e9e6b", "#6cc39b", "#d98b4a")
 _WIDTH, _BAR, _GAP, _LEFT, _PANEL = 760, 18, 6, 150, 36
 
 
