@@ -16,7 +16,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import PATIENCE, connected
+from tests.guarding import PATIENCE, connected, eventually
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -199,6 +199,43 @@ async def test_a_restart_keeps_the_connection_to_qemu_and_a_killed_guard_leaves_
                     assert await guard.wait() == 0
                     assert [len(numbers) for numbers in store.kept.values()] == [2]
                     assert connections(qemu) == first
+
+
+@asynccontextmanager
+async def dialled(inbound: Path, qemu: Qemu) -> AsyncGenerator[Qemu]:
+    """A QEMU that is started when there is somebody to connect to."""
+    await eventually(inbound.exists)
+    async with qemu:
+        yield qemu
+
+
+@pytest.mark.qemu
+async def test_a_qemu_that_dialled_in_and_cannot_do_so_again_is_guarded_by_the_next_process(tmp_path: Path) -> None:
+    path, inbound = tmp_path / "qmp.sock", tmp_path / "in.sock"
+    command = (*RUN, "--qemu-listen", str(inbound))
+    dialling = ("-chardev", f"socket,id=out,path={inbound},server=off", "-mon", "chardev=out,mode=control")
+    with socket.socket(socket.AF_UNIX) as held, closing(Store(tmp_path / "notify")) as store:
+        held.bind(str(path))
+        held.listen()
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        start = (sys.executable, "-c", AS_SERVICE)
+        async with (
+            process(*start, str(held.fileno()), "qmp", *command, descriptors=[held.fileno()], environ=environ) as guard,
+            dialled(inbound, Qemu(system_qemu(), tmp_path, dialling, monitors=0)) as qemu,
+        ):
+            async with connected(path) as qmp:
+                assert "return" in await qmp.ask("query-status")
+            guard.terminate()
+            assert await guard.wait() == 0
+            names, numbers = store.pass_on()
+            passing = ":".join(map(str, [held.fileno(), *numbers])), ":".join(["qmp", *names])
+            descriptors = [held.fileno(), *numbers]
+            async with (
+                process(*start, *passing, *command, descriptors=descriptors, environ=environ),
+                connected(path) as qmp,
+            ):
+                assert "return" in await qmp.ask("query-status")
+                assert qemu.process.returncode is None
 
 
 @pytest.mark.qemu
