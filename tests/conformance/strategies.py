@@ -79,6 +79,9 @@ COMMANDS = st.sampled_from(
         ("human-monitor-command", {"command-line": "info status", "cpu-index": 7}),
     ]
 )
+#: commands that events come with
+EVENTFUL = ("stop", "cont")
+PLAIN_IDS = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.text(CHARACTERS, max_size=8))
 OUT_OF_BAND = st.sampled_from(
     [("query-yank", None), ("query-yank", {"a": 1}), ("query-name", None), ("migrate-pause", None), ("nothing", {})]
 )
@@ -151,6 +154,20 @@ def _script(draw: st.DrawFn, first: list[bytes], pieces: st.SearchStrategy[bytes
     return Script("generated", (*first, *filter(None, parts)), oob=oob)
 
 
+@st.composite
+def _dialogue(draw: st.DrawFn) -> Script:
+    """Requests in two parts each, the next when the last is answered; whatever is wrong with one, it has one answer."""
+    steps: list[bytes | int] = [1, NEGOTIATE, 1]
+    for command, arguments in draw(st.lists(COMMANDS.filter(lambda pair: pair[0] not in EVENTFUL), max_size=6)):
+        request: dict[str, Any] = {"execute": command, "id": draw(PLAIN_IDS)}
+        if arguments is not None:
+            request["arguments"] = arguments
+        data = json.dumps(request).encode()
+        cut = draw(st.integers(0, len(data)))
+        steps += [*filter(None, (data[:cut], data[cut:])), 1]
+    return Script("dialogue", tuple(steps))
+
+
 _PLAIN = st.one_of(_request(), _request(), CORPUS, JUNK, VALUE, _damaged(_request()), _damaged(CORPUS))
 _MIXED = st.one_of(_request(), _request(), _out_of_band(), _out_of_band(), JUNK, _damaged(_request()))
 
@@ -172,6 +189,7 @@ def _is_out_of_band(value: Value) -> bool:
 
 
 SCRIPTS = st.one_of(
+    _dialogue(),
     _script([], _PLAIN, oob=False),
     _script([NEGOTIATE], _PLAIN, oob=False),
     _script([NEGOTIATE], _PLAIN, oob=False),
