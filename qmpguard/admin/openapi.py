@@ -17,6 +17,7 @@ _FLAG: Schema = {"type": "boolean"}
 _TIME: Schema = {"type": "number", "description": "seconds since the epoch"}
 _ID: Schema = {"type": "string", "pattern": "^[0-9a-f]{1,16}-[0-9]{1,15}$"}
 _TEXTS: Schema = {"type": "array", "items": _TEXT}
+_NATIVE: Schema = {"enum": ["yes", "no", "unknown"], "description": "whether QEMU itself would refuse"}
 _MODE: Schema = {"enum": ["enforce", "warn", "off"]}
 
 
@@ -68,14 +69,14 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Prospect": _object(
         way={"enum": ["plain", "postcopy", "background snapshot"]}, answer={"enum": ["yes", "warned", "no", "unknown"]},
-        reason=_TEXT, rule=_TEXT, fix=_TEXT,
+        reason=_TEXT, rule=_TEXT, fix=_TEXT, native=_NATIVE,
     ),
     "RuleMode": _object(id=_TEXT, mode=_MODE),
     "Finding": _object(rule=_TEXT, mode=_MODE, reason=_TEXT, fix=_TEXT, devices=_TEXTS, capability=_MAYBE),
     "Decision": _object(
         **_ENTRY, kind={"const": "decision"}, ref=_ID, client=_ref("Peer"), command=_TEXT,
         outcome={"enum": ["allowed", "warned", "refused"]}, text=_TEXT, qemu=_TEXT,
-        native={"enum": ["yes", "no", "unknown"]}, took={"type": "number", "minimum": 0}, findings=_list("Finding"),
+        native=_NATIVE, took={"type": "number", "minimum": 0}, findings=_list("Finding"),
     ),
     "Drift": _object(
         **_ENTRY, kind={"const": "drift"}, fact={"enum": [fact.value for fact in Fact]}, before=_TEXTS, after=_TEXTS

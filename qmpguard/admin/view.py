@@ -53,7 +53,14 @@ def vm(shot: Snapshot, run: Run) -> Object:
         "devices": _devices(facts),
         "migration": _migration(shot.course, facts),
         "may_migrate": [
-            {"way": p.way, "answer": CHANCES[p.chance], "reason": p.reason, "rule": p.rule, "fix": p.fix}
+            {
+                "way": p.way,
+                "answer": CHANCES[p.chance],
+                "reason": p.reason,
+                "rule": p.rule,
+                "fix": p.fix,
+                "native": p.native.refuses.value,
+            }
             for p in shot.prospects
         ],
         "profile": shot.policy.profile.value,

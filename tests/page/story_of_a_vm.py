@@ -98,6 +98,7 @@ async def test_the_story_of_a_vm_is_told_as_it_happens(scene: Scene) -> None:
         await page.shows("#log li:first-child", "refused")
         await page.shows("#log li:first-child", "vfio-postcopy")
         await page.shows("#log li:first-child", "turn it off with migrate-set-capabilities")
+        await page.shows("#log li:first-child", "QEMU itself would let it happen")
         await page.until("document.querySelector('#said').textContent.includes('refused on test')")
         await scene.picture("refusal")
 
@@ -110,6 +111,7 @@ async def test_the_story_of_a_vm_is_told_as_it_happens(scene: Scene) -> None:
         await scene.picture("migration")
         await client.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
         await page.shows(".course [aria-current=step]", "completed")
+        await page.until("(bar => bar.value === bar.max)(document.querySelector('.course progress'))")
 
     await page.shows(".vm-head", "no qemu")
     await page.shows("#log li:first-child", "QEMU is gone")

@@ -72,6 +72,7 @@ const ANSWERS = {
   no: ["✕ no", "bad"],
   unknown: ["? not known", "none"],
 };
+const NATIVE = { yes: "QEMU itself would refuse it too.", no: "QEMU itself would let it happen." };
 const HEARTBEATS = { ok: "answers", busy: "answers, but is busy", silent: "silent", unknown: "not known" };
 const DANGEROUS = ["postcopy-ram", "background-snapshot"];
 const MODES = { enforce: "good", warn: "warn", off: "" };
@@ -111,8 +112,9 @@ function drawWays(vm) {
     const [text, tone] = ANSWERS[way.answer];
     const why = way.reason && el("p", {}, way.reason, way.rule && el("span", { class: "soft" }, ` (${way.rule})`));
     const fix = way.fix && el("p", {}, `→ ${way.fix}`);
+    const native = way.answer === "no" && NATIVE[way.native] && el("p", {}, NATIVE[way.native]);
     return el("div", { class: `way ${tone}`, "data-way": way.way, "data-answer": way.answer },
-      el("dt", {}, way.way), el("dd", {}, el("strong", {}, text), why, fix));
+      el("dt", {}, way.way), el("dd", {}, el("strong", {}, text), why, fix, native));
   })));
 }
 
@@ -275,7 +277,8 @@ function drawEntry(entry) {
   const findings = entry.findings.map((finding) => [
     el("p", {}, finding.reason, el("span", { class: "soft" }, ` (${finding.rule})`)),
     el("p", { class: "fix" }, finding.fix)]);
-  return [head(pill(entry.outcome, tone), el("code", {}, entry.command)), ...findings.flat(),
+  const native = entry.outcome === "refused" && NATIVE[entry.native] && el("p", {}, NATIVE[entry.native]);
+  return [head(pill(entry.outcome, tone), el("code", {}, entry.command)), ...findings.flat(), native,
     el("p", { class: "from" }, `${who(entry.client)} · ref ${entry.ref}`)];
 }
 
