@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 import struct
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from qmpguard.address import Address, FdAddress, Inbound, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.inbound import answer
-from qmpguard.wire.replies import Greeting, Splitter
+from qmpguard.wire.replies import Greeting, OddReply, Splitter, find_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,9 +34,12 @@ SILENCE = 5.0
 #: seconds without a greeting after which the connection is tried anew
 GREETING_TIMEOUT = 60.0
 
+#: size of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has 64
+ID_BITS = 62
+
 _NEGOTIATE = {
-    True: b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": 0}\n',
-    False: b'{"execute": "qmp_capabilities", "id": 0}\n',
+    True: b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": %d}\n',
+    False: b'{"execute": "qmp_capabilities", "id": %d}\n',
 }
 
 
@@ -109,8 +113,10 @@ async def dial(address: Address) -> AsyncGenerator[socket.socket]:
 
 
 async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[bytes]]:
-    """Return QEMU's greeting, with out-of-band enabled if it offers that, and messages that came already.
+    """Return QEMU's greeting, with out-of-band enabled if it offers that, and events that came already.
 
+    QEMU executes one request at a time and answers it to whoever is connected by then. So the reply to a client that
+    has left may come first; behind the negotiation's own there is none.
     Raises `OSError`, `TimeoutError`, or `ValueError` when what answers is not QEMU.
     """
     async with asyncio.timeout(GREETING_TIMEOUT):
@@ -124,13 +130,18 @@ async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[byt
         finally:
             reminder.cancel()
         greeting = Greeting(messages.pop(0))
-        await loop.sock_sendall(sock, _NEGOTIATE["oob" in greeting.offered])
-        while not any(b'"return"' in m or b'"error"' in m for m in messages):
+        number = secrets.randbits(ID_BITS)
+        await loop.sock_sendall(sock, _NEGOTIATE["oob" in greeting.offered] % number)
+        while splitter.held or not any(_answers(number, message) for message in messages):
             messages += await _receive(loop, sock, splitter)
-        reply = next(m for m in messages if b'"return"' in m or b'"error"' in m)
-        if b'"return"' not in reply:
+        if b'"return"' not in next(message for message in messages if _answers(number, message)):
             raise ValueError("QEMU refused the negotiation")
-        return greeting, [m for m in messages if m is not reply]
+        return greeting, [message for message in messages if OddReply(message).is_event]
+
+
+def _answers(number: int, message: bytes) -> bool:
+    place = find_id(message)
+    return place is not None and int(message[slice(*place)]) == number
 
 
 async def _receive(loop: asyncio.AbstractEventLoop, sock: socket.socket, splitter: Splitter) -> list[bytes]:

@@ -87,6 +87,26 @@ async def test_events_reach_negotiated_clients_only_and_keep_their_place_among_r
         assert await silent.ask("qmp_capabilities") == {"return": {}}
 
 
+@pytest.mark.parametrize(
+    "late",
+    [{"return": {}, "id": 1}, {"return": []}, {"id": "a", "error": {"class": "GenericError", "desc": "late"}}],
+    ids=["success", "success without id", "error"],
+)
+async def test_a_reply_to_who_was_connected_before_is_no_reply_to_the_guard(tmp_path: Path, late: Any) -> None:
+    """QEMU answers a request that it had begun when its client left to the next one, behind the greeting."""
+    async with FakeQemu(tmp_path / "q") as qemu:
+
+        def qmp_capabilities(_: object) -> dict[str, object]:
+            qemu.send(late)
+            qemu.emit("STOP")
+            return {}
+
+        qemu.answers["qmp_capabilities"] = qmp_capabilities
+        async with guarding(qemu.path) as guard, connected(tmp_path / "guard.sock") as qmp:
+            assert "return" in await qmp.ask("query-status")
+            assert (guard.hub.counts.links, guard.hub.counts.events) == (1, 1)
+
+
 async def test_out_of_band_overtakes_what_is_under_way(tmp_path: Path) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
