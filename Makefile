@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance docs demo clean
+.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance soak docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the g
 
 conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU and on the guard; writes docs/conformance.md
 	@$(BIN)/python -m tests.conformance.report
+
+soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md

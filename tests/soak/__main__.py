@@ -1,0 +1,181 @@
+"""The soak: `python -m tests.soak [--minutes M] [--clients N]`, a guard under random clients while QEMU comes and goes.
+
+Every request is answered or its client or QEMU has left; the guard's descriptors and memory do not grow from the first
+minute to the last; its log says nothing that is not expected. The exit code says whether it was so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import signal
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from statistics import mean
+
+from qmpguard.demo.lab import system_qemu
+from qmpguard.demo.qemu import Qemu
+from tests.soak.client import Chatter, Tally
+
+#: warnings that are part of it
+EXPECTED = (
+    (re.compile(r" link=down reason="), "QEMU restarted"),
+    (re.compile(r" verdict=refused rule=(new-monitor|snapshot-runstate|unverified) "), "a refusal"),
+    (re.compile(r" verdict=warned "), "a warning about a request"),
+    (re.compile(r" waiting: QEMU is busy$"), "QEMU was busy"),
+    (re.compile(r" he closed the connection|it closed the connection|no greeting in time"), "QEMU was killed early"),
+)
+#: seconds between restarts of QEMU, between looks at the guard, and for the guard to settle before and after
+RESTART, LOOK, SETTLE = (15.0, 40.0), 2.0, 3.0
+#: growth that is noise: the clients of the moment, and what an allocator keeps
+FD_NOISE, MEMORY_NOISE = 12, 0.15
+
+
+class Guard:
+    """The guard's process, seen from outside."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self._folder = Path("/proc") / str(process.pid)
+
+    @property
+    def descriptors(self) -> int:
+        return len(list((self._folder / "fd").iterdir()))
+
+    @property
+    def memory(self) -> float:
+        """Resident, in MiB."""
+        pages = int((self._folder / "statm").read_text().split()[1])
+        return pages * 4096 / (1 << 20)
+
+
+class Machine:
+    """A QEMU that is killed now and then, and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.restarts = 0
+        self._back = 0.0  # when the last restart was over
+        self._away = False
+
+    def disturbed(self, since: float) -> bool:
+        """Whether QEMU was away at some time since then; the guard has a few seconds to find it again."""
+        return self._away or self._back + 3 * SETTLE > since
+
+    async def run(self, ready: asyncio.Event, end: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < end:
+            async with Qemu(system_qemu(), self._folder) as qemu:
+                ready.set()
+                self._back, self._away = loop.time(), False
+                await asyncio.sleep(min(random.uniform(*RESTART), max(0.0, end + 2 * SETTLE - loop.time())))
+                if loop.time() < end:
+                    self._away = True
+                    self.restarts += 1
+                    if random.random() < 0.5:
+                        qemu.kill()
+
+
+async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
+    """Run it, print what was seen, and return what went wrong."""
+    log = folder / "guard.log"
+    loop = asyncio.get_running_loop()
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qmpguard", "run", "--log-level", "warning"),
+            *("--qemu", str(folder / "qmp0.sock"), "--listen", str(folder / "guard.sock")),
+            stderr=stderr,
+        )
+    guard, machine, tally, ready = Guard(process), Machine(folder), Tally(), asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            end = loop.time() + SETTLE + minutes * 60
+            tasks.create_task(machine.run(ready, end))
+            await ready.wait()
+            await asyncio.sleep(SETTLE)
+            idle = guard.descriptors
+            async with asyncio.TaskGroup() as crowd:
+                for number in range(clients):
+                    crowd.create_task(Chatter(folder / "guard.sock", number, tally, machine.disturbed).run(end))
+                looks = await watch(guard, end)
+            await asyncio.sleep(SETTLE)
+            left = guard.descriptors
+    finally:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        code = await process.wait()
+    faults = [*tally.faults, *growth(looks), *unexplained(log)]
+    if left > idle:
+        faults.append(f"the idle guard had {idle} descriptors before, and {left} after")
+    if code:
+        faults.append(f"the guard ended with {code}")
+    report(tally, machine, looks, (idle, left), faults)
+    return faults
+
+
+async def watch(guard: Guard, end: float) -> list[tuple[int, float]]:
+    """Return descriptors and memory, look by look."""
+    looks = []
+    loop = asyncio.get_running_loop()
+    while loop.time() < end:
+        await asyncio.sleep(LOOK)
+        looks.append((guard.descriptors, guard.memory))
+    return looks
+
+
+def minute(looks: list[tuple[int, float]], *, last: bool) -> tuple[float, float]:
+    """Return the means of the first or last minute, or half of them all if they are few."""
+    count = max(1, min(int(60 / LOOK), len(looks) // 2))
+    chosen = looks[-count:] if last else looks[:count]
+    return mean(fds for fds, _ in chosen), mean(memory for _, memory in chosen)
+
+
+def growth(looks: list[tuple[int, float]]) -> list[str]:
+    (fds, memory), (later_fds, later_memory) = minute(looks, last=False), minute(looks, last=True)
+    faults = []
+    if later_fds > fds + FD_NOISE:
+        faults.append(f"descriptors grew from {fds:.0f} to {later_fds:.0f}")
+    if later_memory > memory * (1 + MEMORY_NOISE):
+        faults.append(f"memory grew from {memory:.1f} to {later_memory:.1f} MiB")
+    return faults
+
+
+def unexplained(log: Path) -> list[str]:
+    lines = log.read_text().splitlines()
+    return [
+        f"in the log: {line}"
+        for line in lines
+        if " ready: " not in line and not any(pattern.search(line) for pattern, _ in EXPECTED)
+    ]
+
+
+def report(
+    tally: Tally, machine: Machine, looks: list[tuple[int, float]], idle: tuple[int, int], faults: list[str]
+) -> None:
+    first, last = minute(looks, last=False), minute(looks, last=True)
+    for name, count in sorted(tally.counts.items()):
+        sys.stdout.write(f"{name:32} {count}\n")
+    sys.stdout.write(f"{'restarts of QEMU':32} {machine.restarts}\n")
+    sys.stdout.write(f"{'descriptors, first/last minute':32} {first[0]:.1f} / {last[0]:.1f}\n")
+    sys.stdout.write(f"{'descriptors, idle before/after':32} {idle[0]} / {idle[1]}\n")
+    sys.stdout.write(f"{'memory, first/last minute, MiB':32} {first[1]:.1f} / {last[1]:.1f}\n")
+    for fault in faults[:50]:
+        sys.stdout.write(f"FAULT {fault}\n")
+    sys.stdout.write(f"{'faults':32} {len(faults)}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=64)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak") as folder:
+        return 1 if asyncio.run(soak(arguments.minutes, arguments.clients, Path(folder))) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The soak itself, for some seconds: whether it runs, and finds what it is there to find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.soak import __main__ as soak
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.qemu
+async def test_a_short_soak_finds_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(soak, "RESTART", (1.5, 2.5))
+    monkeypatch.setattr(soak, "SETTLE", 1.0)
+    monkeypatch.setattr(soak, "LOOK", 0.2)
+    monkeypatch.setattr(soak, "MEMORY_NOISE", 1.0)  # it is still warming up
+    assert await soak.soak(0.1, 8, tmp_path) == []
+    assert "\nrequests " in capsys.readouterr().out
+
+
+def test_growth_and_unexpected_words_are_found(tmp_path: Path) -> None:
+    steady = [(20, 30.0)] * 100
+    assert soak.growth(steady) == []
+    assert soak.growth(steady + [(40, 30.0)] * 100) == ["descriptors grew from 20 to 40"]
+    assert soak.growth(steady + [(20, 40.0)] * 100) == ["memory grew from 30.0 to 40.0 MiB"]
+    log = tmp_path / "log"
+    log.write_text("x qmpguard 1 ready: clients\nx WARNING vm=vm link=down reason='x'\nx WARNING what is this\n")
+    assert soak.unexplained(log) == ["in the log: x WARNING what is this"]
