@@ -19,6 +19,7 @@ from statistics import mean
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
+from tests.guarding import eventually
 from tests.soak.client import Chatter, Tally
 
 #: warnings that are part of it
@@ -96,6 +97,7 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
             end = loop.time() + SETTLE + minutes * 60
             tasks.create_task(machine.run(ready, end))
             await ready.wait()
+            await eventually(lambda: b" ready: " in log.read_bytes())
             await asyncio.sleep(SETTLE)
             idle = guard.descriptors
             async with asyncio.TaskGroup() as crowd:
