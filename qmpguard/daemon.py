@@ -6,11 +6,13 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from qmpguard.child import FORWARDED
 from qmpguard.console import Console, place
 from qmpguard.fleet import Fleet
+from qmpguard.logbook import Logbook
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
 from qmpguard.reload import Reloads
@@ -47,11 +49,13 @@ async def serve(
     sockets, notifier = sockets or Sockets(), Notifier()
     stop = asyncio.Event()
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with AsyncExitStack() as last, asyncio.TaskGroup() as tasks:
             run = Run()
             fleet = Fleet(tasks, Schemas(), sockets, run)
-            reloads = Reloads(load or (lambda: config), fleet, lambda now: _tell_what_stays(config, now))
-            _signals(stop, reloads, child)
+            logbook = Logbook(config.log, fleet)
+            last.callback(logbook.close)
+            reloads = Reloads(load or (lambda: config), fleet, lambda now: _follow(config, now, logbook))
+            _signals(stop, reloads, logbook, child)
             admin = None if config.admin is None else _admin(config.admin, fleet, sockets, run)
             fleet.fit(config.vms)
             inherit(sockets, notifier, fleet.guards)
@@ -81,18 +85,20 @@ async def serve(
         raise _first(group) from None
 
 
-def _signals(stop: asyncio.Event, reloads: Reloads, child: Child | None) -> None:
+def _signals(stop: asyncio.Event, reloads: Reloads, logbook: Logbook, child: Child | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reloads.ask)
+    loop.add_signal_handler(signal.SIGUSR1, logbook.reopen)
     if child is not None:
         for number in FORWARDED:
             loop.add_signal_handler(number, child.forward, number)
 
 
-def _tell_what_stays(before: Config, now: Config) -> None:
-    """Say what of a new config waits for the next start."""
+def _follow(before: Config, now: Config, logbook: Logbook) -> None:
+    """Write down as a new config says, and say what of it waits for the next start."""
+    logbook.follow(now.log)
     if now.admin != before.admin or now.log.otel != before.log.otel:
         log.warning("the admin interface and OpenTelemetry keep the settings that the guard was started with")
 

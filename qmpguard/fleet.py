@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.listener import Listener
     from qmpguard.proxy.schemas import Schemas
-    from qmpguard.record import Entry, Run
+    from qmpguard.record import Entry, Peer, Run
     from qmpguard.systemd import Sockets
+    from qmpguard.wire.messages import Request
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Fleet:
         self._budget = Budget()
         self._running: dict[Guard, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[Entry], None]] = []
+        self.remarks: list[Callable[[], str]] = []  # what should be known of every VM; empty: nothing
+        self._traffic: Callable[[str, Peer, Request], None] | None = None
 
     @property
     def hubs(self) -> list[Hub]:
@@ -62,6 +65,12 @@ class Fleet:
         self._listeners.append(listener)
         for guard in self.guards.values():
             guard.hub.journal.listen(listener)
+
+    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+        """Show somebody every request of every VM, also of those that come later; None: nobody."""
+        self._traffic = traffic
+        for hub in self.hubs:
+            hub.traffic = traffic
 
     def fit(self, vms: Iterable[VmConfig]) -> Changes:
         """Guard these VMs and no others. Raises `UnavailableError` or `ConfigError`, and then nothing has changed."""
@@ -95,6 +104,8 @@ class Fleet:
         """End all VMs at once."""
         for task in self._running.values():
             task.cancel()
+        for guard in self.guards.values():
+            guard.close()  # one that has not begun to run does not do it itself
 
     def _for(self, vm: VmConfig) -> Guard:
         """Return the guard of a VM, a new one where there is none or QEMU is elsewhere now."""
@@ -139,6 +150,7 @@ class Fleet:
         for name, guard in self.guards.items():
             if before.get(name) is guard:
                 continue
+            guard.hub.traffic, guard.hub.remarks = self._traffic, self.remarks
             for listener in self._listeners:
                 guard.hub.journal.listen(listener)
             self._running[guard] = self._tasks.create_task(self._guard(guard, before.get(name)))

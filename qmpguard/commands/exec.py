@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Guard as long as QEMU runs, and return its exit status."""
     from qmpguard.child import Child
-    from qmpguard.commands.run import log_to_stderr
     from qmpguard.daemon import serve
+    from qmpguard.logbook import log_to_stderr
     from qmpguard.settings.read import read_words
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command

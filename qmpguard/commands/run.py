@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from qmpguard.settings.options import Words, add_options
@@ -11,7 +10,7 @@ from qmpguard.settings.options import Words, add_options
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.config import Config, LogConfig
+    from qmpguard.config import Config
 
 SUMMARY = "guard a QEMU"
 DESCRIPTION = "Guard a QEMU's QMP socket."
@@ -28,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Guard until SIGTERM or SIGINT."""
     from qmpguard.daemon import serve
+    from qmpguard.logbook import log_to_stderr
     from qmpguard.settings.read import read_words
     from qmpguard.systemd import take_sockets
 
@@ -41,12 +41,3 @@ def execute(arguments: argparse.Namespace) -> int:
     log_to_stderr(config.log)
     asyncio.run(serve(config, sockets, load))
     return 0
-
-
-def log_to_stderr(log: LogConfig) -> None:
-    """Begin to log."""
-    logging.basicConfig(
-        level=logging.getLevelNamesMapping()[log.level.value.upper()],
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )

@@ -38,6 +38,8 @@ from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Run
 from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from qmpguard.address import QemuAddress
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
@@ -115,6 +117,8 @@ class Hub:
         self._dealer = Dealer(self._intercepted)
         self._holds = Holds()
         self._unserved = True  # no client of this link had a reply yet
+        self.traffic: Callable[[str, Peer, Request], None] | None = None  # who writes every request down
+        self.remarks: Sequence[Callable[[], str]] = ()  # what else should be known of the guard; empty: nothing
 
     def adopt(self, policy: Policy, limits: Limits) -> None:
         """Follow another policy and other limits from now on; clients that are here stay."""
@@ -326,6 +330,8 @@ class Hub:
         """Hand a request to the gate if it is one to be judged."""
         request = slot.request
         assert request is not None
+        if self.traffic is not None:
+            self.traffic(self.name, slot.session.peer, request)
         if request.command in TAKES_DESCRIPTOR and (refusal := self._holds.refusal(slot)) is not None:
             slot.drop_descriptor()
             slot.session.settle(slot, refusal)
@@ -444,5 +450,6 @@ class Hub:
                 finding.rule,
                 decision.ref,
                 finding.problem.refusal,
+                extra={"on_record": True},
             )
         return decision

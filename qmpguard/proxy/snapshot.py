@@ -71,6 +71,7 @@ class Snapshot:
     counts: Counts
     surveys: Durations
     overrides: tuple[Override, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ class Snapshot:
         told = f"rule new-monitor is in mode {mode.value}: what opens a way around the guard is let through"
         return (
             *(str(override) for override in self.overrides),
+            *self.remarks,
             *(() if mode is Mode.ENFORCE else (told,)),
             *(f"{way} was let through: there may be a way around the guard" for way in self.ways_around),
         )
@@ -119,6 +121,7 @@ def take(hub: Hub) -> Snapshot:
         counts=hub.counts,
         surveys=gate.surveys,
         overrides=hub.overrides.active,
+        remarks=tuple(text for remark in hub.remarks if (text := remark())),
     )
 
 
