@@ -18,7 +18,7 @@ from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Ope
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
-from qmpguard.policy.verdict import Verdict, unverified
+from qmpguard.policy.verdict import MAX_TEXT, Verdict, unverified
 from qmpguard.proxy.counts import Durations
 from qmpguard.proxy.sight import Sight
 from qmpguard.proxy.slot import NEVER_SENT
@@ -232,7 +232,7 @@ class Gate:
                 else:
                     self.confirmed |= seen_in(reply.decode("ascii"))
             case OpenMonitor(how) if reply is None or was_accepted(reply):
-                self.ways_around = tuple(dict.fromkeys((*self.ways_around, how)))[:MAX_WAYS]
+                self.ways_around = tuple(dict.fromkeys((*self.ways_around, how[:MAX_TEXT])))[:MAX_WAYS]
             case _:
                 pass
 
