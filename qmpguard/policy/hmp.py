@@ -155,6 +155,8 @@ HmpCommand: TypeAlias = (
     | Unreadable
 )
 
+#: characters of an object that is looked through; QEMU's have some hundred, and megabytes would hold up other clients
+MAX_OBJECT = 64 << 10
 _ODD = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -237,6 +239,8 @@ def _device_del(arguments: Arguments) -> HmpCommand:
 
 def _object_add(arguments: Arguments) -> HmpCommand:
     text = arguments.remainder()
+    if len(text) > MAX_OBJECT:
+        return Unreadable(f"object_add with more than {MAX_OBJECT} characters")
     if text.startswith("{"):
         return _json_object(text)
     options = dict(read_keyval(text))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from qmpguard.policy import hmp
-from qmpguard.policy.machine import DANGEROUS, VFIO_PROPERTIES, Change, Device, Start, is_vfio
+from qmpguard.policy.description import described
+from qmpguard.policy.machine import DANGEROUS, VFIO_PROPERTIES, Change, Start, is_vfio
 from qmpguard.policy.operations import (
     AddDevice,
     OpenMonitor,
@@ -24,7 +25,7 @@ from qmpguard.policy.operations import (
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.schema import PARAMETERS, Schema
 from qmpguard.policy.translation import as_qmp
-from qmpguard.wire.json import Number, Value
+from qmpguard.wire.json import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class Unreadable:
 
     reason: str
 
+
+#: entries of a list that is looked through: QEMU has some thirty capabilities, and nobody waits for a client's million
+MAX_ENTRIES = 1024
 
 Reading: TypeAlias = Operation | Harmless | Unreadable
 Arguments: TypeAlias = Mapping[str, Value]
@@ -54,8 +58,8 @@ class Reader:
 def read_set_capabilities(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate-set-capabilities``: QEMU applies the list in order, so the last entry of a name wins."""
     entries = arguments.get("capabilities")
-    if not isinstance(entries, list):
-        return Unreadable("'capabilities' is not a list")
+    if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
+        return Unreadable(f"'capabilities' is not a list of at most {MAX_ENTRIES} entries")
     states = []
     for entry in entries:
         match entry:
@@ -141,55 +145,24 @@ def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
         if arguments.get(name) not in (None, "", "no"):
             return RunProgram(f"netdev_add with '{name}'")
     forwards = arguments.get("guestfwd")
-    runs = isinstance(forwards, list) and any("-cmd:" in str(forward) for forward in forwards)
+    runs = isinstance(forwards, list) and any(map(_runs_command, forwards[:MAX_ENTRIES]))
     return RunProgram("netdev_add with 'guestfwd' to a command") if runs else Harmless()
+
+
+def _runs_command(forward: Value) -> bool:
+    text = forward.get("str") if isinstance(forward, dict) else forward
+    return isinstance(text, str) and "-cmd:" in text
 
 
 def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
     """``device_add``: one device more, if its driver is a VFIO type."""
     match arguments.get("driver"):
         case str(driver) if is_vfio(driver, policy.extra_types):
-            return AddDevice(_described(driver, arguments))
+            return AddDevice(described(driver, arguments))
         case str():
             return Harmless()
         case _:
             return Unreadable("'driver' is not a string")
-
-
-#: how a boolean property is said to be on: up to 8.0 enable-migration has an x- and is one (QEMU qapi_bool_parse)
-_ON = (True, "on", "yes", "true", "y")
-
-
-def _described(driver: str, arguments: Arguments) -> Device:
-    def text(name: str) -> str | None:
-        return _spelled(arguments.get(name))
-
-    given = arguments.get("id")
-    identity = given if isinstance(given, str) and given else None  # QEMU ignores an id of another kind
-    return Device(
-        path=f"/machine/peripheral/{identity}" if identity else f"a new {driver}",
-        driver=driver,
-        id=identity,
-        host=text("host"),
-        sysfsdev=text("sysfsdev"),
-        failover_pair_id=text("failover_pair_id"),
-        migration_forced=any(arguments.get(name) in _ON for name in ("enable-migration", "x-enable-migration")),
-    )
-
-
-def _spelled(value: Value) -> str | None:
-    """Return a scalar as QEMU up to 9.1 makes text of it (util/qemu-option.c: qemu_opts_from_qdict_entry)."""
-    match value:
-        case str():
-            return value
-        case bool():
-            return "on" if value else "off"
-        case int():
-            return str(value)
-        case Number(number):
-            return number
-        case _:
-            return None
 
 
 def read_object_add(arguments: Arguments, policy: Policy) -> Reading:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qmpguard.policy.machine import Change, Device, Start
@@ -15,10 +17,10 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import Harmless, Reading, Unreadable, read, unread
+from qmpguard.policy.readers import READERS, Harmless, Reading, Unreadable, read, unread
 from qmpguard.policy.schema import Schema
 from qmpguard.wire.json import Number, Value
-from tests.policy.scenes import Request, channel, hmp, plug, qmp
+from tests.policy.scenes import Request, caps, channel, hmp, plug, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))
 SNAPSHOT = SetCapabilities((("background-snapshot", True),))
@@ -44,7 +46,7 @@ def taken_for(request: Request) -> Reading | None:
         (qmp("migrate-recover", uri="tcp:h:1", new=1), Harmless()),
         (qmp("netdev_add", type="tap", id="n", script="no", downscript=""), Harmless()),
         (qmp("netdev_add", type="tap", id="n", script="/x"), RunProgram("netdev_add with 'script'")),
-        (qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}]), Harmless()),
+        (qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}, 5]), Harmless()),
         (
             qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-cmd:sh"}]),
             RunProgram("netdev_add with 'guestfwd' to a command"),
@@ -147,6 +149,7 @@ def test_a_device_without_an_id_is_named_by_its_type() -> None:
     "request_",
     [
         qmp("migrate-set-capabilities"),
+        caps(*(("xbzrle", False),) * 1025),
         qmp("migrate-set-parameters", **{"postcopy-ram": 1}),
         qmp("migrate", uri="tcp:h:1", resume=1),
         qmp("migrate-start-postcopy", x=1),
@@ -173,3 +176,20 @@ def test_what_cannot_be_read_says_why(request_: Request) -> None:
 def test_an_argument_that_no_reader_knows_is_found_in_the_schema() -> None:
     schema = Schema({"migrate": frozenset({"uri", "config"}), "device_add": frozenset({"driver", "new"})})
     assert unread(schema) == [("migrate", "config")]
+
+
+def deep() -> Any:
+    """As deep as QEMU and the guard read JSON; Python itself goes no deeper than a thousand."""
+    value: Any = []
+    for _ in range(1000):
+        value = [value]
+    return value
+
+
+def test_no_argument_however_odd_makes_a_reader_raise() -> None:
+    names = {"type", "id", "driver", "qom-type", "guestfwd", "script", "failover_pair_id", "enable-migration"}
+    for command, reader in READERS.items():
+        for name in reader.known or names:
+            for value in (deep(), [deep()], {"str": deep()}, Number("1e400"), "\ud800", [], {}, None, 5, True):
+                assert read(command, {name: value, "driver": "vfio-pci"}, Policy())
+                assert read(command, {name: value}, Policy())
