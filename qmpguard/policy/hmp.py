@@ -1,8 +1,7 @@
 r"""One line of HMP, read as QEMU's monitor reads it: what it would do.
 
 The monitor knows no abbreviations, no comments and no second command on a line; a newline is a space. Where QEMU's
-versions (7.2 to 11.1) read a line differently, it is read in the way that does more. Knows nothing of rules, requests
-or machines; the syntax itself is in `hmp_syntax`.
+versions (7.2 to 11.1) read a line differently, it is read in the way that does more. `hmp_syntax` has the syntax.
 """
 
 from __future__ import annotations

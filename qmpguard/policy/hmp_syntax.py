@@ -88,7 +88,8 @@ class Arguments:
 
     def _quoted(self) -> str | None:
         quoted = self._take(_QUOTED)
-        return None if quoted is None else _ESCAPE.sub(_unescaped, quoted[1:-1])
+        # of what is cut off later nobody needs the escapes: two characters make at least one byte
+        return None if quoted is None else _ESCAPE.sub(_unescaped, quoted[1:-1][: 2 * MAX_STRING + 2])
 
     def optional_string(self) -> str | None:
         """Type ``s?``: None at the end of the line."""
@@ -142,7 +143,7 @@ def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 def _truncated(text: str, limit: int) -> str:
     # A character cut in two becomes U+FFFD, which is in no name that matters.
-    return text.encode(errors="surrogatepass")[:limit].decode(errors="replace")
+    return text[:limit].encode(errors="surrogatepass")[:limit].decode(errors="replace")
 
 
 def _unescaped(escape: re.Match[str]) -> str:

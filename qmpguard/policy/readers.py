@@ -108,7 +108,7 @@ def _program(arguments: Arguments) -> str | None:
     uri, channels = arguments.get("uri"), arguments.get("channels")
     if isinstance(uri, str) and uri.startswith("exec:"):
         return f"uri '{uri}'"
-    if isinstance(channels, list) and any(map(_is_exec, channels)):
+    if isinstance(channels, list) and any(map(_is_exec, channels[:MAX_ENTRIES])):  # QEMU takes two at most
         return "a channel with transport 'exec'"
     return None
 

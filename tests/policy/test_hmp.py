@@ -307,6 +307,12 @@ def test_what_cannot_be_told_is_unreadable(text: str, reason: str) -> None:
     assert reason in command.reason
 
 
+def test_escapes_are_read_up_to_where_the_string_is_cut() -> None:
+    assert read('savevm "' + "\\n" * 1_000_000 + '"') == SaveVm("\n" * 1023)
+    assert read('savevm "' + "x" * 1022 + "\\n" * 3 + '"') == SaveVm("x" * 1022 + "\n")
+    assert read('savevm "' + "é" * 511 + "\\n" * 3 + '"') == SaveVm("é" * 511 + "\n")
+
+
 def test_an_object_may_be_written_in_json_as_qemu_reads_it() -> None:
     assert read("object_add {'qom-type': 'rng-builtin', 'id': 'a'} ") == ObjectAdd(
         {"qom-type": "rng-builtin", "id": "a"}
