@@ -154,13 +154,15 @@ HmpCommand: TypeAlias = (
     | Unreadable
 )
 
-#: characters of an object that is looked through; QEMU's have some hundred, and megabytes would hold up other clients
-MAX_OBJECT = 64 << 10
+#: characters of a line that is looked through: people type some hundred, and megabytes would hold up other clients
+MAX_LINE = 64 << 10
 _ODD = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def read(text: str) -> HmpCommand:
     """Return what QEMU would do on this ``command-line`` of ``human-monitor-command``. Never raises."""
+    if len(text) > MAX_LINE:
+        return Unreadable(f"the line has more than {MAX_LINE} characters")
     # QEMU's JSON parser refuses surrogates, and keeps U+0000 as the two bytes C0 80, which no character of ours is.
     if _ODD.search(text):
         return Unreadable("the line holds U+0000 or a lone surrogate")
@@ -238,8 +240,6 @@ def _device_del(arguments: Arguments) -> HmpCommand:
 
 def _object_add(arguments: Arguments) -> HmpCommand:
     text = arguments.remainder()
-    if len(text) > MAX_OBJECT:
-        return Unreadable(f"object_add with more than {MAX_OBJECT} characters")
     if text.startswith("{"):
         return _json_object(text)
     options = dict(read_keyval(text))

@@ -40,7 +40,8 @@ class Unreadable:
     reason: str
 
 
-#: entries of a list that is looked through: QEMU has some thirty capabilities, and nobody waits for a client's million
+#: entries of a list that are looked through, and arguments: QEMU has some thirty capabilities, and some hundred
+#: properties of a device; nobody else is to wait for a client's million
 MAX_ENTRIES = 1024
 
 Reading: TypeAlias = Operation | Harmless | Unreadable
@@ -266,6 +267,8 @@ def read(command: str, arguments: Arguments, policy: Policy) -> Reading | None:
     reader = READERS.get(command)
     if reader is None:
         return None
+    if len(arguments) > MAX_ENTRIES:
+        return Unreadable(f"{command} has more than {MAX_ENTRIES} arguments")
     unknown = set() if reader.known is None else arguments.keys() - reader.known
     if unknown:
         return Unreadable(f"qmpguard does not know the argument '{min(unknown)}' of {command}")

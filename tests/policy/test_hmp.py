@@ -294,7 +294,7 @@ def test_what_every_version_refuses_or_answers_with_help_is_rejected(text: str, 
         ("migrate \udc80", "surrogate"),
         ("object_add\n {", "JSON"),
         ("object_add {}", "JSON"),
-        ("object_add x," + "a=b," * 20_000, "65536 characters"),
+        ("info " + "x" * 65_532, "more than 65536 characters"),
         ('object_add {"qom-type":5}', "JSON"),
         ('object_add {"qom-type":"a"}}', "JSON"),
         ('object_add {"qom-type":"a"} {"qom-type":"b"}', "JSON"),
@@ -308,7 +308,7 @@ def test_what_cannot_be_told_is_unreadable(text: str, reason: str) -> None:
 
 
 def test_escapes_are_read_up_to_where_the_string_is_cut() -> None:
-    assert read('savevm "' + "\\n" * 1_000_000 + '"') == SaveVm("\n" * 1023)
+    assert read('savevm "' + "\\n" * 30_000 + '"') == SaveVm("\n" * 1023)
     assert read('savevm "' + "x" * 1022 + "\\n" * 3 + '"') == SaveVm("x" * 1022 + "\n")
     assert read('savevm "' + "é" * 511 + "\\n" * 3 + '"') == SaveVm("é" * 511 + "\n")
 

@@ -150,6 +150,7 @@ def test_a_device_without_an_id_is_named_by_its_type() -> None:
     [
         qmp("migrate-set-capabilities"),
         caps(*(("xbzrle", False),) * 1025),
+        qmp("migrate-set-parameters", **{f"p{i}": 1 for i in range(1025)}),
         qmp("migrate-set-parameters", **{"postcopy-ram": 1}),
         qmp("migrate", uri="tcp:h:1", resume=1),
         qmp("migrate-start-postcopy", x=1),
