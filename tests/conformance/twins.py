@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 END: Final = b'\xff\n{"execute": "query-name", "id": "the end"}'
 _ENDED: Final = b'"id": "the end"}\r\n'
 
-#: bytes of a script that may have more errors for answers than a socket holds; QEMU cuts replies short that it holds
-#: back when its client has sent its last byte, so these are read first
-MUCH: Final = 2000
+#: brackets that are too deep: each has an error for an answer, more of them than a socket holds. QEMU cuts short what
+#: it holds back when its client has sent its last byte (see the differences), so these are read first
+DEEP: Final = 1000
 #: seconds without an answer after which none is expected
-QUIET: Final = 0.2
+QUIET: Final = 0.1
 
 NEGOTIATE: Final = b'{"execute": "qmp_capabilities"}'
 NEGOTIATE_OOB: Final = b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}'
@@ -136,7 +136,7 @@ def play(path: Path, script: Script) -> list[str]:
         if script.oob:
             line.send(END)
             line.read_marker()
-        elif len(script.data) > MUCH:
+        elif max(map(script.data.count, (b"[", b"{"))) > DEEP:
             line.settle()
         line.finish()
     finally:
