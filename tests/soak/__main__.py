@@ -14,12 +14,14 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from statistics import mean
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import eventually
+from qmpguard.record import MAX_ENTRIES
+from tests.guarding import connected, eventually
 from tests.soak.client import Chatter, Tally
 
 #: warnings that are part of it
@@ -28,6 +30,7 @@ EXPECTED = (
     (re.compile(r" verdict=refused rule=(new-monitor|snapshot-runstate|unverified) "), "a refusal"),
     (re.compile(r" verdict=warned "), "a warning about a request"),
     (re.compile(r" waiting: QEMU is busy$"), "QEMU was busy"),
+    (re.compile(r" heartbeat=(none|ok)$"), "QEMU was busy reading large requests, or about to end"),
     (re.compile(r" he closed the connection|it closed the connection|no greeting in time"), "QEMU was killed early"),
 )
 #: seconds between restarts of QEMU, between looks at the guard, and for the guard to settle before and after
@@ -60,21 +63,29 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.restarts = 0
+        self._end = inf  # until then it is killed now and then
+        self._begun = asyncio.Event()
         self._back = 0.0  # when the last restart was over
         self._away = False
+
+    def begin(self, end: float) -> None:
+        """Be killed from now on, until the end."""
+        self._end = end
+        self._begun.set()
 
     def disturbed(self, since: float) -> bool:
         """Whether QEMU was away at some time since then; the guard has a few seconds to find it again."""
         return self._away or self._back + 3 * SETTLE > since
 
-    async def run(self, ready: asyncio.Event, end: float) -> None:
+    async def run(self, ready: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        while loop.time() < end:
+        while loop.time() < self._end:
             async with Qemu(system_qemu(), self._folder) as qemu:
                 ready.set()
                 self._back, self._away = loop.time(), False
-                await asyncio.sleep(min(random.uniform(*RESTART), max(0.0, end + 2 * SETTLE - loop.time())))
-                if loop.time() < end:
+                await self._begun.wait()
+                await asyncio.sleep(min(random.uniform(*RESTART), max(0.0, self._end + 2 * SETTLE - loop.time())))
+                if loop.time() < self._end:
                     self._away = True
                     self.restarts += 1
                     if random.random() < 0.5:
@@ -94,12 +105,14 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
     guard, machine, tally, ready = Guard(process), Machine(folder), Tally(), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            end = loop.time() + SETTLE + minutes * 60
-            tasks.create_task(machine.run(ready, end))
+            tasks.create_task(machine.run(ready))
             await ready.wait()
             await eventually(lambda: b" ready: " in log.read_bytes())
             await asyncio.sleep(SETTLE)
+            await fill_journal(folder / "guard.sock")
             idle = guard.descriptors
+            end = loop.time() + minutes * 60
+            machine.begin(end)
             async with asyncio.TaskGroup() as crowd:
                 for number in range(clients):
                     crowd.create_task(Chatter(folder / "guard.sock", number, tally, machine.disturbed).run(end))
@@ -119,6 +132,15 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
     return faults
 
 
+async def fill_journal(path: Path) -> None:
+    """Let the guard remember as much as it ever will, so that this is not taken for growth."""
+    async with connected(path, oob=True) as qmp:
+        for _ in range(MAX_ENTRIES):
+            await qmp.ask("stop")
+            await qmp.ask("cont")
+            await qmp.ask("object-add", {"qom-type": "monitor-qmp", "id": "m"})
+
+
 async def watch(guard: Guard, end: float) -> list[tuple[int, float]]:
     """Return descriptors and memory, look by look."""
     looks = []
@@ -127,6 +149,10 @@ async def watch(guard: Guard, end: float) -> list[tuple[int, float]]:
         await asyncio.sleep(LOOK)
         looks.append((guard.descriptors, guard.memory))
     return looks
+
+
+def batched(looks: list[tuple[int, float]], size: int) -> list[list[tuple[int, float]]]:
+    return [looks[i : i + size] for i in range(0, len(looks), size)]
 
 
 def minute(looks: list[tuple[int, float]], *, last: bool) -> tuple[float, float]:
@@ -165,6 +191,8 @@ def report(
     sys.stdout.write(f"{'descriptors, first/last minute':32} {first[0]:.1f} / {last[0]:.1f}\n")
     sys.stdout.write(f"{'descriptors, idle before/after':32} {idle[0]} / {idle[1]}\n")
     sys.stdout.write(f"{'memory, first/last minute, MiB':32} {first[1]:.1f} / {last[1]:.1f}\n")
+    by_minute = (f"{mean(memory for _, memory in chunk):.1f}" for chunk in batched(looks, int(60 / LOOK)))
+    sys.stdout.write(f"{'memory by minute, MiB':32} {' '.join(by_minute)}\n")
     for fault in faults[:50]:
         sys.stdout.write(f"FAULT {fault}\n")
     sys.stdout.write(f"{'faults':32} {len(faults)}\n")
