@@ -66,17 +66,21 @@ async def test_the_program_serves_it_and_leaves_no_socket_behind(tmp_path: Path)
             *(sys.executable, "-X", "dev", "-W", "error", "-m", "qmpguard", "run", *ends, "--name", "web1"),
             stderr=asyncio.subprocess.PIPE,
         )
-        assert process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            while b"ready: clients at" not in await process.stderr.readline():
-                pass
-        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(admin))) as http:
-            visitor = Visitor(http, "http://localhost")
-            assert await until(visitor, 200) == []
-            assert (await visitor.get("/api/v1/vms"))[1]["vms"][0]["name"] == "web1"
-        process.terminate()
-        assert (await process.communicate())[1].decode().count("stopping") == 1
-        assert process.returncode == 0
+        try:
+            assert process.stderr is not None
+            async with asyncio.timeout(PATIENCE):
+                while b"ready: clients at" not in await process.stderr.readline():
+                    pass
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(admin))) as http:
+                visitor = Visitor(http, "http://localhost")
+                assert await until(visitor, 200) == []
+                assert (await visitor.get("/api/v1/vms"))[1]["vms"][0]["name"] == "web1"
+            process.terminate()
+            assert (await process.communicate())[1].decode().count("stopping") == 1
+            assert process.returncode == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
         assert not admin.exists()
 
 
