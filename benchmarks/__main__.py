@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what the guard costs.")
     parser.add_argument("--quick", action="store_true", help="a minute at most; prints only")
     quick = parser.parse_args().quick
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled, and the processes here are, too
     began, machine = time.monotonic(), _machine()
     with tempfile.TemporaryDirectory(prefix="qmpguard-bench-") as folder:
         results = asyncio.run(run(Path(folder), 25 if quick else 200, machine))
