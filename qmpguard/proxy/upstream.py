@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import socket
 import struct
 from pathlib import Path
@@ -34,8 +34,8 @@ SILENCE = 5.0
 #: seconds without a greeting after which the connection is tried anew
 GREETING_TIMEOUT = 60.0
 
-#: size of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has 64
-ID_BITS = 62
+#: bytes of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has eight
+ID_SIZE = 7
 
 _NEGOTIATE = {
     True: b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": %d}\n',
@@ -130,7 +130,7 @@ async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[byt
         finally:
             reminder.cancel()
         greeting = Greeting(messages.pop(0))
-        number = secrets.randbits(ID_BITS)
+        number = int.from_bytes(os.urandom(ID_SIZE))
         await loop.sock_sendall(sock, _NEGOTIATE["oob" in greeting.offered] % number)
         while splitter.held or not any(_answers(number, message) for message in messages):
             messages += await _receive(loop, sock, splitter)
