@@ -120,7 +120,7 @@ class Listener:
     def _open(self, address: Address, mode: int, group: int | None) -> socket.socket:
         match address:
             case FdAddress(number):
-                return socket.socket(fileno=number)
+                return _listening(number)
             case TcpAddress(host, port):
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -176,11 +176,23 @@ class Listener:
                 self._loop.call_later(PAUSE, self._again)
                 return
             self._count += 1
+            if sock.family != socket.AF_UNIX:
+                # a small reply must not wait for the acknowledgement of the one before (tcp(7))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.accepted(sock, _who(sock, self._count))
 
     def _again(self) -> None:
         if self._sock.fileno() >= 0:
             self._loop.add_reader(self._sock.fileno(), self.accept)
+
+
+def _listening(number: int) -> socket.socket:
+    """Return an open socket that clients can connect to. Raises `OSError` for any other, and leaves it open."""
+    sock = socket.socket(fileno=number)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise OSError(errno.EINVAL, "it is no listening stream socket")
+    return sock
 
 
 def _give(path: str, group: int | None) -> None:

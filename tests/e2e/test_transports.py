@@ -141,6 +141,24 @@ async def test_descriptors_on_both_sides(tmp_path: Path) -> None:
                 await assert_serves(TcpAddress("127.0.0.1", port))
 
 
+async def test_a_descriptor_that_nobody_can_connect_to_is_refused() -> None:
+    one, other = socket.socketpair()
+    with one, other, socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        for sock in (one, bound):
+            with pytest.raises(UnavailableError, match="cannot listen at fd:.*: it is no listening stream socket"):
+                Listener(FdAddress(sock.fileno()), nobody)
+    with pytest.raises(UnavailableError, match="cannot listen at fd:999: Bad file descriptor"):
+        Listener(FdAddress(999), nobody)
+
+
+async def test_a_reply_over_tcp_does_not_wait_for_the_one_before_it(tmp_path: Path) -> None:
+    down = TcpAddress("127.0.0.1", free_port())
+    async with Qemu(system_qemu(), tmp_path) as qemu, guarding(qemu.monitors[0], down) as guard, connected(down):
+        (session,) = guard.hub.clients
+        assert session.stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_a_descriptor_whose_qemu_is_gone_ends_the_guard_with_a_reason() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
