@@ -15,13 +15,14 @@ from qmpguard.access import OPEN, Access, Role
 from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import CHANGES, Drift
+from qmpguard.policy.observer import judge_observer
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
 from qmpguard.proxy.budget import Budget
 from qmpguard.proxy.control import Control
 from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY, Counts
 from qmpguard.proxy.dealer import Dealer
-from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate
+from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate, refusal_reply
 from qmpguard.proxy.handover import Handover, Inheritance
 from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.link import MAX_UNSENT, Link
@@ -332,6 +333,10 @@ class Hub:
         assert request is not None
         if self.traffic is not None:
             self.traffic(self.name, slot.session.peer, request)
+        if self.limits.role is Role.OBSERVER and (refusal := self._observed(slot, request)) is not None:
+            slot.drop_descriptor()
+            slot.session.settle(slot, refusal)
+            return True
         if request.command in TAKES_DESCRIPTOR and (refusal := self._holds.refusal(slot)) is not None:
             slot.drop_descriptor()
             slot.session.settle(slot, refusal)
@@ -346,6 +351,13 @@ class Hub:
         assert self._tasks is not None
         self._tasks.create_task(self._judge(slot, reading))
         return True
+
+    def _observed(self, slot: Slot, request: Request) -> bytes | None:
+        """Return the refusal of what an observer may not ask; None for a query."""
+        verdict = judge_observer(request.command, request.arguments or {}, self.gate.commands)
+        if verdict.refusal is None:
+            return None
+        return refusal_reply(slot, self._record(slot, verdict, 0.0).text)
 
     def _changes(self, request: Request) -> None:
         """Keep what a request is about to change from being taken for drift."""
