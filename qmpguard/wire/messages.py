@@ -83,7 +83,9 @@ def _check_members(value: dict[str, Value], identity: bytes | None, *, oob: bool
     command: str | None = None
     key: str | None = None
     arguments: dict[str, Value] | None = None
-    for name in sorted(value, key=_bucket):
+    names = [*reversed(value)]  # within a bucket, what came last is first (qobject/qdict.c: qdict_put_obj)
+    names.sort(key=_bucket)
+    for name in names:
         member = value[name]
         if name == "execute" or (name == "exec-oob" and oob):
             if not isinstance(member, str):

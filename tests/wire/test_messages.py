@@ -51,6 +51,8 @@ def test_a_well_formed_request_is_read(value: Value, oob: bool, request_: Reques
         ({"exec-oob": "a", "arguments": 5}, True, "QMP input member 'arguments' must be an object"),
         ({"execute": "a", "control": {}}, False, "QMP input member 'control' is unexpected"),
         ({"execute": "a", "arguments": {}, "\0": 1}, False, "QMP input member '\0' is unexpected"),
+        ({"": 1, "\u00bf": 2}, False, "QMP input member '\u00bf' is unexpected"),  # of one bucket, the last
+        ({"\u00bf": 2, "": 1}, False, "QMP input member '' is unexpected"),
     ],
 )
 def test_what_is_wrong_is_said_in_qemus_words_and_keeps_the_id(value: Value, oob: bool, desc: str) -> None:
