@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import re
 import signal
@@ -203,6 +204,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=64)
     arguments = parser.parse_args()
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each write to a guard that has hung up
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         return 1 if asyncio.run(soak(arguments.minutes, arguments.clients, Path(folder))) else 0
 
