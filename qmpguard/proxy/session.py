@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from qmpguard.wire.replies import Greeting
 
 #: Requests of one client that are under way before its input waits: with out-of-band one that QEMU executes and eight
-#: that wait, without it the one (monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX, handle_qmp_command).
-OUTSTANDING, OUTSTANDING_WITH_OOB = 1, 9
+#: that wait (monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX, handle_qmp_command). Without it QEMU reads one at a time and drops
+#: what it has not read when the client leaves; there only what changes nothing runs ahead, so nobody can tell.
+OUTSTANDING = 9
+#: how the names of requests begin that change nothing
+QUERY = "query-"
 
 
 class State(Enum):
@@ -102,10 +105,10 @@ class Session:
         self._max_request = max_request
         self._framer = Framer(max_size=max_request)
         self._oob = False
-        self._room = OUTSTANDING_WITH_OOB if privileged else OUTSTANDING
         self.outstanding = 0  # requests that have no reply yet
         self._oob_taken = self._oob_settled = 0  # out-of-band requests since the beginning
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
+        self._next: Slot | None = None  # the last of them, where it has to wait for all others
         self._batch: Batch | None = None  # descriptors that no request has taken yet
         self._pumping = False
         self._stalled = False  # nothing is read before one of the requests under way is answered
@@ -161,6 +164,9 @@ class Session:
             slots.popleft()
             self.outstanding -= 1
             self.stream.write(head.reply)
+        if self._next is not None and slots[0] is self._next:
+            self._next = None
+            self._submit(slots[0])
         if (self._stalled or self._half_closed) and not self._pumping:
             self._pump()
 
@@ -172,6 +178,8 @@ class Session:
         self._drop_batch()
         for slot in self.todo:
             slot.drop_descriptor()
+        if self._next is not None:
+            self._next.drop_descriptor()
         self.todo.clear()
         self._slots.clear()
         self.stream.close()
@@ -206,7 +214,7 @@ class Session:
         self._pumping = True
         framer = self._framer
         try:
-            while framer.busy and self.outstanding < self._room and self.state is not _CLOSED:
+            while framer.busy and not self._is_full and self.state is not _CLOSED:
                 item = framer.pull()
                 if item is None:
                     break
@@ -220,6 +228,10 @@ class Session:
             self._pumping = False
         if self.state is not _CLOSED:
             self._wait_for_more()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._next is not None or self.outstanding >= OUTSTANDING
 
     def _hand_over(self, request: Request | None) -> Descriptor | None:
         """Return the descriptor that came with a request; one that it does not take is closed."""
@@ -242,7 +254,7 @@ class Session:
             self._batch.read = True
             if not (self._batch.ahead or self._framer.held):
                 self._drop_batch()
-        self._stalled = self.outstanding >= self._room
+        self._stalled = self._is_full
         if self._stalled:
             self.stream.pause()
         elif self._framer.busy:
@@ -278,10 +290,17 @@ class Session:
             slot.size = self._framer.size
             if self._batch is not None:
                 slot.descriptor = self._hand_over(request)
+            runs_ahead = self._oob or self.privileged or not self._slots or request.command.startswith(QUERY)
             self.outstanding += 1
             self._slots.append(slot)
-            self.todo.append(slot)
-            self.hub.submit(self)
+            if runs_ahead:
+                self._submit(slot)
+            else:
+                self._next = slot
+
+    def _submit(self, slot: Slot) -> None:
+        self.todo.append(slot)
+        self.hub.submit(self)
 
     def _negotiate(self, request: Request) -> None:
         self._hand_over(None)
@@ -293,7 +312,7 @@ class Session:
             self._answer(error_reply(enabled, request.id))
             return
         if "oob" in enabled:
-            self._oob, self._room = True, OUTSTANDING_WITH_OOB
+            self._oob = True
         self._answer(success_reply({}, request.id))
         self.state = State.COMMANDS
 
