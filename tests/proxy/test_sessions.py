@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def test_a_client_has_as_many_requests_under_way_as_it_would_have_at_qemu(
     tmp_path: Path, *, oob: bool, under_way: int
 ) -> None:
-    """Of those that change something without out-of-band one; with it QEMU takes nine, of which the window lets six through."""
+    """Without out-of-band one that changes something; with it QEMU takes nine, of which the window lets six through."""
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path) as guard,
