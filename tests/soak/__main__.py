@@ -23,7 +23,7 @@ from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.record import MAX_ENTRIES
 from tests.guarding import connected, eventually
-from tests.soak.client import Chatter, Tally
+from tests.soak.client import JUDGED, Chatter, Tally
 
 #: warnings that are part of it
 EXPECTED = (
@@ -136,10 +136,11 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
 async def fill_journal(path: Path) -> None:
     """Let the guard remember as much as it ever will, so that this is not taken for growth."""
     async with connected(path, oob=True) as qmp:
-        for _ in range(MAX_ENTRIES):
+        for i in range(MAX_ENTRIES):
+            request = JUDGED[i % len(JUDGED)]()
             await qmp.ask("stop")
             await qmp.ask("cont")
-            await qmp.ask("object-add", {"qom-type": "monitor-qmp", "id": "m"})
+            await qmp.ask(request["execute"], request.get("arguments"))
 
 
 async def watch(guard: Guard, end: float) -> list[tuple[int, float]]:

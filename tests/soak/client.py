@@ -55,6 +55,15 @@ REQUESTS: tuple[Callable[[], Request], ...] = (
 WEIGHTS = (*(10 for _ in REQUESTS[:-1]), 1)
 
 
+#: of these, what the guard judges and keeps on record
+JUDGED: tuple[Callable[[], Request], ...] = (
+    lambda: capability("postcopy-ram", state=True),
+    lambda: {"execute": "migrate", "arguments": {"uri": "exec:cat >/dev/null"}},
+    lambda: {"execute": "device_add", "arguments": {"driver": "e1000e", "id": "e"}},
+    monitor,
+)
+
+
 class Fault(Exception):  # noqa: N818 -- what must not happen
     """A reply that is missing, out of place, or one too many."""
 

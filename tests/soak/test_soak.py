@@ -19,6 +19,7 @@ async def test_a_short_soak_finds_no_fault(
     monkeypatch.setattr(soak, "RESTART", (1.5, 2.5))
     monkeypatch.setattr(soak, "SETTLE", 1.0)
     monkeypatch.setattr(soak, "LOOK", 0.2)
+    monkeypatch.setattr(soak, "MAX_ENTRIES", 20)
     monkeypatch.setattr(soak, "MEMORY_NOISE", 1.0)  # it is still warming up
     assert await soak.soak(0.1, 8, tmp_path) == []
     assert "\nrequests " in capsys.readouterr().out
