@@ -10,7 +10,8 @@ from qmpguard.address import parse_address
 from qmpguard.config import VmConfig
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
-from qmpguard.proxy.hub import Hub, Limits
+from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.takeover import take_over
 from qmpguard.systemd import Sockets

@@ -41,7 +41,7 @@ def inherit(sockets: Sockets, notifier: Notifier, guards: Mapping[str, Guard]) -
         if guard is None or str(guard.config.qemu) != inheritance.handover.qemu:
             inheritance.sock.close()
         else:
-            guard.hub.inherit(inheritance)
+            guard.hub.uplink.inherit(inheritance)
 
 
 async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
@@ -55,7 +55,7 @@ async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
 
 
 async def _leave(notifier: Notifier, guard: Guard) -> None:
-    inheritance = await guard.hub.release()
+    inheritance = await guard.hub.uplink.release()
     if inheritance is not None:
         with inheritance.sock as sock:
             _store(notifier, sock, inheritance.handover)

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import time
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from qmpguard.access import OPEN, Access, Role
-from qmpguard.address import FdAddress
+from qmpguard.access import Role
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.drift import CHANGES, Drift
+from qmpguard.policy.drift import CHANGES
 from qmpguard.policy.observer import judge_observer
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
 from qmpguard.proxy.budget import Budget
-from qmpguard.proxy.control import Control
-from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY, Counts
+from qmpguard.proxy.chronicle import Chronicle
+from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY
 from qmpguard.proxy.dealer import Dealer
-from qmpguard.proxy.gate import SURVEY_TIMEOUT, Gate, refusal_reply
-from qmpguard.proxy.handover import Handover, Inheritance
+from qmpguard.proxy.gate import Gate, refusal_reply
 from qmpguard.proxy.heartbeat import Heartbeat
-from qmpguard.proxy.link import MAX_UNSENT, Link
+from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.overrides import Overrides
 from qmpguard.proxy.passing import TAKES_DESCRIPTOR, Holds
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.proxy.session import Session
 from qmpguard.proxy.slot import Slot
-from qmpguard.proxy.snapshot import LinkState, Snapshot, take
+from qmpguard.proxy.snapshot import Snapshot, take
 from qmpguard.proxy.stream import Outbox, Stream
-from qmpguard.proxy.upstream import negotiate, reach, whose
-from qmpguard.proxy.watch import IDLE, Watch
-from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Run
-from qmpguard.wire.framing import MAX_REQUEST
+from qmpguard.proxy.uplink import Uplink
+from qmpguard.proxy.watch import Watch
+from qmpguard.record import Peer, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,36 +41,11 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.schema import Schema
-    from qmpguard.policy.verdict import Verdict
-    from qmpguard.record import Entry, Happening
+    from qmpguard.proxy.link import Link
     from qmpguard.wire.messages import Request
     from qmpguard.wire.replies import Greeting
 
 log = logging.getLogger(__name__)
-
-#: bytes that a client may leave unread before it is disconnected; QEMU's largest reply is a sixtieth of it
-MAX_UNREAD = 16 << 20
-#: clients of one VM at once
-MAX_CLIENTS = 1024
-#: seconds that a client waits for QEMU to appear before it is sent away
-GREETING_WAIT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one VM's clients may use, and who they may be. Times are in seconds, sizes in bytes.
-
-    ``watch`` 0: no look between surveys.
-    """
-
-    survey_timeout: float = SURVEY_TIMEOUT
-    max_request: int = MAX_REQUEST
-    max_unread: int = MAX_UNREAD
-    max_clients: int = MAX_CLIENTS
-    greeting_wait: float = GREETING_WAIT
-    watch: float = IDLE
-    access: Access = OPEN
-    role: Role = Role.OPERATOR
 
 
 class Hub:
@@ -95,25 +65,18 @@ class Hub:
         self.budget = budget or Budget()
         self.schemas = schemas or Schemas()
         self.limits = limits or Limits()
-        self.counts = Counts()
-        self.journal = Journal(name, run or Run())
-        self.standing = LinkState(up=False, since=time.time(), reason="QEMU has not appeared yet")
-        self.last_drift: Entry | None = None
+        self.chronicle = chronicle = Chronicle(name, run or Run())
+        self.counts, self.journal = chronicle.counts, chronicle.journal
         self.connected = asyncio.Event()
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
         self.outbox = Outbox(self.budget.grew)
         self.link: Link | None = None
         self.heartbeat = Heartbeat(name)
-        self.gate = Gate(policy, self._record, self._drifted, self._learn, timeout=self.limits.survey_timeout)
-        self.overrides = Overrides(name, policy, self._judge_by, self._happened)
+        self.gate = Gate(policy, chronicle.decided, chronicle.drifted, self._learn, timeout=self.limits.survey_timeout)
+        self.overrides = Overrides(name, policy, self._judge_by, chronicle.happened)
         self.watch = Watch(self.gate, name, self.limits.watch)
-        self._address = address
-        self._qemu: tuple[int, ...] | None = None  # which one the link is with
-        self._gone = asyncio.Event()
-        self._own: list[asyncio.Task[None]] = []  # the guard's own work on the link
-        self._sock: socket.socket | None = None  # the link's
-        self._inheritance: Inheritance | None = None
+        self.uplink = Uplink(self, address)
         self._tasks: asyncio.TaskGroup | None = None
         self._dealer = Dealer(self._intercepted)
         self._holds = Holds()
@@ -137,99 +100,22 @@ class Hub:
         """Keep a link to QEMU and serve the sessions on it, until cancelled."""
         self.budget.watch(self.sessions)
         try:
-            async with asyncio.TaskGroup() as self._tasks, aclosing(reach(self._address)) as sockets:
-                if (left := self._inheritance) is not None:
-                    self._inheritance = None
-                    await self._serve(left.sock, left.handover)
-                async for sock in sockets:
-                    await self._serve(sock)
+            async with asyncio.TaskGroup() as self._tasks:
+                await self.uplink.run(self._tasks)
         finally:
             self.overrides.close()
             for session in tuple(self.sessions):
                 session.close("the guard stops")
             self.budget.forget(self.sessions)
 
-    async def _serve(self, sock: socket.socket, handover: Handover | None = None) -> None:
-        """Serve one connection to QEMU until it ends; ``handover``: it was negotiated by another process."""
-        with sock:
-            try:
-                greeting, messages = await self._begin(sock, handover)
-            except (OSError, TimeoutError, ValueError) as error:
-                log.warning("vm=%s %s: %s", self.name, self._address, str(error) or "no greeting in time")
-                return
-            self._meet(whose(sock, self._address))
-            if handover is not None:
-                self.gate.primaries.hidden = handover.hidden
-            stream = Stream(sock, self.outbox, limit=MAX_UNSENT, descriptors=False)
-            ours, theirs = socket.socketpair()
-            control = self.gate.control = Control()
-            assert self._tasks is not None
-            own = self._own = [
-                self._tasks.create_task(control.serve(theirs)),
-                self._tasks.create_task(self.watch.run()),
-            ]
-            if "oob" in greeting.offered:
-                own.append(self._tasks.create_task(self.heartbeat.run(control)))
-            try:
-                self._sock = sock
-                self._up(Link(stream, self, greeting, handover.number if handover else 0), ours)
-                for message in messages:
-                    self.happened(message)
-                stream.start(self.link)  # type: ignore[arg-type]
-                await self._gone.wait()
-            finally:
-                for task in own:
-                    task.cancel()
-                self.link = self.gate.control = None
-                control.close()
-                self.connected.clear()
-                stream.close()
-                await asyncio.wait(own)
-
-    async def _begin(self, sock: socket.socket, handover: Handover | None) -> tuple[Greeting, list[bytes]]:
-        if handover is None:
-            return await negotiate(sock, str(self._address))
-        log.info("vm=%s the link goes on from the process before", self.name)
-        return handover.greeting, []
-
-    def inherit(self, inheritance: Inheritance) -> None:
-        """Begin with a link that another process has left, before `run`."""
-        self._inheritance = inheritance
-
-    async def release(self) -> Inheritance | None:
-        """Let go of the link at rest, for another process to go on with; None where it is not at rest.
-
-        What is returned is the caller's. Nobody is served any more; `run` is to be cancelled next.
-        """
-        link, sock = self.link, self._sock
-        if link is None or sock is None or self.clients or isinstance(self._address, FdAddress):
-            return None
-        self.link = None  # so that the end of the guard's own session is no loss
-        for task in self._own:
-            task.cancel()
-        await asyncio.wait(self._own)
-        if (number := await link.rest()) is None:
-            return None
-        hidden = self.gate.primaries.hidden
-        return Inheritance(sock.dup(), Handover(self.name, str(self._address), link.greeting, number, hidden))
-
-    def _meet(self, qemu: tuple[int, ...] | None) -> None:
-        """Forget what was true of another QEMU; a connection that was merely lost changes nothing."""
-        if qemu is None or qemu != self._qemu:
-            self.gate.renew()
-        self._qemu = qemu
-
-    def _up(self, link: Link, own: socket.socket) -> None:
+    def up(self, link: Link, own: socket.socket) -> None:
+        """Serve clients on a link from now on, and the guard's own session at ``own``."""
         self.link = self._dealer.link = link
         self._holds = Holds()
-        self._gone.clear()
         self._unserved = True
         if (schema := self.schemas.get(link.greeting)) is not None:
             self.gate.commands = schema.commands
-        self.counts.links += 1
-        log.info("vm=%s link=up qemu=%s", self.name, link.greeting.version)
-        entry = self._happened(LinkChange(up=True, what=link.greeting.version))
-        self.standing = LinkState(up=True, since=entry.time)
+        self.chronicle.up(link.greeting.version)
         self.attach(own, Peer(0), privileged=True)
         for session in tuple(self.sessions):
             session.greet(link.greeting)
@@ -237,14 +123,12 @@ class Hub:
 
     def link_lost(self, reason: str) -> None:
         """Close every session, as QEMU's death would close them."""
-        log.warning("vm=%s link=down reason=%r", self.name, reason)
-        entry = self._happened(LinkChange(up=False, what=reason))
-        self.standing = LinkState(up=False, since=entry.time, reason=reason)
+        self.chronicle.down(reason)
         self.link = self.gate.control = None
         self._dealer.clear()
         for session in tuple(self.sessions):
             session.close("QEMU is gone")
-        self._gone.set()
+        self.uplink.lost()
 
     @property
     def greeting(self) -> Greeting | None:
@@ -357,7 +241,7 @@ class Hub:
         verdict = judge_observer(request.command, request.arguments or {}, self.gate.commands)
         if verdict.refusal is None:
             return None
-        return refusal_reply(slot, self._record(slot, verdict, 0.0).text)
+        return refusal_reply(slot, self.chronicle.decided(slot, verdict, 0.0).text)
 
     def _changes(self, request: Request) -> None:
         """Keep what a request is about to change from being taken for drift."""
@@ -405,10 +289,7 @@ class Hub:
             self.watch.soon()
         for session in tuple(self.sessions):
             session.event(line)
-        self.counts.events += 1
-        members = json.loads(line)
-        event = Event(members["event"], json.dumps(members.get("data", {})))
-        self._happened(event)
+        event = self.chronicle.event(line)
         if self.gate.sight.happened(event.name, event.data):
             self.watch.soon()
 
@@ -433,35 +314,3 @@ class Hub:
         if link is self.link:
             self.gate.commands = schema.commands
         return schema
-
-    # decisions
-
-    def _drifted(self, drift: Drift) -> None:
-        self.counts.drifts += 1
-        self.last_drift = self._happened(drift)
-        log.warning("vm=%s drift: not changed through the guard: %s", self.name, drift)
-
-    def _happened(self, what: Happening) -> Entry:
-        return self.journal.add(time.time(), what)
-
-    def _record(self, slot: Slot, verdict: Verdict, took: float) -> Decision:
-        command = slot.request.command if slot.request else ""
-        version = self.link.greeting.version if self.link else "gone"
-        native = verdict.native.refuses.value
-        decision = Decision(self.journal.next_ref, slot.session.peer, command, verdict, version, native, took)
-        self._happened(decision)
-        self.counts.decided(decision)
-        for finding in verdict.findings:
-            refused = finding is verdict.refusal
-            log.warning(
-                "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
-                self.name,
-                slot.session.peer,
-                command,
-                "refused" if refused else "warned",
-                finding.rule,
-                decision.ref,
-                finding.problem.refusal,
-                extra={"on_record": True},
-            )
-        return decision

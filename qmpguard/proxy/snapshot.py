@@ -102,7 +102,7 @@ def take(hub: Hub) -> Snapshot:
     return Snapshot(
         name=hub.name,
         time=time.time(),
-        link=hub.standing,
+        link=hub.chronicle.standing,
         qemu=greeting.version if greeting else "",
         package=greeting.package if greeting else "",
         pulse=_pulse(hub),
@@ -116,7 +116,7 @@ def take(hub: Hub) -> Snapshot:
         policy=gate.policy,
         rules=modes(gate.policy),
         prospects=gate.sight.prospects(gate.policy) if greeting else _NO_LINK,
-        drift=hub.last_drift,
+        drift=hub.chronicle.last_drift,
         ways_around=gate.ways_around,
         counts=hub.counts,
         surveys=gate.surveys,

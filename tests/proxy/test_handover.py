@@ -63,7 +63,7 @@ async def heir(qemu: Path, inheritance: Inheritance) -> AsyncGenerator[Guard]:
     """The next guard."""
     listen = UnixAddress(str(qemu.with_name("heir.sock")))
     guard = Guard(VmConfig("test", UnixAddress(str(qemu)), listen, Policy(), watch=0))
-    guard.hub.inherit(inheritance)
+    guard.hub.uplink.inherit(inheritance)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
         async with asyncio.timeout(PATIENCE):
@@ -79,7 +79,7 @@ async def test_the_next_guard_goes_on_with_the_same_connection(tmp_path: Path) -
                 assert await qmp.ask("query-name") == {"return": {}}
             guard.hub.gate.primaries.add(HIDDEN)
             await guard.drain()
-            inheritance = await guard.hub.release()
+            inheritance = await guard.hub.uplink.release()
             assert inheritance is not None
         used = inheritance.handover.number
         qemu.emit("RESUME")  # while there is no guard
@@ -96,7 +96,7 @@ async def test_a_qemu_that_went_away_meanwhile_is_looked_for_anew(tmp_path: Path
     async with FakeQemu(tmp_path / "q") as qemu:
         async with guarding(qemu.path) as guard:
             await guard.drain()
-            inheritance = await guard.hub.release()
+            inheritance = await guard.hub.uplink.release()
             assert inheritance is not None
         qemu.die()
         async with heir(qemu.path, inheritance) as after:
@@ -117,9 +117,9 @@ async def test_a_link_with_something_under_way_is_not_handed_over(
             qemu.hold.add("query-name")
             qmp.send({"execute": "query-name"})
             await qemu.until("query-name")
-            assert await guard.hub.release() is None, "a client is there"
+            assert await guard.hub.uplink.release() is None, "a client is there"
         await guard.drain()
-        assert await guard.hub.release() is None, "QEMU owes a reply"
+        assert await guard.hub.uplink.release() is None, "QEMU owes a reply"
 
 
 async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path) -> None:
@@ -133,4 +133,4 @@ async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path
             while not link._splitter.held:  # noqa: ASYNC110 -- nothing announces half a message
                 await asyncio.sleep(0.01)
         await guard.drain()
-        assert await guard.hub.release() is None
+        assert await guard.hub.uplink.release() is None
