@@ -29,7 +29,7 @@ def test_growth_and_unexpected_words_are_found(tmp_path: Path) -> None:
     steady = [(20, 30.0)] * 100
     assert soak.growth(steady) == []
     assert soak.growth(steady + [(40, 30.0)] * 100) == ["descriptors grew from 20 to 40"]
-    assert soak.growth(steady + [(20, 40.0)] * 100) == ["memory grew from 30.0 to 40.0 MiB"]
+    assert soak.growth([(20, 30.0 + i / 10) for i in range(100)])[0].startswith("memory grew from ")
     log = tmp_path / "log"
     log.write_text("x qmpguard 1 ready: clients\nx WARNING vm=vm link=down reason='x'\nx WARNING what is this\n")
     assert soak.unexplained(log) == ["in the log: x WARNING what is this"]
