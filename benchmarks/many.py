@@ -10,7 +10,7 @@ from pathlib import Path
 import qmpguard.cli  # noqa: F401 - the real command has it in memory, too
 from qmpguard.address import UnixAddress
 from qmpguard.config import Config, VmConfig
-from qmpguard.daemon import serve
+from qmpguard.daemon.serve import serve
 
 
 def config(folder: Path, count: int) -> Config:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
-    from qmpguard.guard import Guard, guarding
+    from qmpguard.daemon.guard import Guard, guarding
     from qmpguard.policy.policy import Mode, Policy, Profile
 
 __all__ = ["Guard", "Mode", "Policy", "Profile", "__version__", "guarding"]
 
 #: where the public names live; each is loaded when it is first asked for, so that `qmpguard --help` stays quick
 _HOMES = {
-    "Guard": "qmpguard.guard",
-    "guarding": "qmpguard.guard",
+    "Guard": "qmpguard.daemon.guard",
+    "guarding": "qmpguard.daemon.guard",
     "Mode": "qmpguard.policy.policy",
     "Policy": "qmpguard.policy.policy",
     "Profile": "qmpguard.policy.policy",

@@ -14,7 +14,7 @@ from qemu.qmp import QMPClient
 
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.guard import Guard
+from qmpguard.daemon.guard import Guard
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:

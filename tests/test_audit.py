@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard import linefile
 from qmpguard.config import LogConfig, LogFormat
+from qmpguard.daemon.fleet import Fleet
 from qmpguard.errors import ConfigError
-from qmpguard.fleet import Fleet
-from qmpguard.journald import Journald, encode, is_ours
-from qmpguard.linefile import LineFile
-from qmpguard.logbook import JsonFormatter, Logbook
+from qmpguard.ledger import linefile
+from qmpguard.ledger.journald import Journald, encode, is_ours
+from qmpguard.ledger.linefile import LineFile
+from qmpguard.ledger.logbook import JsonFormatter, Logbook
+from qmpguard.ledger.traffic import redacted
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.record import Peer
-from qmpguard.traffic import redacted
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import assert_refused, capabilities, connected, eventually
 from tests.test_fleet import fleet_of, vm
@@ -111,7 +111,7 @@ async def test_a_file_that_was_moved_away_is_followed_by_a_new_one(tmp_path: Pat
 async def test_a_reload_begins_and_ends_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmpguard.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
+    monkeypatch.setattr("qmpguard.ledger.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
     one, two = tmp_path / "one", tmp_path / "two"
     async with written_down(tmp_path, LogConfig()) as (_, fleet, logbook):
         overrides = fleet.guards["one"].hub.overrides

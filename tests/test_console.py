@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard import console
 from qmpguard.cli import main
-from qmpguard.console import LONGEST, MAX_REASON, Console, place
+from qmpguard.daemon import console
+from qmpguard.daemon.console import LONGEST, MAX_REASON, Console, place
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.record import Override, Peer
 from tests.fakes.qemu import FakeQemu
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.fleet import Fleet
+    from qmpguard.daemon.fleet import Fleet
     from qmpguard.record import Entry
 
 POSTCOPY = capabilities(postcopy_ram=True)

@@ -13,12 +13,12 @@ import pytest
 from qmpguard.access import Access, Role
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
+from qmpguard.daemon.fleet import Changes, Fleet
+from qmpguard.daemon.systemd import Sockets
 from qmpguard.errors import UnavailableError
-from qmpguard.fleet import Changes, Fleet
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
-from qmpguard.systemd import Sockets
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
 

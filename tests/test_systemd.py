@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from qmpguard import systemd
 from qmpguard.address import FdAddress, NamedAddress, UnixAddress
+from qmpguard.daemon import systemd
+from qmpguard.daemon.systemd import Notifier, Sockets, take_sockets
 from qmpguard.errors import ConfigError
-from qmpguard.systemd import Notifier, Sockets, take_sockets
 from tests.guarding import PATIENCE
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 from qmpguard.cli import main
 from qmpguard.errors import UnavailableError
 from qmpguard.record import Peer
-from qmpguard.visitor import Visitor
+from qmpguard.visit.admin import Visitor
 from tests.admin.visiting import TOKEN, visiting, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually, guarding
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.guard import Guard
 
 POSTCOPY = capabilities(postcopy_ram=True)
 
@@ -65,7 +65,7 @@ async def test_one_without_its_qemu_lives_but_is_not_ready(tmp_path: Path, capsy
 
 
 async def test_one_that_does_not_answer_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmpguard.visitor.PATIENCE", 0.05)
+    monkeypatch.setattr("qmpguard.visit.admin.PATIENCE", 0.05)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
         silent.listen()
@@ -77,7 +77,16 @@ def test_a_health_check_loads_little() -> None:
     code = "import sys; from qmpguard.cli import main; main(['healthcheck', '/nowhere']); print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(told.stdout.split())
-    assert not loaded & {"asyncio", "aiohttp", "http", "ssl", "logging", "qemu", "qmpguard.daemon", "qmpguard.config"}
+    assert not loaded & {
+        "asyncio",
+        "aiohttp",
+        "http",
+        "ssl",
+        "logging",
+        "qemu",
+        "qmpguard.daemon.serve",
+        "qmpguard.config",
+    }
 
 
 async def test_the_status_is_a_table_and_what_should_be_known(

@@ -60,10 +60,10 @@ class Report:
 
 
 async def _look(address: Address, policy: Policy) -> Report:
-    from qmpguard.inspection import EVERYTHING, visit
     from qmpguard.policy.machine import Start
     from qmpguard.policy.outlook import arrivals, obstacle, outlook
     from qmpguard.policy.survey import observe
+    from qmpguard.visit.inspection import EVERYTHING, visit
 
     async with visit(address) as guest:
         facts = await guest.ask(observe(policy, wanted=EVERYTHING))

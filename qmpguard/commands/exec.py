@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Guard as long as QEMU runs, and return its exit status."""
-    from qmpguard.child import Child
-    from qmpguard.daemon import serve
-    from qmpguard.logbook import log_to_stderr
+    from qmpguard.daemon.child import Child
+    from qmpguard.daemon.serve import serve
+    from qmpguard.ledger.logbook import log_to_stderr
     from qmpguard.settings.read import read_words
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
@@ -70,7 +70,7 @@ def _environ() -> dict[str, str]:
 
 
 def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
-    from qmpguard.child import doubtful, monitors
+    from qmpguard.daemon.child import doubtful, monitors
     from qmpguard.policy.policy import Mode
     from qmpguard.policy.rules import modes
 

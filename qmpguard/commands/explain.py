@@ -107,8 +107,8 @@ def _verdict(reading: Operation | Unreadable, machine: str, policy: Policy) -> V
 
 
 async def _alive(operation: Operation, address: Address, policy: Policy) -> Verdict:
-    from qmpguard.inspection import visit
     from qmpguard.policy.survey import inquire
+    from qmpguard.visit.inspection import visit
 
     async with visit(address) as guest:
         verdict, _ = await guest.ask(inquire(operation, policy))

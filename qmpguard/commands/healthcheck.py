@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from qmpguard import visitor
 from qmpguard.errors import UnavailableError
+from qmpguard.visit import admin
 
 if TYPE_CHECKING:
     import argparse
@@ -20,13 +20,13 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    visitor.add_arguments(parser)
+    admin.add_arguments(parser)
     parser.add_argument("--ready", action="store_true", help="ask whether every QEMU is there, too")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Ask once."""
-    status, _ = visitor.Visitor(arguments.admin).get("/readyz" if arguments.ready else "/healthz")
+    status, _ = admin.Visitor(arguments.admin).get("/readyz" if arguments.ready else "/healthz")
     if arguments.ready and status == 503:
         print("not ready", file=sys.stderr)
         return 1

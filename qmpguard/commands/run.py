@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Guard until SIGTERM or SIGINT."""
-    from qmpguard.daemon import serve
-    from qmpguard.logbook import log_to_stderr
+    from qmpguard.daemon.serve import serve
+    from qmpguard.daemon.systemd import take_sockets
+    from qmpguard.ledger.logbook import log_to_stderr
     from qmpguard.settings.read import read_words
-    from qmpguard.systemd import take_sockets
 
     sockets = take_sockets()
     spare = {"listen": f"fd:{SOCKET}"} if SOCKET in sockets and arguments.takeover is None else {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.visitor import Visitor
-from qmpguard.visitor import add_arguments as add_visitor_arguments
+from qmpguard.visit.admin import Visitor
+from qmpguard.visit.admin import add_arguments as add_visitor_arguments
 
 if TYPE_CHECKING:
     import argparse

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qmpguard.visitor import Visitor
-from qmpguard.visitor import add_arguments as add_visitor_arguments
+from qmpguard.visit.admin import Visitor
+from qmpguard.visit.admin import add_arguments as add_visitor_arguments
 
 if TYPE_CHECKING:
     import argparse

@@ -271,9 +271,12 @@ class Primaries:
 
 
 def refusal_reply(slot: Slot, text: str) -> bytes:
-    """Return a refusal in the form of the command: HMP's errors are text in a successful reply, as QEMU's own are."""
-    if slot.request is not None and slot.request.command == "human-monitor-command":
-        return success_reply(f"Error: {text}\r\n", slot.id)
+    """Return a refusal in the form of the command: a line of HMP fails as text in a successful reply, as in QEMU."""
+    request = slot.request
+    if request is not None and request.command == "human-monitor-command":
+        line = (request.arguments or {}).get("command-line")
+        if isinstance(line, str):  # else QEMU would answer with an error of QMP
+            return success_reply(f"Error: {text}\r\n", slot.id)
     return error_reply(text, slot.id)
 
 

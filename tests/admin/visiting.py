@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpguard.admin.feed import Vm
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.guard import Guard
     from qmpguard.record import Run
 
 TOKEN = "0123456789abcdef0123456789abcdef"

@@ -22,7 +22,7 @@ from tests.guarding import Client, connected, eventually, guarding, qmp_client
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.guard import Guard
 
 NONE = {"error": {"class": "GenericError", "desc": "No file descriptor supplied via SCM_RIGHTS"}}
 

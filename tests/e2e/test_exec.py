@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.child import doubtful, monitors
+from qmpguard.daemon.child import doubtful, monitors
 from tests.guarding import PATIENCE, connected, eventually
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.guard import Guard
 
 pytestmark = pytest.mark.qemu11
 

@@ -27,7 +27,7 @@ from tests.page.chromium import Page, browsing
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.guard import Guard
 
 PICTURES = Path(os.environ["QMPGUARD_PICTURES"]) if os.environ.get("QMPGUARD_PICTURES") else None
 POSTCOPY = capabilities(postcopy_ram=True)

@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.guard import Guard
+from qmpguard.daemon.guard import Guard
 from qmpguard.policy.machine import Device
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.handover import Handover, decode

@@ -7,24 +7,40 @@ import logging
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.audit import Audit
 from qmpguard.config import LogFormat
 from qmpguard.errors import QmpguardError
-from qmpguard.journald import Journald, is_ours
-from qmpguard.linefile import LineFile
-from qmpguard.traffic import Traffic
+from qmpguard.ledger.audit import Audit
+from qmpguard.ledger.journald import Journald, is_ours
+from qmpguard.ledger.linefile import LineFile
+from qmpguard.ledger.traffic import Traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpguard.config import LogConfig
-    from qmpguard.fleet import Fleet
-    from qmpguard.record import Entry
+    from qmpguard.record import Entry, Peer
+    from qmpguard.wire.messages import Request
 
 log = logging.getLogger(__name__)
 
 TEXT = "%(asctime)s %(levelname)s %(message)s"
 TIME = "%Y-%m-%dT%H:%M:%S%z"
+
+
+class Source(Protocol):
+    """Whose happenings are written down: all VMs of a process."""
+
+    remarks: list[Callable[[], str]]
+
+    def listen(self, listener: Callable[[Entry], None]) -> None:
+        """Tell somebody of everything that happens."""
+        ...
+
+    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+        """Show somebody every request; None: nobody."""
+        ...
 
 
 class JsonFormatter(logging.Formatter):
@@ -56,7 +72,7 @@ def log_to_stderr(config: LogConfig) -> None:
 class Logbook:
     """The files of a process. Raises `ConfigError` when one cannot be opened at the beginning."""
 
-    def __init__(self, config: LogConfig, fleet: Fleet) -> None:
+    def __init__(self, config: LogConfig, fleet: Source) -> None:
         self._config = config
         self._fleet = fleet
         self._audit = LineFile(config.audit) if config.audit else None

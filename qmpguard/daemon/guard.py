@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import parse_address
 from qmpguard.config import VmConfig
+from qmpguard.daemon.systemd import Sockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.hub import Hub
 from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.takeover import take_over
-from qmpguard.systemd import Sockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.config import Config
-    from qmpguard.fleet import Fleet
+    from qmpguard.daemon.fleet import Fleet
 
 log = logging.getLogger(__name__)
 

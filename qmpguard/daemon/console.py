@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-    from qmpguard.fleet import Fleet
+    from qmpguard.daemon.fleet import Fleet
     from qmpguard.proxy.overrides import Overrides
     from qmpguard.record import Override, Peer
 

@@ -8,18 +8,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpguard.guard import Guard
+from qmpguard.daemon.guard import Guard
 from qmpguard.proxy.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from qmpguard.config import VmConfig
+    from qmpguard.daemon.systemd import Sockets
     from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.listener import Listener
     from qmpguard.proxy.schemas import Schemas
     from qmpguard.record import Entry, Peer, Run
-    from qmpguard.systemd import Sockets
     from qmpguard.wire.messages import Request
 
 log = logging.getLogger(__name__)

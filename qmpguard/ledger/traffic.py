@@ -10,7 +10,7 @@ from qmpguard.wire.json import encode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qmpguard.linefile import Sink
+    from qmpguard.ledger.linefile import Sink
     from qmpguard.record import Peer
     from qmpguard.wire.json import Value
     from qmpguard.wire.messages import Request

@@ -9,24 +9,24 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from qmpguard.child import FORWARDED
-from qmpguard.console import Console, place
-from qmpguard.fleet import Fleet
-from qmpguard.logbook import Logbook
+from qmpguard.daemon.child import FORWARDED
+from qmpguard.daemon.console import Console, place
+from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.reload import Reloads
+from qmpguard.daemon.store import bequeath, inherit
+from qmpguard.daemon.systemd import Notifier, Sockets
+from qmpguard.ledger.logbook import Logbook
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
-from qmpguard.reload import Reloads
-from qmpguard.store import bequeath, inherit
-from qmpguard.systemd import Notifier, Sockets
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.admin.server import Admin
-    from qmpguard.child import Child
     from qmpguard.config import AdminConfig, Config
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.child import Child
+    from qmpguard.daemon.guard import Guard
     from qmpguard.record import Entry
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> Adm
 
 async def _export(fleet: Fleet) -> None:
     """Export decisions to OpenTelemetry until cancelled."""
-    from qmpguard.otel import Telemetry
+    from qmpguard.ledger.otel import Telemetry
 
     telemetry = Telemetry()
     fleet.listen(telemetry.told)

@@ -1,4 +1,4 @@
-"""The consoles of the guards that run on this machine: found, and spoken to. See `qmpguard.console`."""
+"""The consoles of the guards that run on this machine: found, and spoken to. See `qmpguard.daemon.console`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.console import MAX_REQUEST, NAME, PATIENCE
+from qmpguard.daemon.console import MAX_REQUEST, NAME, PATIENCE
 from qmpguard.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:

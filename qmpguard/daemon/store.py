@@ -18,9 +18,9 @@ from qmpguard.proxy.handover import Inheritance, decode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qmpguard.guard import Guard
+    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.systemd import Notifier, Sockets
     from qmpguard.proxy.handover import Handover
-    from qmpguard.systemd import Notifier, Sockets
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from qmpguard.record import Decision, Override
 
 if TYPE_CHECKING:
-    from qmpguard.linefile import Sink
+    from qmpguard.ledger.linefile import Sink
     from qmpguard.policy.verdict import Finding
     from qmpguard.record import Entry, Peer
 

@@ -1,0 +1,1 @@
+"""The guard as a process: the VMs that it guards, what it follows and keeps while it runs, and its service manager."""
