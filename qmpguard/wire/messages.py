@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qmpguard.wire.json import Value, echo, encode
+from qmpguard.wire.json import Value, echo, encode, encode_for_qemu
 
 GENERIC_ERROR = "GenericError"
 COMMAND_NOT_FOUND = "CommandNotFound"
@@ -38,11 +38,11 @@ class Request(NamedTuple):
         """Return the request in our own words, with our own id in place of the client's."""
         execute = b'{"exec-oob": ' if self.oob else b'{"execute": '
         if self.arguments is None:
-            return b'%b%b, "id": %d}\n' % (execute, encode(self.command), number)
+            return b'%b%b, "id": %d}\n' % (execute, encode_for_qemu(self.command), number)
         return b'%b%b, "arguments": %b, "id": %d}\n' % (
             execute,
-            encode(self.command),
-            encode(self.arguments),
+            encode_for_qemu(self.command),
+            encode_for_qemu(self.arguments),
             number,
         )
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpguard.wire.framing import Framer, Message
-from qmpguard.wire.json import Number, Value, _write, echo, encode
+from qmpguard.wire.json import Number, Value, _write, echo, encode, encode_for_qemu
 
 SPELLINGS: list[tuple[Value, bytes]] = [
     (None, b"null"),
@@ -75,6 +75,7 @@ def test_any_depth_can_be_written(innermost: Value) -> None:
     for _ in range(50_000):
         value = {"a": [value]}
     assert encode(value) == b'{"a": [' * 50_000 + encode(innermost) + b"]}" * 50_000
+    assert encode_for_qemu(value) == encode(value)
 
 
 # code points that QEMU has characters for
@@ -98,6 +99,16 @@ def test_what_is_written_reads_as_the_same_value(value: Value) -> None:
     text = encode(value)
     assert text == _write(value).encode()
     assert all(0x20 <= byte < 0x7F for byte in text)
+    framer = Framer()
+    framer.feed(text + b" ")
+    assert framer.pull() == Message(value)
+    assert framer.pull() is None
+
+
+@given(VALUES)
+def test_what_is_written_for_qemu_reads_as_the_same_value(value: Value) -> None:
+    text = encode_for_qemu(value)
+    assert all(0x20 <= byte < 0x80 for byte in text)
     framer = Framer()
     framer.feed(text + b" ")
     assert framer.pull() == Message(value)
