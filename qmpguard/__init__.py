@@ -17,8 +17,9 @@ from qmpguard.version import __version__
 if TYPE_CHECKING:
     from qmpguard.daemon.guard import Guard, guarding
     from qmpguard.policy.policy import Mode, Policy, Profile
+    from qmpguard.visit.report import Report, check
 
-__all__ = ["Guard", "Mode", "Policy", "Profile", "__version__", "guarding"]
+__all__ = ["Guard", "Mode", "Policy", "Profile", "Report", "__version__", "check", "guarding"]
 
 #: where the public names live; each is loaded when it is first asked for, so that `qmpguard --help` stays quick
 _HOMES = {
@@ -27,6 +28,8 @@ _HOMES = {
     "Mode": "qmpguard.policy.policy",
     "Policy": "qmpguard.policy.policy",
     "Profile": "qmpguard.policy.policy",
+    "Report": "qmpguard.visit.report",
+    "check": "qmpguard.visit.report",
 }
 
 

@@ -41,6 +41,16 @@ async def test_a_policy_may_be_given(tmp_path: Path) -> None:
             assert reply == {"return": {}}
 
 
+async def test_a_live_vm_can_be_checked(tmp_path: Path) -> None:
+    listen = str(tmp_path / "guard.sock")
+    async with FakeQemu(tmp_path / "qemu.sock") as qemu, qmpguard.guarding(str(qemu.path), listen):
+        assert not (await qmpguard.check(listen)).refuses
+        qemu.devices["gpu0"] = "vfio-pci"
+        report = await qmpguard.check(listen)
+        assert report.refuses
+        assert {p.way: p.rule for p, _ in report.prospects if p.way == "postcopy"} == {"postcopy": "vfio-postcopy"}
+
+
 async def test_no_qemu_is_said_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qmpguard.daemon.guard.START", 0.05)
     with pytest.raises(UnavailableError, match="did not answer"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.commands.judging import add_policy_arguments, native_words, policy_of
@@ -12,10 +11,8 @@ from qmpguard.commands.judging import add_policy_arguments, native_words, policy
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.address import Address
-    from qmpguard.policy.machine import Facts
     from qmpguard.policy.outlook import Prospect
-    from qmpguard.policy.policy import Policy
+    from qmpguard.visit.report import Report
 
 SUMMARY = "say which migrations of a live VM would be refused, why, and what helps"
 DESCRIPTION = (
@@ -33,44 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Look, and tell."""
-    from qmpguard.address import parse_address
+    from qmpguard.visit.report import check
 
-    report = asyncio.run(_look(parse_address(arguments.address), policy_of(arguments)))
+    report = asyncio.run(check(arguments.address, policy_of(arguments)))
     print(json.dumps(_for_programs(report), indent=2) if arguments.json else _for_people(report))
     return 1 if report.refuses else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was seen, and what it means; with each prospect, why no migration in that direction can begin now."""
-
-    address: str
-    version: str
-    package: str
-    profile: str
-    facts: Facts
-    prospects: tuple[tuple[Prospect, str], ...]
-
-    @property
-    def refuses(self) -> bool:
-        """Say whether a migration that could begin now would be refused."""
-        from qmpguard.policy.outlook import Chance
-
-        return any(prospect.chance is Chance.NO and not obstacle for prospect, obstacle in self.prospects)
-
-
-async def _look(address: Address, policy: Policy) -> Report:
-    from qmpguard.policy.machine import Start
-    from qmpguard.policy.outlook import arrivals, obstacle, outlook
-    from qmpguard.policy.survey import observe
-    from qmpguard.visit.inspection import EVERYTHING, visit
-
-    async with visit(address) as guest:
-        facts = await guest.ask(observe(policy, wanted=EVERYTHING))
-        version, package = guest.version, guest.package
-    out = ((prospect, obstacle(facts, Start.OUTGOING)) for prospect in outlook(facts, policy))
-    into = ((prospect, obstacle(facts, Start.INCOMING)) for prospect in arrivals(facts, policy))
-    return Report(str(address), version, package, policy.profile.value, facts, (*out, *into))
 
 
 def _for_programs(report: Report) -> dict[str, object]:

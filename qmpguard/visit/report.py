@@ -1,0 +1,44 @@
+"""A report on a live VM: which migrations would be refused if they began now, by which rule, why, and what helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qmpguard.address import parse_address
+from qmpguard.policy.machine import Facts, Start
+from qmpguard.policy.outlook import Chance, Prospect, arrivals, obstacle, outlook
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.survey import observe
+from qmpguard.visit.inspection import EVERYTHING, visit
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was seen, and what it means; with each prospect, why no migration in that direction can begin now."""
+
+    address: str
+    version: str
+    package: str
+    profile: str
+    facts: Facts
+    prospects: tuple[tuple[Prospect, str], ...]
+
+    @property
+    def refuses(self) -> bool:
+        """Say whether a migration that could begin now would be refused."""
+        return any(prospect.chance is Chance.NO and not obstacle for prospect, obstacle in self.prospects)
+
+
+async def check(address: str, policy: Policy | None = None) -> Report:
+    """Look at a live VM, at a guard's socket or QEMU's own, and return what would become of its migrations.
+
+    Asks QEMU a few questions and changes nothing. Raises `UnavailableError` when nobody answers there, and `UsageError`
+    for what is no address.
+    """
+    policy, where = policy or Policy(), parse_address(address)
+    async with visit(where) as guest:
+        facts = await guest.ask(observe(policy, wanted=EVERYTHING))
+        version, package = guest.version, guest.package
+    out = ((prospect, obstacle(facts, Start.OUTGOING)) for prospect in outlook(facts, policy))
+    into = ((prospect, obstacle(facts, Start.INCOMING)) for prospect in arrivals(facts, policy))
+    return Report(str(where), version, package, policy.profile.value, facts, (*out, *into))
