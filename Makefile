@@ -3,25 +3,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
 
 # Where QEMU 11.1 cannot be had, its tests are left out, with a line that says so; in CI they run, and fail.
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance soak docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance soak docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) lab ## get everything that the other targets need
+setup: $(INSTALLED) lab test-packages ## get everything that the tests need
 
-# Debian packages; without a missing one neither root nor apt is asked for anything.
-packages:
-	@missing=; need() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
-	need qemu-system-x86_64 qemu-system-x86; need mmdebstrap mmdebstrap; need socat socat; need systemd-socket-activate systemd; \
-	need groff groff-base; need zsh zsh; need fish fish; [ -x /bin/kill ] || missing="$$missing procps"; \
-	[ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+# Debian packages, each as COMMAND:PACKAGE; without a missing one neither root nor apt is asked for anything.
+define debian
+	@missing=; for each in $(1); do command -v "$${each%%:*}" >/dev/null || missing="$$missing $${each##*:}"; done; \
+	$(2) \
 	[ "$$missing" ] || exit 0; \
 	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 	for tool in apt-get $$as_root; do \
@@ -31,16 +30,31 @@ packages:
 	install="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing"; \
 	$$install >/dev/null 2>&1 || { $$as_root apt-get update -qq && $$install >/dev/null; } || \
 	  { echo "make: could not install:$$missing" >&2; exit 1; }
+endef
 
-$(INSTALLED): pyproject.toml | packages
+packages:
+	$(call debian,qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap socat:socat,\
+	  [ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv";)
+
+test-packages: packages
+	$(call debian,systemd-socket-activate:systemd groff:groff-base zsh:zsh fish:fish,\
+	  [ -x /bin/kill ] || missing="$$missing procps";)
+
+# What runs, and what tests: the demo waits for the first only.
+$(RUNS): pyproject.toml | packages
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "make: $(PYTHON) is not Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
 	@echo "installing Python packages into $(VENV)"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(INSTALLED): $(RUNS)
+	@echo "installing what the tests need into $(VENV)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-lab: $(INSTALLED) | packages ## get QEMU 11.1 with vfio-user-pci into the user's cache
+lab: $(RUNS) | packages ## get QEMU 11.1 with vfio-user-pci into the user's cache
 	@$(BIN)/python -m qmpguard.demo.lab fetch
 
 check: $(INSTALLED) ## ruff, mypy, import-linter
@@ -50,38 +64,31 @@ check: $(INSTALLED) ## ruff, mypy, import-linter
 	@out=$$($(BIN)/lint-imports 2>&1) || { echo "$$out"; exit 1; }
 	@echo "ruff, mypy, import-linter: all is well"
 
-test: $(INSTALLED) | packages ## all tests, with complete branch coverage of wire and policy
+test: $(INSTALLED) | test-packages ## all tests, with complete branch coverage of wire and policy
 	@only=; $(BIN)/python -m qmpguard.demo.lab fetch || [ $(LAB) = required ] || { only='not qemu11'; \
 	  echo "make test: goes on WITHOUT the tests that need QEMU 11.1 (with CI=true they would fail)"; }; \
 	$(BIN)/pytest --quiet --cov --cov-report= -m "$$only"
 	@$(BIN)/coverage report --include='qmpguard/wire/*,qmpguard/policy/*' --fail-under=100
 
-# Debian packages for the labs, which take minutes and root and so are no part of `make test`.
-define lab_packages
-	@missing=; for each in $(1); do command -v "$${each%%:*}" >/dev/null || missing="$$missing $${each##*:}"; done; \
-	[ -z "$$missing" ] || { echo "installing$$missing"; \
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
-endef
-
 image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it, in two minutes; needs root
-	$(call lab_packages,buildah:buildah)
+	$(call debian,buildah:buildah)
 	@$(BIN)/pytest --quiet --timeout 900 tests/deploy/image_lab.py
 
 systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a small VM, in minutes; needs root once
-	$(call lab_packages,/sbin/mke2fs:e2fsprogs)
+	$(call debian,/sbin/mke2fs:e2fsprogs)
 	@$(BIN)/pytest --quiet --timeout 3600 tests/deploy/systemd_lab.py
 
-page-test: lab ## drive the live page with a real Chromium before a real QEMU, in a minute
-	$(call lab_packages,chromium:chromium)
+page-test: $(INSTALLED) lab ## drive the live page with a real Chromium before a real QEMU, in a minute
+	$(call debian,chromium:chromium)
 	@$(BIN)/pytest --quiet tests/page/story_of_a_vm.py
 
-pictures: lab ## take the pictures of the live page anew
-	$(call lab_packages,chromium:chromium)
+pictures: $(INSTALLED) lab ## take the pictures of the live page anew
+	$(call debian,chromium:chromium)
 	@mkdir -p docs/images
 	@QMPGUARD_PICTURES=docs/images $(BIN)/pytest --quiet tests/page/story_of_a_vm.py
 
 examples-test: $(INSTALLED) ## check the examples with Prometheus' own tool, which Debian has
-	$(call lab_packages,promtool:prometheus)
+	$(call debian,promtool:prometheus)
 	@$(BIN)/pytest --quiet tests/docs/test_examples.py
 
 fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the guard, MINUTES=5
