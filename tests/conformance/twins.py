@@ -6,6 +6,7 @@ The QEMUs and the guard live on an event loop in a thread of their own, so that 
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 import socket
 import threading
@@ -35,6 +36,9 @@ _ENDED: Final = b'"id": "the end"}\r\n'
 DEEP: Final = 1000
 #: seconds without an answer after which none is expected
 QUIET: Final = 0.1
+
+#: a reply to an out-of-band request, in its normal form: its own id, not one in an id of another
+_OOB: Final = re.compile(r'^\{"id": "oob", |, "id": "oob"\}$')
 
 NEGOTIATE: Final = b'{"execute": "qmp_capabilities"}'
 NEGOTIATE_OOB: Final = b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}'
@@ -147,7 +151,7 @@ def play(path: Path, script: Script) -> list[str]:
 
 def by_order(received: list[str]) -> list[str]:
     """Put the replies to out-of-band requests first: QEMU keeps the order of these, and that of the others."""
-    return sorted(received, key=lambda message: '"id": "oob"' not in message)
+    return sorted(received, key=lambda message: not _OOB.search(message))
 
 
 class Twins:
