@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from qmpguard.policy.machine import DANGEROUS
 from qmpguard.policy.outlook import Chance
-from qmpguard.proxy.counts import BOUNDS, DROP_REASONS, Durations
+from qmpguard.proxy.counts import BOUNDS, DROP_REASONS, Durations, Upkeep
 from qmpguard.proxy.snapshot import Pulse, Snapshot
 from qmpguard.version import __version__
 
@@ -45,6 +45,16 @@ class Number:
     meaning: str
     read: Callable[[Snapshot], Values]
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A counter of the process, of one label: its name without prefix and ``_total``, meaning, and its values."""
+
+    name: str
+    label: str
+    meaning: str
+    read: Callable[[Upkeep], Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +148,32 @@ TIMES = (
           lambda s: s.counts.commands),
 )  # fmt: skip
 
+TOTALS = (
+    Total("reloads", "result", "Reloads of the configuration: done, or failed and so without effect.",
+          lambda u: ((("done",), u.reloads), (("failed",), u.failed_reloads))),
+    Total("lines_lost", "where", "Lines that could not be written to the audit, the traffic file or the journal; "
+          "absent where nothing is to be written.", lambda u: (((where,), lines) for where, lines in u.lost.items())),
+)  # fmt: skip
+
 BUILD = "The version of qmpguard; 1."
 
 
 class Meter(Collector):
-    """Answers Prometheus from snapshots."""
+    """Answers Prometheus from snapshots, and from what the process counts."""
 
-    def __init__(self, shots: Callable[[], Sequence[Snapshot]]) -> None:
+    def __init__(self, shots: Callable[[], Sequence[Snapshot]], upkeep: Callable[[], Upkeep]) -> None:
         self._shots = shots
+        self._upkeep = upkeep
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of every VM."""
         yield InfoMetricFamily("qmpguard_build", BUILD, {"version": __version__})
+        upkeep = self._upkeep()
+        for total in TOTALS:
+            counter = CounterMetricFamily(f"qmpguard_{total.name}", total.meaning, labels=(total.label,))
+            for labels, value in total.read(upkeep):
+                counter.add_metric(labels, float(value))
+            yield counter
         shots = self._shots()
         for number in NUMBERS:
             family = number.kind(f"qmpguard_{number.name}", number.meaning, labels=("vm", *number.labels))
@@ -175,6 +199,7 @@ def _add(family: HistogramMetricFamily, vm: str, durations: Durations) -> None:
 def documentation() -> str:
     """Return docs/metrics.md."""
     rows = [("qmpguard_build_info", "gauge", "version", BUILD)]
+    rows += [(f"qmpguard_{total.name}_total", "counter", total.label, total.meaning) for total in TOTALS]
     for number in NUMBERS:
         counter = number.kind is CounterMetricFamily
         name = f"qmpguard_{number.name}{'_total' if counter else ''}"

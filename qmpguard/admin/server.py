@@ -15,6 +15,7 @@ from qmpguard.admin.door import Door, read_token
 from qmpguard.admin.feed import Feed
 from qmpguard.admin.site import Site
 from qmpguard.errors import ConfigError
+from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.listener import Listener
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Admin:
         listen: Address,
         vms: Callable[[], Sequence[Vm]],
         run: Run,
+        upkeep: Callable[[], Upkeep] = Upkeep,
         *,
         token_file: str | None = None,
         hosts: Sequence[str] = (),
@@ -51,7 +53,7 @@ class Admin:
         names = {*hosts, listen.host} if isinstance(listen, TcpAddress) else set(hosts)
         self._door = Door(read_token(token_file) if token_file else None, names)
         self._feed = Feed(vms, run)
-        self._site = Site(vms, run, self._feed)
+        self._site = Site(vms, run, self._feed, upkeep)
         self._runner = web.AppRunner(
             self._site.application(self._door),
             access_log=None,

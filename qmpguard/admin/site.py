@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from qmpguard.admin.door import Door
     from qmpguard.admin.feed import Feed, Vm
+    from qmpguard.proxy.counts import Upkeep
     from qmpguard.record import Run
 
 #: streams at once; each costs a queue and a socket
@@ -48,13 +49,13 @@ _FILES = {
 class Site:
     """The handlers of one process's admin interface."""
 
-    def __init__(self, vms: Callable[[], Sequence[Vm]], run: Run, feed: Feed) -> None:
+    def __init__(self, vms: Callable[[], Sequence[Vm]], run: Run, feed: Feed, upkeep: Callable[[], Upkeep]) -> None:
         self._vms = vms
         self._run = run
         self._feed = feed
         self._encoded: dict[str, tuple[float, bytes]] = {}  # by content type, of which there are few
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Meter(lambda: [one.snapshot() for one in vms()]))
+        self._registry.register(Meter(lambda: [one.snapshot() for one in vms()], upkeep))
 
     def application(self, door: Door) -> web.Application:
         """Return the application, with the door before every path."""

@@ -28,6 +28,7 @@ DESCRIPTION = (
     "the guard's socket or QEMU's own, or a file: what check --json printed, or its member 'machine', perhaps changed "
     "by hand. Exit code 0: it would pass; 1: it would be refused."
 )
+_AS_SENT = '; give it as a client sends it: {"execute": ...}, and a line of HMP inside human-monitor-command'
 #: what a file may have: a hundred devices take some 20 KB
 MAX_FILE = 4 << 20
 
@@ -75,7 +76,7 @@ def _request(text: str) -> Request:
     framer.feed(text.encode(errors="surrogateescape") + b"\n")
     item = framer.pull()
     if not isinstance(item, Message):
-        raise UsageError("the command is no JSON" + (f": {item.desc}" if item else ": it is not complete"))
+        raise UsageError("the command is no JSON" + (f": {item.desc}" if item else ": it is not complete") + _AS_SENT)
     request = read_request(item.value, oob=True)
     if isinstance(request, BadRequest):
         raise UsageError(f"the command is no request: {request.desc}")

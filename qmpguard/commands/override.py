@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qmpguard.errors import UsageError
+from qmpguard.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not (arguments.rule or arguments.all_rules):
         if arguments.time or arguments.reason or arguments.end:
             raise UsageError("say which: --rule ID, or --all-rules")
-        return _show(list(every(arguments.pid)))
+        return _show(list(every(arguments.pid)), arguments.vm)
     if arguments.rule and arguments.all_rules:
         raise UsageError("--rule and --all-rules exclude each other")
     request = _end(arguments) if arguments.end else _begin(arguments)
@@ -72,13 +72,13 @@ def _do(found: Found, vm: str, request: dict[str, dict[str, object]]) -> int:
     return 0
 
 
-def _show(guards: list[Found]) -> int:
-    for guard in guards:
-        for vm, overrides in guard.vms.items():
-            for override in overrides or (None,):
-                print(f"{vm}: {'nothing is overridden' if override is None else _sentence(override)}")
-    if not guards:
-        print("no guard of yours is running here")
+def _show(guards: list[Found], wanted: str | None) -> int:
+    shown = [(vm, told) for guard in guards for vm, told in guard.vms.items() if wanted in (None, vm)]
+    if not shown:
+        raise UnavailableError(f"no guard {f'for VM {wanted} ' if wanted else ''}answers; ask as its user or as root")
+    for vm, overrides in shown:
+        for override in overrides or (None,):
+            print(f"{vm}: {'nothing is overridden' if override is None else _sentence(override)}")
     return 0
 
 

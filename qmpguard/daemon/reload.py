@@ -32,6 +32,7 @@ class Reloads:
         self._fleet = fleet
         self._follow = follow
         self._asked = asyncio.Event()
+        fleet.remarks.append(self._remark)
 
     def ask(self) -> None:
         """Reload soon; asked several times before it begins, once."""
@@ -59,3 +60,6 @@ class Reloads:
         self.done += 1
         self.fault = ""
         log.info("reloaded: %s", changes)
+
+    def _remark(self) -> str:
+        return f"the last reload failed and changed nothing: {self.fault}" if self.fault else ""

@@ -16,6 +16,7 @@ from qmpguard.daemon.reload import Reloads
 from qmpguard.daemon.store import bequeath, inherit
 from qmpguard.daemon.systemd import Notifier, Sockets
 from qmpguard.ledger.logbook import Logbook
+from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
 from qmpguard.version import __version__
@@ -56,7 +57,13 @@ async def serve(
             last.callback(logbook.close)
             reloads = Reloads(load or (lambda: config), fleet, lambda now: _follow(config, now, logbook))
             _signals(stop, reloads, logbook, child)
-            admin = None if config.admin is None else _admin(config.admin, fleet, sockets, run)
+            admin = (
+                None
+                if config.admin is None
+                else _admin(
+                    config.admin, fleet, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, logbook.lost)
+                )
+            )
             fleet.fit(config.vms)
             inherit(sockets, notifier, fleet.guards)
             own = [
@@ -103,12 +110,12 @@ def _follow(before: Config, now: Config, logbook: Logbook) -> None:
         log.warning("the admin interface and OpenTelemetry keep the settings that the guard was started with")
 
 
-def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run) -> Admin:
+def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep: Callable[[], Upkeep]) -> Admin:
     """Return the admin interface; raises `ConfigError`."""
     from qmpguard.admin.server import Admin
 
     address = sockets.resolve(config.listen)
-    return Admin(address, lambda: fleet.hubs, run, token_file=config.token_file, hosts=config.hosts)
+    return Admin(address, lambda: fleet.hubs, run, upkeep, token_file=config.token_file, hosts=config.hosts)
 
 
 async def _export(fleet: Fleet) -> None:

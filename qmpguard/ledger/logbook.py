@@ -112,9 +112,14 @@ class Logbook:
         if self._journal is not None:
             self._journal.heard(entry)
 
+    @property
+    def lost(self) -> dict[str, int]:
+        """Lines that could not be written, by where they should be; what is not written at all is absent."""
+        files = {"audit": self._audit, "traffic": self._traffic, "journal": self._journal}
+        return {name: file.lost for name, file in files.items() if file is not None}
+
     def _remark(self) -> str:
-        lost = self._audit.lost if self._audit else 0
-        return f"the audit has lost {lost} lines" if lost else ""
+        return "; ".join(f"the {name} has lost {lines} lines" for name, lines in self.lost.items() if lines)
 
 
 def _changed(file: LineFile | None, path: str | None) -> LineFile | None:

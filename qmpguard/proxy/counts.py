@@ -31,6 +31,15 @@ TOO_MANY, NOT_ALLOWED, BROKEN = "too_many_clients", "not_allowed", "connection_b
 DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, BROKEN)
 
 
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What a process counts for all of its VMs: reloads, and by where they should be, lines that it could not write."""
+
+    reloads: int = 0
+    failed_reloads: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+
 class Durations:
     """How often something took how long: a histogram over `BOUNDS`."""
 

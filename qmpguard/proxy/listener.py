@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: clients that may wait to be accepted
-BACKLOG = 512
+#: clients that may wait to be accepted: the kernel's own limit (net.core.somaxconn since Linux 5.4). A connect to a
+#: unix socket whose backlog is full fails at once with EAGAIN where the client does not block, as few tools expect
+BACKLOG = 4096
 #: clients accepted in one wake-up, before everybody else gets their turn
 BATCH = 64
 #: seconds without accepting after the process has run out of descriptors or memory: they are weather

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmpguard.address import TcpAddress, UnixAddress, parse_address
-from qmpguard.errors import UnavailableError, UsageError
+from qmpguard.errors import QmpguardError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -58,17 +58,17 @@ class Visitor:
         return _split(data, str(self._address))
 
     def read(self, path: str) -> Any:
-        """Return an answer's JSON; raises `UnavailableError` where it is none, or an error."""
+        """Return an answer's JSON; raises `UnavailableError` where it is none, `UsageError` for a wrong question."""
         status, body = self.get(path)
         if status != 200:
-            raise UnavailableError(f"{self._address}: {_complaint(body) or status}")
+            raise self._refusal(status, body)
         try:
             return json.loads(body)
         except ValueError:
             raise _strange(str(self._address)) from None
 
     def stream(self, path: str) -> Iterator[Any]:
-        """Yield the messages of a stream, for ever. Raises `UnavailableError` when it ends."""
+        """Yield the messages of a stream, for ever. Raises `UnavailableError` when it ends, `UsageError` as `read`."""
         with self._open(path, SILENCE) as sock:
             data = b""
             head = False
@@ -77,13 +77,18 @@ class Visitor:
                 if not head and b"\r\n\r\n" in data:
                     status, data = _split(data, str(self._address))
                     if status != 200:
-                        raise UnavailableError(f"{self._address}: {_complaint(data) or status}")
+                        raise self._refusal(status, data)
                     head = True
                 *messages, data = data.split(b"\n\n") if head else [data]
                 for message in messages:
                     if text := b"".join(line[5:] for line in message.split(b"\n") if line.startswith(b"data:")):
                         yield json.loads(text)
         raise UnavailableError(f"{self._address}: the guard has ended the stream")
+
+    def _refusal(self, status: int, body: bytes) -> QmpguardError:
+        """Return what an answer other than 200 means: a question that it does not take is the asker's fault."""
+        error = UsageError if status == 400 else UnavailableError
+        return error(f"{self._address}: {_complaint(body) or status}")
 
     def _open(self, path: str, patience: float) -> socket.socket:
         """Return a connection on which a request was sent."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from prometheus_client import parser
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
-from qmpguard.admin.metrics import documentation
+from qmpguard.admin.metrics import Meter, documentation
+from qmpguard.proxy.counts import Upkeep
 from tests.admin.visiting import visiting
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import capabilities, connected, eventually, guarding
@@ -59,7 +60,9 @@ async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path
     told = {bare(name) for name in re.findall(r"^\| `(\w+)`", documentation(), re.MULTILINE)}
     assert told == {bare(name) for name in families}
     assert {family.name for family in read_openmetrics(strict)} == told  # type: ignore[no-untyped-call]
-    labels = [sample.labels for family in families.values() for sample in family.samples if "build" not in family.name]
+    ours = {"qmpguard_build", "qmpguard_reloads", "qmpguard_lines_lost"}
+    of_vms = [family for name, family in families.items() if bare(name) not in ours]
+    labels = [sample.labels for family in of_vms for sample in family.samples]
     assert {one.get("vm") for one in labels} == {"test"}
 
 
@@ -79,3 +82,11 @@ async def test_a_status_that_is_not_known_is_other_and_makes_no_label(tmp_path: 
             text = (await visitor.get("/metrics"))[1]
     assert "warp" not in text
     assert 'qmpguard_migration_status{status="other",vm="test"} 1.0' in text
+
+
+def test_what_the_process_counts_has_no_vm() -> None:
+    meter = Meter(list, lambda: Upkeep(reloads=2, failed_reloads=1, lost={"audit": 3}))
+    samples = {(s.name, *s.labels.values()): s.value for family in meter.collect() for s in family.samples}
+    assert samples["qmpguard_reloads_total", "done"] == 2
+    assert samples["qmpguard_reloads_total", "failed"] == 1
+    assert samples["qmpguard_lines_lost_total", "audit"] == 3
