@@ -166,6 +166,7 @@ class Stream:
         if self.closed:
             return
         self.closed = True
+        self._owner = self._sent = None  # they hold the stream: what has ended is to be free at once, with its buffers
         self._ignore()
         if self._writing:
             self._writing = False
@@ -272,9 +273,10 @@ class Stream:
 
     def _lose(self, reason: str) -> None:
         if not self.closed:
+            owner = self._owner
             self.close()
-            if self._owner:
-                self._owner.lost(reason)
+            if owner:
+                owner.lost(reason)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:

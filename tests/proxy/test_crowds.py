@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -163,6 +165,18 @@ async def test_where_all_send_too_much_that_is_not_finished_the_fullest_is_dropp
         await eventually(lambda: guard.hub.counts.drops["too_much_held"] == 1)
         assert sorted(s.peer.number for s in guard.hub.clients) == [1, 2, 4, 5]
         assert await other.ask("query-name") == {"return": {}}
+
+
+async def test_a_client_that_has_left_is_free_at_once_and_waits_for_no_collector(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        gc.disable()
+        try:
+            async with connected(tmp_path / "guard.sock") as qmp:
+                await qmp.ask("query-name")
+                (left,) = map(weakref.ref, guard.hub.clients)
+            await eventually(lambda: left() is None)
+        finally:
+            gc.enable()
 
 
 class Hoard:
