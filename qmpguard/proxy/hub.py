@@ -217,11 +217,7 @@ class Hub:
         assert request is not None
         if self.traffic is not None:
             self.traffic(self.name, slot.session.peer, request)
-        if self.limits.role is Role.OBSERVER and (refusal := self._observed(slot, request)) is not None:
-            slot.drop_descriptor()
-            slot.session.settle(slot, refusal)
-            return True
-        if request.command in TAKES_DESCRIPTOR and (refusal := self._holds.refusal(slot)) is not None:
+        if (refusal := self._barred(slot, request)) is not None:
             slot.drop_descriptor()
             slot.session.settle(slot, refusal)
             return True
@@ -235,6 +231,12 @@ class Hub:
         assert self._tasks is not None
         self._tasks.create_task(self._judge(slot, reading))
         return True
+
+    def _barred(self, slot: Slot, request: Request) -> bytes | None:
+        """Return the refusal of what this client may not ask, whatever QEMU's machine is; None where it may."""
+        if self.limits.role is Role.OBSERVER and (refusal := self._observed(slot, request)) is not None:
+            return refusal
+        return self._holds.refusal(slot) if request.command in TAKES_DESCRIPTOR else None
 
     def _observed(self, slot: Slot, request: Request) -> bytes | None:
         """Return the refusal of what an observer may not ask; None for a query."""
