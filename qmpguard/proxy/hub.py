@@ -173,7 +173,7 @@ class Hub:
         if self.link is not None:
             session.greet(self.link.greeting)
         else:
-            asyncio.get_running_loop().call_later(self.limits.greeting_wait, session.give_up)
+            session.wait(self.limits.greeting_wait)
 
     def _refusal(self, peer: Peer) -> str | None:
         """Return why a client cannot come in; None where it can."""

@@ -6,6 +6,7 @@ malformed input. Everything else it hands to its hub, one slot per request, answ
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -112,19 +113,25 @@ class Session:
         self._batch: Batch | None = None  # descriptors that no request has taken yet
         self._pumping = False
         self._stalled = False  # nothing is read before one of the requests under way is answered
+        self._patience: asyncio.TimerHandle | None = None  # while there is no QEMU
+
+    def wait(self, seconds: float) -> None:
+        """Close if QEMU has not appeared by then."""
+        self._patience = asyncio.get_running_loop().call_later(seconds, self.close, "QEMU did not appear")
+
+    def _wait_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()  # it holds the session
+            self._patience = None
 
     def greet(self, greeting: Greeting) -> None:
         """Send QEMU's greeting and begin to read, as that QEMU reads."""
         if self.state is State.WAITING:
             self.state = State.NEGOTIATING
+            self._wait_no_more()
             self._framer = Framer(max_size=self._max_request, skips=greeting.skips)
             self.stream.start(self)
             self.stream.write(greeting.line)
-
-    def give_up(self) -> None:
-        """Close if QEMU has not appeared by now."""
-        if self.state is State.WAITING:
-            self.close("QEMU did not appear")
 
     @property
     def is_closed(self) -> bool:
@@ -175,11 +182,13 @@ class Session:
         if self.state is _CLOSED:
             return
         self.state = State.CLOSED
+        self._wait_no_more()
         self._drop_batch()
         for slot in self.todo:
             slot.drop_descriptor()
         if self._next is not None:
             self._next.drop_descriptor()
+            self._next = None  # each slot holds the session: what has ended is to be free at once
         self.todo.clear()
         self._slots.clear()
         self.stream.close()

@@ -17,6 +17,7 @@ from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MIB = 1 << 20
@@ -167,16 +168,43 @@ async def test_where_all_send_too_much_that_is_not_finished_the_fullest_is_dropp
         assert await other.ask("query-name") == {"return": {}}
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
 async def test_a_client_that_has_left_is_free_at_once_and_waits_for_no_collector(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
-        gc.disable()
-        try:
-            async with connected(tmp_path / "guard.sock") as qmp:
-                await qmp.ask("query-name")
-                (left,) = map(weakref.ref, guard.hub.clients)
+        async with connected(tmp_path / "guard.sock") as qmp:
+            await qmp.ask("query-name")
+            (left,) = map(weakref.ref, guard.hub.clients)
+        await eventually(lambda: left() is None)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_nor_is_one_kept_whose_requests_were_never_sent(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        qemu.hold.add("system_reset")
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qmp.send({"execute": "system_reset"}, {"execute": "stop"}, {"execute": "cont"})
+            await eventually(lambda: qemu.commands() == ["system_reset"])
+            (left,) = map(weakref.ref, guard.hub.clients)
+            qemu.die()
             await eventually(lambda: left() is None)
-        finally:
-            gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_nor_is_a_client_kept_that_had_to_wait_for_qemu(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard:
+        async with connected(tmp_path / "guard.sock", negotiate=False) as early:
+            await eventually(lambda: len(guard.hub.clients) == 1)
+            async with FakeQemu(tmp_path / "q"):
+                assert "QMP" in await early.receive()
+                (left,) = map(weakref.ref, guard.hub.clients)
+        await eventually(lambda: left() is None)
 
 
 class Hoard:

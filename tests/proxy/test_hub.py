@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -210,6 +211,15 @@ async def test_a_client_that_comes_before_qemu_is_greeted_when_qemu_comes(tmp_pa
         async with qemu:
             assert await qmp.receive() == GREETING
             assert await qmp.receive() == {"return": {}}
+
+
+async def test_a_client_that_comes_before_qemu_waits_for_it_no_longer_than_the_limit(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard:
+        guard.hub.limits = replace(guard.hub.limits, greeting_wait=0.05)
+        async with connected(tmp_path / "guard.sock", negotiate=False) as early:
+            assert await early.line() == b""
+        assert guard.hub.counts.drops["qemu_absent"] == 1
+        assert guard.hub.clients == []
 
 
 @pytest.mark.parametrize(

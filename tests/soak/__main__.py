@@ -24,7 +24,7 @@ from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.record import MAX_ENTRIES
 from tests.guarding import connected, eventually
-from tests.soak.client import JUDGED, Chatter, Tally
+from tests.soak.client import JUDGED, Chatter, Tally, clock
 
 #: warnings that are part of it
 EXPECTED = (
@@ -66,6 +66,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.restarts = 0
+        self.crashes: list[str] = []
         self._end = inf  # until then it is killed now and then
         self._begun = asyncio.Event()
         self._back = 0.0  # when the last restart was over
@@ -87,12 +88,23 @@ class Machine:
                 ready.set()
                 self._back, self._away = loop.time(), False
                 await self._begun.wait()
-                await asyncio.sleep(min(random.uniform(*RESTART), max(0.0, self._end + 2 * SETTLE - loop.time())))
+                left = min(random.uniform(*RESTART), max(0.0, self._end + 2 * SETTLE - loop.time()))
+                if (code := await ended(qemu.process, left)) is not None:
+                    words = qemu.stderr.read_text(errors="replace").strip()
+                    self.crashes.append(f"QEMU ended by itself at {clock()} with {code}: {words[-500:]}")
                 if loop.time() < self._end:
                     self._away = True
                     self.restarts += 1
                     if random.random() < 0.5:
                         qemu.kill()
+
+
+async def ended(process: asyncio.subprocess.Process, seconds: float) -> int | None:
+    """Return a process's exit code if it ends within so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            return await process.wait()
+    return None
 
 
 async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
@@ -126,12 +138,14 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         code = await process.wait()
-    faults = [*tally.faults, *growth(looks), *unexplained(log)]
+    faults = [*tally.faults, *machine.crashes, *growth(looks), *unexplained(log, machine.restarts)]
     if left > idle:
         faults.append(f"the idle guard had {idle} descriptors before, and {left} after")
     if code:
         faults.append(f"the guard ended with {code}")
     report(tally, machine, looks, (idle, left), faults)
+    if faults:
+        sys.stdout.writelines(f"{line}\n" for line in log.read_text().splitlines() if " verdict=" not in line)
     return faults
 
 
@@ -177,13 +191,15 @@ def growth(looks: list[tuple[int, float]]) -> list[str]:
     return faults
 
 
-def unexplained(log: Path) -> list[str]:
+def unexplained(log: Path, restarts: int) -> list[str]:
+    """Return what the log says and should not; each loss of the link is to have its restart of QEMU."""
     lines = log.read_text().splitlines()
-    return [
-        f"in the log: {line}"
-        for line in lines
-        if " ready: " not in line and not any(pattern.search(line) for pattern, _ in EXPECTED)
-    ]
+    odd = (line for line in lines if " ready: " not in line and not any(p.search(line) for p, _ in EXPECTED))
+    faults = [f"in the log: {line}" for line in odd]
+    lost = sum(" link=down reason=" in line for line in lines)
+    if lost > restarts + 1:  # and the end of the last QEMU
+        faults.append(f"the link was lost {lost} times, with {restarts} restarts of QEMU")
+    return faults
 
 
 def report(

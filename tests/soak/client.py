@@ -9,6 +9,7 @@ import random
 import socket
 from collections import Counter, deque
 from contextlib import suppress
+from time import gmtime, strftime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ JUDGED: tuple[Callable[[], Request], ...] = (
 )
 
 
+def clock() -> str:
+    """Return the time as the guard's log writes it."""
+    return strftime("%H:%M:%S", gmtime())
+
+
 class Fault(Exception):  # noqa: N818 -- what must not happen
     """A reply that is missing, out of place, or one too many."""
 
@@ -95,9 +101,9 @@ class Chatter:
             except (ConnectionError, asyncio.IncompleteReadError) as error:
                 self._tally.counts["cut off by a restart of QEMU"] += 1
                 if not self._disturbed(begun):
-                    self._tally.faults.append(f"client {self._number} was cut off: {error!r}")
+                    self._tally.faults.append(f"client {self._number} was cut off at {clock()}: {error!r}")
             except (Fault, TimeoutError) as error:
-                self._tally.faults.append(f"client {self._number}: {error!r}")
+                self._tally.faults.append(f"client {self._number} at {clock()}: {error!r}")
 
     async def _converse(self, end: float) -> None:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 26)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.guarding import connected
 from tests.soak import __main__ as soak
 
 if TYPE_CHECKING:
@@ -32,4 +34,20 @@ def test_growth_and_unexpected_words_are_found(tmp_path: Path) -> None:
     assert soak.growth([(20, 30.0 + i / 10) for i in range(100)])[0].startswith("memory grew from ")
     log = tmp_path / "log"
     log.write_text("x qmpguard 1 ready: clients\nx WARNING vm=vm link=down reason='x'\nx WARNING what is this\n")
-    assert soak.unexplained(log) == ["in the log: x WARNING what is this"]
+    assert soak.unexplained(log, 0) == ["in the log: x WARNING what is this"]
+    log.write_text("x WARNING vm=vm link=down reason='x'\n" * 3)
+    assert soak.unexplained(log, 2) == []
+    assert soak.unexplained(log, 1) == ["the link was lost 3 times, with 1 restarts of QEMU"]
+
+
+@pytest.mark.qemu
+async def test_a_qemu_that_ends_by_itself_is_found(tmp_path: Path) -> None:
+    machine, ready = soak.Machine(tmp_path), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(machine.run(ready))
+        await ready.wait()
+        async with connected(tmp_path / "qmp0.sock") as qmp:
+            qmp.send({"execute": "quit"})
+            await qmp.closed()
+        machine.begin(asyncio.get_running_loop().time() + 0.5)
+    assert [crash.partition(" at ")[0] for crash in machine.crashes] == ["QEMU ended by itself"]
