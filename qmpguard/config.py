@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.access import OPEN, Access, Role
 from qmpguard.policy.policy import Policy
+from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
     from qmpguard.address import ListenAddress, QemuAddress
@@ -20,8 +21,8 @@ MAX_CLIENTS = 1024
 class VmConfig:
     """One VM: where its QEMU is, where its clients come in, who they may be, and what is judged how.
 
-    Times are in seconds. ``takeover``: the path of QEMU's socket, which is moved aside for ours; ``qemu`` is then where
-    it is moved to, and ``listen`` where it was.
+    Times are in seconds, sizes in bytes. ``takeover``: the path of QEMU's socket, which is moved aside for ours;
+    ``qemu`` is then where it is moved to, and ``listen`` where it was.
     """
 
     name: str
@@ -35,6 +36,7 @@ class VmConfig:
     access: Access = OPEN
     role: Role = Role.OPERATOR
     max_clients: int = MAX_CLIENTS
+    max_request: int = MAX_REQUEST
     takeover: str | None = None
 
 

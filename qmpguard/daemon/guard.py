@@ -131,6 +131,7 @@ def limits(config: VmConfig) -> Limits:
         survey_timeout=config.survey_timeout,
         watch=config.watch,
         max_clients=config.max_clients,
+        max_request=config.max_request,
         access=config.access,
         role=config.role,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -47,6 +48,7 @@ async def serve(
     ``sockets``: those that a service manager passed. ``load`` reads the config again, at SIGHUP. ``child``: a QEMU to
     be started, whose end is the end; signals are for it.
     """
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
     sockets, notifier = sockets or Sockets(), Notifier()
     stop = asyncio.Event()
     try:

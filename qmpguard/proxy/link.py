@@ -10,6 +10,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from qmpguard.proxy.slot import LONG
 from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.fds import Descriptor
     from qmpguard.proxy.slot import Slot
     from qmpguard.proxy.stream import Stream
-    from qmpguard.wire.replies import Greeting
+from qmpguard.wire.replies import Greeting
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,10 @@ class Link:
         descriptor, slot.descriptor = slot.descriptor, None
         if descriptor:
             self._hub.counts.descriptors_passed += 1
-        self._stream.write(request.encode(self._number), descriptor)
+        if slot.size <= LONG:
+            self._stream.write(request.encode(self._number), descriptor)
+        else:
+            self._stream.write_long(request.pieces(self._number), slot.size, descriptor)
 
     def close(self) -> None:
         """Close the connection; the hub is not told, since it asks."""

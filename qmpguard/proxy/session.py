@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.proxy.fds import Batch
 from qmpguard.proxy.passing import takes_descriptor
-from qmpguard.proxy.slot import Slot
+from qmpguard.proxy.slot import LONG, Slot
 from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed
 from qmpguard.wire.messages import (
     COMMAND_NOT_FOUND,
     NOT_NEGOTIATED,
     BadRequest,
+    Echo,
     Request,
     error_reply,
     read_enable,
@@ -105,6 +106,7 @@ class Session:
         self._half_closed = False
         self._max_request = max_request
         self._framer = Framer(max_size=max_request)
+        self._long: Echo | None = None  # of a request whose bytes are read already
         self._oob = False
         self.outstanding = 0  # requests that have no reply yet
         self._oob_taken = self._oob_settled = 0  # out-of-band requests since the beginning
@@ -142,7 +144,8 @@ class Session:
     def weight(self) -> int:
         """Bytes held for the client: what it has not read, and what it has sent and was not answered."""
         requests = sum(slot.size + len(slot.reply or b"") for slot in self._slots)
-        return self.stream.pending + self._framer.held + requests
+        long = self._framer.size if self._long is not None else 0
+        return self.stream.pending + self._framer.held + long + requests
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
@@ -223,7 +226,13 @@ class Session:
         self._pumping = True
         framer = self._framer
         try:
-            while framer.busy and not self._is_full and self.state is not _CLOSED:
+            while self._is_busy and not self._is_full and self.state is not _CLOSED:
+                if (long := self._long) is not None:
+                    if not long.is_made():
+                        break
+                    self._long = None
+                    self._request(long.value, long.text)
+                    continue
                 item = framer.pull()
                 if item is None:
                     break
@@ -231,12 +240,18 @@ class Session:
                     self._hand_over(None)
                     self.hub.counts.malformed += 1
                     self._answer(error_reply(item.desc, None))
-                else:
+                elif framer.size <= LONG:
                     self._request(item.value)
+                else:
+                    self._long = Echo(item.value)
         finally:
             self._pumping = False
         if self.state is not _CLOSED:
             self._wait_for_more()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._framer.busy or self._long is not None
 
     @property
     def _is_full(self) -> bool:
@@ -259,14 +274,14 @@ class Session:
             self._batch = None
 
     def _wait_for_more(self) -> None:
-        if self._batch is not None and not self._framer.busy:
+        if self._batch is not None and not self._is_busy:
             self._batch.read = True
             if not (self._batch.ahead or self._framer.held):
                 self._drop_batch()
         self._stalled = self._is_full
         if self._stalled:
             self.stream.pause()
-        elif self._framer.busy:
+        elif self._is_busy:
             # a long message: the others get their turn before it is read on
             self.stream.pause()
             self.stream.call_soon(self._pump)
@@ -282,8 +297,8 @@ class Session:
     def _finish(self) -> None:
         self.close("it ended the conversation")
 
-    def _request(self, value: Value) -> None:
-        request = read_request(value, oob=self._oob)
+    def _request(self, value: Value, identity: bytes | None = None) -> None:
+        request = read_request(value, oob=self._oob, identity=identity)
         if isinstance(request, BadRequest):
             self._hand_over(None)
             self._answer(error_reply(request.desc, request.id))
@@ -293,10 +308,9 @@ class Session:
             self._hand_over(None)
             self.outstanding += 1
             self._oob_taken += 1
-            self.hub.submit_oob(Slot(self, request))
+            self.hub.submit_oob(Slot(self, request, self._framer.size))
         else:
-            slot = Slot(self, request)
-            slot.size = self._framer.size
+            slot = Slot(self, request, self._framer.size)
             if self._batch is not None:
                 slot.descriptor = self._hand_over(request)
             runs_ahead = self._oob or self.privileged or not self._slots or request.command.startswith(QUERY)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from qmpguard.proxy.session import Session
     from qmpguard.wire.messages import Request
 
+#: bytes of a request above which it is handled in pieces, so that the others get their turn in between
+LONG = 64 << 10
 #: what stands for the reply of a request that was not sent, and never will be
 NEVER_SENT = b""
 
@@ -24,7 +26,7 @@ class Slot:
 
     __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session", "size")
 
-    def __init__(self, session: Session, request: Request | None) -> None:
+    def __init__(self, session: Session, request: Request | None, size: int = 0) -> None:
         self.behind: int  # only where there is no request
         self.session = session
         self.request = request
@@ -33,7 +35,7 @@ class Slot:
         else:
             self.id, self.oob = request.id, request.oob
         self.descriptor: Descriptor | None = None
-        self.size = 0
+        self.size = size
         self.reply: bytes | None = None
         self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
 

@@ -10,12 +10,12 @@ import array
 import asyncio
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qmpguard.proxy.fds import Descriptor, close_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 #: bytes taken in one go. It also bounds the work done for one socket before the others get their turn.
 READ_SIZE = 64 * 1024
@@ -88,6 +88,13 @@ class Outbox:
         self.end()
 
 
+class _Long(NamedTuple):
+    """A long message whose bytes are made as the socket takes them; it counts for ``size`` until the last of them."""
+
+    pieces: Iterator[bytes]
+    size: int
+
+
 class Stream:
     """One connected, non-blocking stream socket. ``limit`` is in bytes, for what the other side does not read.
 
@@ -104,7 +111,7 @@ class Stream:
         self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._owner: Owner | None = None
-        self._queue: deque[tuple[bytes, Descriptor | None]] = deque()
+        self._queue: deque[tuple[bytes | _Long, Descriptor | None]] = deque()
         self._queued = 0
         self._paused = False
         self._watched = False  # by the loop, for what arrives
@@ -136,12 +143,22 @@ class Stream:
 
     def write(self, data: bytes, descriptor: Descriptor | None = None) -> None:
         """Queue bytes, and a descriptor that travels in one message with them. Never waits, never raises."""
+        self._put(data, len(data), descriptor)
+
+    def write_long(self, pieces: Iterator[bytes], size: int, descriptor: Descriptor | None = None) -> None:
+        """Queue a message of about ``size`` bytes: one of its pieces is made and sent, then the others have their turn.
+
+        The descriptor travels with the first. Never waits, never raises.
+        """
+        self._put(_Long(pieces, size), size, descriptor)
+
+    def _put(self, data: bytes | _Long, size: int, descriptor: Descriptor | None) -> None:
         if self.closed:
             if descriptor:
                 descriptor.close()
             return
         self._queue.append((data, descriptor))
-        self._queued += len(data)
+        self._queued += size
         if self._queued > self._limit:
             self.flush()
             if self._queued > self._limit:
@@ -149,7 +166,7 @@ class Stream:
         elif len(self._queue) == 1:
             self._outbox.add(self)
         elif self._writing:
-            self._outbox.grew(len(data))
+            self._outbox.grew(size)
 
     def flush(self) -> None:
         """Send what is queued as far as the socket takes it; the rest follows when it is ready."""
@@ -196,8 +213,10 @@ class Stream:
         return self._queued
 
     def _send(self) -> bool:
-        """Send the head of the queue; False when the socket is full."""
+        """Send the head of the queue; False when the socket is full, or the others are to have their turn."""
         data, descriptor = self._queue[0]
+        if isinstance(data, _Long):
+            return self._send_piece(data, descriptor)
         try:
             if descriptor:
                 rights = array.array("i", [descriptor.fileno()])
@@ -217,13 +236,28 @@ class Stream:
         self._queue[0] = (data[sent:], None)
         return False
 
+    def _send_piece(self, long: _Long, descriptor: Descriptor | None) -> bool:
+        if (piece := next(long.pieces, None)) is None:
+            self._queue.popleft()
+            self._queued -= long.size
+            return True
+        self._queue[0] = long, None
+        self._queue.appendleft((piece, descriptor))
+        self._queued += len(piece)
+        self._send()
+        return False
+
     def _gather(self) -> bytes:
         """Make one piece of the bytes at the head of the queue, up to the next descriptor, and return it."""
         pieces = []
         size = 0
-        while self._queue and self._queue[0][1] is None and size < WRITE_SIZE:
-            pieces.append(self._queue.popleft()[0])
-            size += len(pieces[-1])
+        while self._queue and size < WRITE_SIZE:
+            data, descriptor = self._queue[0]
+            if descriptor or isinstance(data, _Long):
+                break
+            self._queue.popleft()
+            pieces.append(data)
+            size += len(data)
         data = b"".join(pieces)
         self._queue.appendleft((data, None))
         return data

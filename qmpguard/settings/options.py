@@ -74,6 +74,7 @@ OPTIONS = (
     Option("allow-groups", (*VM, "allow_groups"), "GROUP,...", "the groups that may connect (default: no list)"),
     Option("role", (*VM, "role"), "ROLE", "operator, or observer: clients may only ask (default: operator)"),
     Option("max-clients", (*VM, "max_clients"), "N", "clients at once (default: 1024)"),
+    Option("max-request", (*VM, "max_request"), "N", "bytes of a client's request (default: 4194304)"),
     Option("admin", ("admin", "listen"), "ADDR", "where the admin interface listens (default: nowhere)"),
     Option("admin-token-file", ("admin", "token_file"), "FILE", "the secret that the admin interface asks for on TCP"),
     Option("admin-hosts", ("admin", "hosts"), "NAME,...", "names that browsers call it by, beside localhost"),

@@ -13,6 +13,7 @@ from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.rules import UNVERIFIED, table
 from qmpguard.proxy.takeover import ASIDE
 from qmpguard.settings import people, values
+from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
     from qmpguard.address import ListenAddress, QemuAddress
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LONGEST_WAIT, LONGEST_INTERVAL = 3600.0, 86400.0
 #: clients of one VM that can be asked for: each takes a descriptor
 MOST_CLIENTS = 65536
+#: bytes of a request: a client needs some, and more than that QEMU does not read itself
+SMALLEST_REQUEST, LARGEST_REQUEST = 4096, 64 << 20
 #: a list with nothing in it
 NONE: tuple[str, ...] = ()
 
@@ -67,6 +70,7 @@ def read_vm(settings: Table, policy: Policy, *, name: str | None = None) -> VmCo
         access=_read_access(settings, ends.listen),
         role=settings.take("role", values.choice(Role), Role.OPERATOR),
         max_clients=settings.take("max_clients", values.count(1, MOST_CLIENTS), MAX_CLIENTS),
+        max_request=settings.take("max_request", values.count(SMALLEST_REQUEST, LARGEST_REQUEST), MAX_REQUEST),
         takeover=ends.takeover,
     )
     settings.done(("policy",))

@@ -25,8 +25,8 @@ MAX_TOKENS = 2 << 20
 MAX_NESTING = 1 << 10
 #: how much of a stray token an error quotes; QEMU quotes all of it, and each byte may become six in the reply
 MAX_STRAY: Final = 64 << 10
-#: tokens in one `Framer.pull`, some milliseconds; bytes are bounded by the lexer's block
-BUDGET: Final = 4096
+#: tokens in one `Framer.pull`, a few milliseconds; bytes are bounded by the lexer's block
+BUDGET: Final = 1024
 
 _LINE_ENDS = ("\r\n", "\n")
 _SPACE = re.compile(r"[ \t\r\n]+")

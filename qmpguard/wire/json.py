@@ -13,7 +13,7 @@ from math import isinf
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ _INT64_SIZE = 20
 
 _ordinary = JSONEncoder(check_circular=False).encode
 
-_STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*')
+#: characters whose text is made in one go
+PIECE = 16 << 10
 
 
 def encode(value: Value) -> bytes:
@@ -47,11 +48,11 @@ def encode(value: Value) -> bytes:
     try:
         text = encode_basestring_ascii(value) if type(value) is str else _ordinary(value)
     except (TypeError, RecursionError):  # it has a Number, or is deep
-        text = _write(value)
+        text = "".join(_fragments(value, _AS_QEMU))
     else:
         # the standard library differs in the case of its \uXXXX and in DEL, and in nothing else
         if "\\u" in text or "\x7f" in text:
-            text = _write(value)
+            text = "".join(_fragments(value, _AS_QEMU))
     return text.encode("ascii")
 
 
@@ -63,7 +64,12 @@ def encode_for_qemu(value: Value) -> bytes:
     try:
         return _ordinary(value).encode("ascii")
     except (TypeError, RecursionError):  # it has a Number, or is deep
-        return _write(value).encode("ascii")
+        return b"".join(pieces_for_qemu(value))
+
+
+def pieces_for_qemu(value: Value) -> Iterator[bytes]:
+    """Yield what `encode_for_qemu` returns in pieces of some milliseconds each, whatever the value is. Never raises."""
+    return _pieces(_fragments(value, _FOR_QEMU))
 
 
 def echo(value: Value) -> bytes:
@@ -72,70 +78,98 @@ def echo(value: Value) -> bytes:
     A number too large for a double stays as it was spelled: QEMU writes ``inf``, which no client can read.
     Source: QEMU qobject/json-parser.c: parse_literal, qobject/json-writer.c: json_writer_double.
     """
-    text = encode(value)
-    if isinstance(value, str) or (type(value) is int and abs(value) < 1 << 63):
-        return text
-    return _STRING_OR_NUMBER.sub(_reread, text.decode("ascii")).encode("ascii")
+    if type(value) is str or (type(value) is int and abs(value) < 1 << 63):
+        return encode(value)
+    return b"".join(echo_in_pieces(value))
 
 
-def _reread(match: re.Match[str]) -> str:
-    text = match[0]
-    if text[0] == '"':
-        return text
+def echo_in_pieces(value: Value) -> Iterator[bytes]:
+    """Yield what `echo` returns in pieces of some milliseconds each, whatever the value is. Never raises."""
+    return _pieces(_fragments(value, _AS_READ))
+
+
+def _reread(text: str) -> str:
+    """Return a number as QEMU writes it when it has read it."""
     if text.lstrip("-").isdecimal() and len(text) <= _INT64_SIZE and -(1 << 63) <= int(text) < 1 << 64:
         return str(int(text))
     number = float(text)
     return text if isinf(number) else f"{number:.17g}"
 
 
-def _write(value: Value) -> str:
-    out: list[str] = []
-    unfinished: list[tuple[Iterator[tuple[str, Value]], str]] = [(iter([("", value)]), "")]
+def _pieces(fragments: Iterator[str]) -> Iterator[bytes]:
+    gathered: list[str] = []
+    size = 0
+    for fragment in fragments:
+        gathered.append(fragment)
+        size += len(fragment)
+        if size >= PIECE:
+            yield "".join(gathered).encode("ascii")
+            gathered.clear()
+            size = 0
+    yield "".join(gathered).encode("ascii")
+
+
+def _fragments(value: Value, spelling: _Spelling) -> Iterator[str]:
+    """Yield the text of a value; each fragment is at most PIECE characters of it, as they are escaped."""
+    unfinished: list[tuple[Iterator[tuple[str, str | None, Value]], str]] = [(iter([("", None, value)]), "")]
     while unfinished:
         members, closing = unfinished[-1]
-        for lead, member in members:
-            out.append(lead)
+        for separator, key, member in members:
+            yield separator
+            if key is not None:
+                yield from _string(key, spelling)
+                yield ": "
             if isinstance(member, dict):
-                out.append("{")
+                yield "{"
                 unfinished.append((_pairs(member), "}"))
                 break
             if isinstance(member, list):
-                out.append("[")
+                yield "["
                 unfinished.append((_items(member), "]"))
                 break
-            out.append(_scalar(member))
+            if isinstance(member, str):
+                yield from _string(member, spelling)
+            else:
+                yield _scalar(member, spelling)
         else:
-            out.append(closing)
+            yield closing
             unfinished.pop()
-    return "".join(out)
 
 
-def _pairs(members: dict[str, Value]) -> Iterator[tuple[str, Value]]:
+def _pairs(members: dict[str, Value]) -> Iterator[tuple[str, str, Value]]:
     separator = ""
     for key, value in members.items():
-        yield f"{separator}{_quote(key)}: ", value
+        yield separator, key, value
         separator = ", "
 
 
-def _items(items: list[Value]) -> Iterator[tuple[str, Value]]:
+def _items(items: list[Value]) -> Iterator[tuple[str, None, Value]]:
     separator = ""
     for item in items:
-        yield separator, item
+        yield separator, None, item
         separator = ", "
 
 
-def _scalar(value: bool | int | str | Number | None) -> str:
+def _string(text: str, spelling: _Spelling) -> Iterator[str]:
+    if len(text) <= PIECE:
+        yield spelling.string(text)
+        return
+    yield '"'
+    for start in range(0, len(text), PIECE):
+        yield spelling.string(text[start : start + PIECE])[1:-1]
+    yield '"'
+
+
+def _scalar(value: bool | int | Number | None, spelling: _Spelling) -> str:
     match value:
         case None:
             return "null"
         case bool():  # before int, which it is too
             return "true" if value else "false"
         case int():
-            return str(value)
-        case str():
-            return _quote(value)
+            return spelling.number(str(value))
         case _:
-            return value.text
+            return spelling.number(value.text)
 
 
 def _quote(text: str) -> str:
@@ -153,3 +187,16 @@ def _escape(match: re.Match[str]) -> str:
         return f"\\u{point:04X}"
     point -= 0x10000
     return f"\\u{0xD800 + (point >> 10):04X}\\u{0xDC00 + (point & 0x3FF):04X}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Spelling:
+    """How strings and the texts of numbers are written."""
+
+    string: Callable[[str], str]
+    number: Callable[[str], str]
+
+
+_AS_QEMU = _Spelling(_quote, str)
+_AS_READ = _Spelling(_quote, _reread)
+_FOR_QEMU = _Spelling(encode_basestring_ascii, str)

@@ -7,9 +7,12 @@ own words (QEMU qapi/qmp-dispatch.c: qmp_dispatch_check_obj). Sources of the tex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from qmpguard.wire.json import Value, echo, encode, encode_for_qemu
+from qmpguard.wire.json import Value, echo, echo_in_pieces, encode, encode_for_qemu, pieces_for_qemu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GENERIC_ERROR = "GenericError"
 COMMAND_NOT_FOUND = "CommandNotFound"
@@ -21,6 +24,9 @@ NOT_AN_OBJECT = "QMP input must be a JSON object"
 
 #: QEMU ends each message so (monitor/monitor.c: monitor_puts_locked turns \n into \r\n)
 EOL = b"\r\n"
+
+
+_EXECUTE, _EXEC_OOB = b'{"execute": ', b'{"exec-oob": '
 
 
 class Request(NamedTuple):
@@ -36,7 +42,7 @@ class Request(NamedTuple):
 
     def encode(self, number: int) -> bytes:
         """Return the request in our own words, with our own id in place of the client's."""
-        execute = b'{"exec-oob": ' if self.oob else b'{"execute": '
+        execute = _EXEC_OOB if self.oob else _EXECUTE
         if self.arguments is None:
             return b'%b%b, "id": %d}\n' % (execute, encode_for_qemu(self.command), number)
         return b'%b%b, "arguments": %b, "id": %d}\n' % (
@@ -45,6 +51,15 @@ class Request(NamedTuple):
             encode_for_qemu(self.arguments),
             number,
         )
+
+    def pieces(self, number: int) -> Iterator[bytes]:
+        """Yield what `encode` returns in pieces of some milliseconds each, for a request that is long."""
+        yield _EXEC_OOB if self.oob else _EXECUTE
+        yield from pieces_for_qemu(self.command)
+        if self.arguments is not None:
+            yield b', "arguments": '
+            yield from pieces_for_qemu(self.arguments)
+        yield b', "id": %d}\n' % number
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +70,35 @@ class BadRequest:
     id: bytes | None
 
 
-def read_request(value: Value, *, oob: bool) -> Request | BadRequest:
+class Echo:
+    """The echo of a long message's id, made a piece at a time; for a message without an id there is nothing to do."""
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+        self.text: bytes | None = None
+        self._pieces = echo_in_pieces(value["id"]) if isinstance(value, dict) and "id" in value else None
+        self._made: list[bytes] = []
+
+    def is_made(self) -> bool:
+        """Make the next piece, some milliseconds' work; True when ``text`` is complete, and not to be called again."""
+        if self._pieces is not None:
+            if (piece := next(self._pieces, None)) is not None:
+                self._made.append(piece)
+                return False
+            self.text = b"".join(self._made)
+        return True
+
+
+def read_request(value: Value, *, oob: bool, identity: bytes | None = None) -> Request | BadRequest:
     """Check a parsed message as QEMU does; ``oob`` says whether the client negotiated out-of-band.
 
-    Never raises. Which of several faults is reported follows QEMU's order of members, which is that of its
-    hash table (QEMU qobject/qdict.c), not the client's.
+    ``identity`` is the id's echo where it has been made already. Never raises. Which of several faults is reported
+    follows QEMU's order of members, which is that of its hash table (QEMU qobject/qdict.c), not the client's.
     """
     if not isinstance(value, dict):
         return BadRequest(NOT_AN_OBJECT, None)
-    identity = echo(value["id"]) if "id" in value else None
+    if identity is None and "id" in value:
+        identity = echo(value["id"])
     command = value.get("execute")
     if type(command) is str and _is_plain(value):
         arguments = value.get("arguments")

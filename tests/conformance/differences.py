@@ -95,8 +95,8 @@ DIFFERENCES = (
         explains=_unreadable,
     ),
     Difference(
-        "A message may have 4 MiB of tokens, and an error quotes 64 KiB of a stray token. "
-        "QEMU reads 64 MiB and quotes all.",
+        "A message may have 4 MiB of tokens (`max_request`: up to QEMU's 64), and an error quotes 64 KiB of a stray "
+        "token. QEMU reads 64 MiB and quotes all.",
         "No known client needs more, and one client must not fill the memory that all share.",
     ),
     Difference(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import socket
 import weakref
 from contextlib import AsyncExitStack
@@ -17,8 +18,10 @@ from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from qmpguard.proxy.session import Session
 
 MIB = 1 << 20
 
@@ -98,6 +101,72 @@ async def test_a_big_request_lets_others_in_between_while_it_is_read(tmp_path: P
             overtaken += 1
         assert overtaken == 5
         assert "query-big" not in qemu.commands()
+
+
+FLOATS = b"[" + b"0.5, " * 100_000 + b"0.5]"
+
+
+@pytest.mark.parametrize(
+    ("data", "busy"),
+    [
+        (b'{"execute": "query-big", "arguments": {"a": %b}, "id": 1}' % FLOATS, lambda s: s.outstanding),
+        (b'{"execute": "query-big", "id": %b}' % FLOATS, lambda s: s._long is not None),
+        (b'{"execute": "%b", "id": 1}' % (b"q" * 2 * MIB), lambda s: s.outstanding),
+    ],
+    ids=["arguments", "id", "command"],
+)
+async def test_a_big_request_holds_up_no_other_vm_while_it_is_written_anew(
+    tmp_path: Path, data: bytes, busy: Callable[[Session], bool]
+) -> None:
+    async with (
+        FakeQemu(tmp_path / "q1") as qemu,
+        FakeQemu(tmp_path / "q2") as another,
+        guarding(qemu.path, tmp_path / "g1") as guard,
+        guarding(another.path, tmp_path / "g2"),
+        connected(tmp_path / "g1") as big,
+        connected(tmp_path / "g2") as small,
+    ):
+        (session,) = guard.hub.clients
+        big.raw(data)
+        between = 0
+        while not qemu.commands():
+            assert await small.ask("query-name") == {"return": {}}
+            between += bool(busy(session))
+        assert between >= 5
+        sent = json.loads(data)
+        assert qemu.commands() == [sent["execute"]]
+        assert qemu.seen[-1].get("arguments") == sent.get("arguments")
+        assert await big.receive() == {"return": {}, "id": sent["id"]}
+        assert session.weight == 0
+
+
+async def test_a_descriptor_goes_with_a_big_request_and_only_there(tmp_path: Path) -> None:
+    long = b'{"execute": "getfd", "arguments": {"fdname": "a"}, "id": [%b0]}' % (b"0.5, " * 50_000)
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            with socket.socket() as anything:
+                qmp.with_descriptors(long[:100], anything.fileno())
+            qmp.raw(long[100:])
+            assert len((await qmp.receive())["id"]) == 50_001
+            qmp.send({"execute": "getfd", "arguments": {"fdname": "b"}})
+            await qmp.receive()
+        counts = guard.hub.counts
+        assert (counts.descriptors_received, counts.descriptors_passed) == (1, 1)
+
+
+async def test_a_qemu_that_goes_away_in_the_middle_of_a_big_request_takes_nothing_with_it(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert qemu._writer is not None
+            hold(qemu._writer)
+            qmp.raw(b'{"execute": "query-big", "arguments": {"a": %b}}' % FLOATS)
+            link = guard.hub.link
+            assert link is not None
+            await eventually(lambda: link._stream.pending > 0)
+            qemu.die()
+            assert await qmp.closed()
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert await qmp.ask("query-name") == {"return": {}}
 
 
 async def test_a_qemu_that_does_not_read_is_not_buried(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qmpguard.wire import json as dialect
 from qmpguard.wire.framing import Framer, Message
-from qmpguard.wire.json import Number, Value, _write, echo, encode, encode_for_qemu
+from qmpguard.wire.json import Number, Value, echo, echo_in_pieces, encode, encode_for_qemu, pieces_for_qemu
 
 SPELLINGS: list[tuple[Value, bytes]] = [
     (None, b"null"),
@@ -37,11 +38,16 @@ SPELLINGS: list[tuple[Value, bytes]] = [
 ]
 
 
+def slowly(value: Value) -> bytes:
+    """The way of what the standard library cannot write."""
+    return "".join(dialect._fragments(value, dialect._AS_QEMU)).encode()
+
+
 @pytest.mark.parametrize(("value", "text"), SPELLINGS)
 def test_a_value_is_spelled_as_qemu_spells_it(value: Value, text: bytes) -> None:
     assert encode(value) == text
     assert encode([value]) == b"[" + text + b"]"
-    assert _write(value).encode() == text
+    assert slowly(value) == text
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
 def test_what_is_written_reads_as_the_same_value(value: Value) -> None:
     # the invariant: ASCII without control characters, one message, the same value; and the fast way is the slow way
     text = encode(value)
-    assert text == _write(value).encode()
+    assert text == slowly(value)
     assert all(0x20 <= byte < 0x7F for byte in text)
     framer = Framer()
     framer.feed(text + b" ")
@@ -113,6 +119,19 @@ def test_what_is_written_for_qemu_reads_as_the_same_value(value: Value) -> None:
     framer.feed(text + b" ")
     assert framer.pull() == Message(value)
     assert framer.pull() is None
+
+
+@given(VALUES)
+def test_the_pieces_of_a_long_value_are_the_same_text_however_small(value: Value) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialect, "PIECE", 3)
+        pieces = list(pieces_for_qemu(value))
+        assert all(len(piece) <= 3 * len(r"\ud83d\ude00") + 2 for piece in pieces)
+        framer = Framer()
+        framer.feed(b"".join(pieces) + b" ")
+        assert framer.pull() == Message(value)
+        echoed = b"".join(echo_in_pieces(value))
+    assert echoed == b"".join(echo_in_pieces(value))
 
 
 @given(VALUES)
