@@ -13,6 +13,7 @@ from tests.conformance.twins import NEGOTIATE, NEGOTIATE_OOB, Script
 
 STATUS = b'{"execute": "query-status"}'
 NAME = b'{"execute": "query-name", "id": 1}'
+MIXTURE = rb"2.0, 0.1, 1e5, -0, 18446744073709551616, [{'a': []}], true, '\u00e9\n', null, "
 YANK = b'{"exec-oob": "query-yank", "id": "oob"}'
 
 
@@ -365,6 +366,14 @@ FRAMING = [
     Script("each error when the last is answered", (1, b"@\n", 1, NEGOTIATE, 1, b"@\n", 1, b"{}", 1, b"5 ", 1)),
     Script("a long string", (NEGOTIATE, ask("qom-list", {"path": "x" * 20_000}, id=1))),
     Script("a request of 60 KB", (NEGOTIATE, ask("query-name", id=["y" * 1000] * 60))),
+    Script("an id of 100 KB", (NEGOTIATE, b'{"execute": "query-name", "id": [%b0]}' % (MIXTURE * 1500), NAME)),
+    Script(
+        "arguments of 100 KB",
+        (NEGOTIATE, b'{"execute": "qom-list", "arguments": {"a": [%b0]}}' % (MIXTURE * 1500), NAME),
+    ),
+    Script("a path of 100 KB", (NEGOTIATE, ask("qom-list", {"path": "é😀\n" * 5000}, id=1), NAME)),
+    Script("a command of 100 KB", (NEGOTIATE, ask("é" * 17_000, id="é" * 3_000), NAME)),
+    Script("an id of 100 KB, with oob", (NEGOTIATE_OOB, ask("query-name", id="y" * 100_000) + YANK), oob=True),
     Script("a request with many members", (NEGOTIATE, ask("query-name", {f"m{i}": i for i in range(2000)}))),
     Script("a list with many items", (NEGOTIATE, json.dumps(list(range(4000))).encode(), NAME)),
     Script("errors and requests in turn", (NEGOTIATE, (NAME + b"@\n" + b"{}" + b"[1 2]") * 10)),
