@@ -31,7 +31,7 @@ CLIENT_WINDOW = 6
 REST, TICK = 1.0, 0.01
 #: what QEMU may leave unread before the next request of a client waits
 MAX_BEHIND = 1 << 20
-#: what QEMU may leave unread at all: that, and then a request of the largest size that can be configured
+#: what QEMU may leave unread at all
 MAX_UNSENT = 128 << 20
 
 
@@ -86,7 +86,7 @@ class Link:
         if slot.size <= LONG:
             self._stream.write(request.encode(self._number), descriptor)
         else:
-            self._stream.write_long(request.pieces(self._number), slot.size, descriptor)
+            self._stream.write_long(request.pieces(self._number), min(slot.size, MAX_BEHIND), descriptor)
 
     def close(self) -> None:
         """Close the connection; the hub is not told, since it asks."""

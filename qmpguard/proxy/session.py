@@ -11,15 +11,13 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.proxy.fds import Batch
-from qmpguard.proxy.passing import takes_descriptor
-from qmpguard.proxy.slot import LONG, Slot
-from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed
+from qmpguard.proxy.intake import Intake
+from qmpguard.proxy.slot import Slot
+from qmpguard.wire.framing import MAX_REQUEST, Malformed
 from qmpguard.wire.messages import (
     COMMAND_NOT_FOUND,
     NOT_NEGOTIATED,
     BadRequest,
-    Echo,
     Request,
     error_reply,
     read_enable,
@@ -105,14 +103,13 @@ class Session:
         self.held = False  # one of its requests is with the gate: later ones wait
         self._half_closed = False
         self._max_request = max_request
-        self._framer = Framer(max_size=max_request)
-        self._long: Echo | None = None  # of a request whose bytes are read already
+        self._intake = Intake(max_request)
         self._oob = False
         self.outstanding = 0  # requests that have no reply yet
         self._oob_taken = self._oob_settled = 0  # out-of-band requests since the beginning
+        self._oob_size = 0  # bytes of those that have no reply yet
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
         self._next: Slot | None = None  # the last of them, where it has to wait for all others
-        self._batch: Batch | None = None  # descriptors that no request has taken yet
         self._pumping = False
         self._stalled = False  # nothing is read before one of the requests under way is answered
         self._patience: asyncio.TimerHandle | None = None  # while there is no QEMU
@@ -131,7 +128,7 @@ class Session:
         if self.state is State.WAITING:
             self.state = State.NEGOTIATING
             self._wait_no_more()
-            self._framer = Framer(max_size=self._max_request, skips=greeting.skips)
+            self._intake = Intake(self._max_request, skips=greeting.skips)
             self.stream.start(self)
             self.stream.write(greeting.line)
 
@@ -142,10 +139,9 @@ class Session:
 
     @property
     def weight(self) -> int:
-        """Bytes held for the client: what it has not read, and what it has sent and was not answered."""
+        """Bytes held for the client: what it has not read, and what its unanswered requests have become in memory."""
         requests = sum(slot.size + len(slot.reply or b"") for slot in self._slots)
-        long = self._framer.size if self._long is not None else 0
-        return self.stream.pending + self._framer.held + long + requests
+        return self.stream.pending + self._intake.held + requests + self._oob_size
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
@@ -166,6 +162,7 @@ class Session:
         if slot.oob:
             self.outstanding -= 1
             self._oob_settled += 1
+            self._oob_size -= slot.size
             self.stream.write(reply)
         else:
             slot.reply = reply
@@ -186,7 +183,7 @@ class Session:
             return
         self.state = State.CLOSED
         self._wait_no_more()
-        self._drop_batch()
+        self._intake.drop()
         for slot in self.todo:
             slot.drop_descriptor()
         if self._next is not None:
@@ -201,12 +198,8 @@ class Session:
 
     def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
         """Take bytes from the client, and descriptors that came with them."""
-        if descriptors:
-            self.hub.counts.descriptors_received += len(descriptors)
-            # QEMU keeps the last batch only (chardev/char-socket.c: tcp_chr_recv)
-            self._drop_batch()
-            self._batch = Batch(descriptors, data)
-        self._framer.feed(data)
+        self.hub.counts.descriptors_received += len(descriptors)
+        self._intake.feed(data, descriptors)
         self._pump()
         self.hub.budget.grew(len(data))
 
@@ -224,64 +217,33 @@ class Session:
     def _pump(self) -> None:
         """Read requests as long as there are any and the client has not too many under way."""
         self._pumping = True
-        framer = self._framer
+        intake = self._intake
         try:
-            while self._is_busy and not self._is_full and self.state is not _CLOSED:
-                if (long := self._long) is not None:
-                    if not long.is_made():
-                        break
-                    self._long = None
-                    self._request(long.value, long.text)
-                    continue
-                item = framer.pull()
+            while intake.busy and not self._is_full and self.state is not _CLOSED:
+                item = intake.pull()
                 if item is None:
                     break
                 if isinstance(item, Malformed):
-                    self._hand_over(None)
+                    intake.hand_over(None)
                     self.hub.counts.malformed += 1
                     self._answer(error_reply(item.desc, None))
-                elif framer.size <= LONG:
-                    self._request(item.value)
                 else:
-                    self._long = Echo(item.value)
+                    self._request(item.value)
         finally:
             self._pumping = False
         if self.state is not _CLOSED:
             self._wait_for_more()
 
     @property
-    def _is_busy(self) -> bool:
-        return self._framer.busy or self._long is not None
-
-    @property
     def _is_full(self) -> bool:
         return self._next is not None or self.outstanding >= OUTSTANDING
 
-    def _hand_over(self, request: Request | None) -> Descriptor | None:
-        """Return the descriptor that came with a request; one that it does not take is closed."""
-        if (batch := self._batch) is None:
-            return None
-        if request is not None and self.state is _COMMANDS and takes_descriptor(request):
-            self._batch = None
-            return batch.take()
-        if batch.read:
-            self._drop_batch()
-        return None
-
-    def _drop_batch(self) -> None:
-        if self._batch is not None:
-            self._batch.close()
-            self._batch = None
-
     def _wait_for_more(self) -> None:
-        if self._batch is not None and not self._is_busy:
-            self._batch.read = True
-            if not (self._batch.ahead or self._framer.held):
-                self._drop_batch()
+        self._intake.rest()
         self._stalled = self._is_full
         if self._stalled:
             self.stream.pause()
-        elif self._is_busy:
+        elif self._intake.busy:
             # a long message: the others get their turn before it is read on
             self.stream.pause()
             self.stream.call_soon(self._pump)
@@ -297,22 +259,24 @@ class Session:
     def _finish(self) -> None:
         self.close("it ended the conversation")
 
-    def _request(self, value: Value, identity: bytes | None = None) -> None:
-        request = read_request(value, oob=self._oob, identity=identity)
+    def _request(self, value: Value) -> None:
+        intake = self._intake
+        request = read_request(value, oob=self._oob, identity=intake.identity)
         if isinstance(request, BadRequest):
-            self._hand_over(None)
+            intake.hand_over(None)
             self._answer(error_reply(request.desc, request.id))
         elif self.state is not _COMMANDS:
             self._negotiate(request)
         elif request.oob:
-            self._hand_over(None)
+            intake.hand_over(None)
             self.outstanding += 1
             self._oob_taken += 1
-            self.hub.submit_oob(Slot(self, request, self._framer.size))
+            slot = Slot(self, request, intake.size)
+            self._oob_size += slot.size
+            self.hub.submit_oob(slot)
         else:
-            slot = Slot(self, request, self._framer.size)
-            if self._batch is not None:
-                slot.descriptor = self._hand_over(request)
+            slot = Slot(self, request, intake.size)
+            slot.descriptor = intake.hand_over(request)
             runs_ahead = self._oob or self.privileged or not self._slots or request.command.startswith(QUERY)
             self.outstanding += 1
             self._slots.append(slot)
@@ -326,7 +290,7 @@ class Session:
         self.hub.submit(self)
 
     def _negotiate(self, request: Request) -> None:
-        self._hand_over(None)
+        self._intake.hand_over(None)
         if request.command != "qmp_capabilities":
             self._answer(error_reply(NOT_NEGOTIATED, request.id, kind=COMMAND_NOT_FOUND))
             return

@@ -21,7 +21,7 @@ class Slot:
     """The place of one request's reply in its client's order.
 
     ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other. Without a
-    request it is the session's own answer, ``behind`` so many out-of-band replies. ``size``: bytes of the request.
+    request it is the session's own answer, ``behind`` so many out-of-band replies. ``size``: bytes of it in memory.
     """
 
     __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session", "size")

@@ -89,7 +89,7 @@ class Outbox:
 
 
 class _Long(NamedTuple):
-    """A long message whose bytes are made as the socket takes them; it counts for ``size`` until the last of them."""
+    """A long message whose bytes are made as the socket takes them; until the last of them it counts for ``size``."""
 
     pieces: Iterator[bytes]
     size: int
@@ -146,9 +146,10 @@ class Stream:
         self._put(data, len(data), descriptor)
 
     def write_long(self, pieces: Iterator[bytes], size: int, descriptor: Descriptor | None = None) -> None:
-        """Queue a message of about ``size`` bytes: one of its pieces is made and sent, then the others have their turn.
+        """Queue a message in pieces: one of them is made and sent, then the others have their turn.
 
-        The descriptor travels with the first. Never waits, never raises.
+        It counts for ``size`` bytes among those that are pending. The descriptor travels with the first piece. Never
+        waits, never raises.
         """
         self._put(_Long(pieces, size), size, descriptor)
 

@@ -28,6 +28,11 @@ MAX_STRAY: Final = 64 << 10
 #: tokens in one `Framer.pull`, a few milliseconds; bytes are bounded by the lexer's block
 BUDGET: Final = 1024
 
+#: bytes of memory that a token becomes, about: an empty list is three tokens with its comma, a number is two
+NODE: Final = 64
+#: bytes of a message whose tokens are not worth counting
+SMALL: Final = 4096
+
 _LINE_ENDS = ("\r\n", "\n")
 _SPACE = re.compile(r"[ \t\r\n]+")
 
@@ -65,7 +70,7 @@ class Framer:
         self._brackets = 0
         self._tokens = 0
         self._size = 0
-        self.size = 0  # of the last message, in bytes
+        self.size = 0  # of the last message in memory, about, in bytes: of its text and of what it was made into
 
     def feed(self, data: bytes) -> None:
         """Take bytes; they are not looked at before `pull`."""
@@ -79,8 +84,8 @@ class Framer:
 
     @property
     def held(self) -> int:
-        """Bytes held: those not looked at yet, and the size of the unfinished message."""
-        return self._lexer.held + self._size
+        """Bytes held: those not looked at yet, and the size of the unfinished message in memory."""
+        return self._lexer.held + self._size + NODE * self._tokens
 
     def pull(self, budget: int = BUDGET) -> Message | Malformed | None:
         """Return the next item. None: it needs more bytes, or, if `busy`, another call after the others' turn.
@@ -120,6 +125,8 @@ class Framer:
         if end - start >= self._max_size or not _is_ordinary(text, start, end):
             return None
         self.size = end - start
+        if self.size > SMALL:
+            self.size += 2 * NODE * text.count(",", start, end)
         # with its line's end the block is mostly used up, and nobody has to look at it again
         lexer.position = len(text) if text[end : end + 3] in _LINE_ENDS else end
         return Message(value)
@@ -183,7 +190,7 @@ class Framer:
         return self._braces >= 0 and self._brackets >= 0 and (self._braces > 0 or self._brackets > 0)
 
     def _end(self, item: Message | Malformed) -> Message | Malformed:
-        self.size = self._size
+        self.size = self._size + NODE * self._tokens
         self._begin()
         return item
 

@@ -44,7 +44,11 @@ def _is_parse_error(message: str) -> bool:
 
 
 def _infinite(straight: str, guarded: str) -> bool:
-    return straight == _STRING_OR_NUMBER.sub(_as_double, guarded)
+    return straight == _with_infinities(guarded)
+
+
+def _with_infinities(message: str) -> str:
+    return _STRING_OR_NUMBER.sub(_as_double, message)
 
 
 def _as_double(match: re.Match[str]) -> str:
@@ -60,7 +64,8 @@ def _which_is_unexpected(straight: str, guarded: str) -> bool:
 
 
 def _unreadable(straight: str, guarded: str) -> bool:
-    return '"error"' in straight and "(qmpguard: rule unverified;" in guarded and _id(straight) == _id(guarded)
+    refused = "(qmpguard: rule unverified;" in guarded
+    return refused and '"error"' in straight and _id(straight) == _with_infinities(_id(guarded))
 
 
 def _id(message: str) -> str:

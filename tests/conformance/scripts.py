@@ -366,6 +366,13 @@ FRAMING = [
     Script("each error when the last is answered", (1, b"@\n", 1, NEGOTIATE, 1, b"@\n", 1, b"{}", 1, b"5 ", 1)),
     Script("a long string", (NEGOTIATE, ask("qom-list", {"path": "x" * 20_000}, id=1))),
     Script("a request of 60 KB", (NEGOTIATE, ask("query-name", id=["y" * 1000] * 60))),
+    Script(
+        "what cannot be judged, with an infinite id",
+        (
+            NEGOTIATE,
+            b'{"execute": "human-monitor-command", "arguments": {"command": "info name"}, "id": [1E400, "1e400"]}',
+        ),
+    ),
     Script("an id of 100 KB", (NEGOTIATE, b'{"execute": "query-name", "id": [%b0]}' % (MIXTURE * 1500), NAME)),
     Script(
         "arguments of 100 KB",

@@ -8,10 +8,12 @@ import json
 import socket
 import weakref
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.budget import TOO_MUCH, Budget
 from qmpguard.proxy.link import MAX_BEHIND
 from tests.fakes.qemu import FakeQemu
@@ -110,7 +112,7 @@ FLOATS = b"[" + b"0.5, " * 100_000 + b"0.5]"
     ("data", "busy"),
     [
         (b'{"execute": "query-big", "arguments": {"a": %b}, "id": 1}' % FLOATS, lambda s: s.outstanding),
-        (b'{"execute": "query-big", "id": %b}' % FLOATS, lambda s: s._long is not None),
+        (b'{"execute": "query-big", "id": %b}' % FLOATS, lambda s: s._intake._long is not None),
         (b'{"execute": "%b", "id": 1}' % (b"q" * 2 * MIB), lambda s: s.outstanding),
     ],
     ids=["arguments", "id", "command"],
@@ -181,7 +183,7 @@ async def test_a_qemu_that_does_not_read_is_not_buried(tmp_path: Path) -> None:
         link = guard.hub.link
         assert link is not None
         await eventually(lambda: all(session.outstanding for session in guard.hub.clients))
-        assert MAX_BEHIND < link._stream.pending < MAX_BEHIND + 3 * MIB
+        assert MAX_BEHIND <= link._stream.pending < MAX_BEHIND + 3 * MIB
         transport.resume_reading()
         for client in clients:
             assert [await client.receive() for _ in range(2)] == [{"return": {}}] * 2
@@ -274,6 +276,50 @@ async def test_nor_is_a_client_kept_that_had_to_wait_for_qemu(tmp_path: Path) ->
                 assert "QMP" in await early.receive()
                 (left,) = map(weakref.ref, guard.hub.clients)
         await eventually(lambda: left() is None)
+
+
+async def test_what_a_few_bytes_become_in_memory_counts(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, budget=Budget(8 * MIB)) as guard,
+        connected(tmp_path / "guard.sock") as other,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock")) for _ in range(4)]
+        for client in clients:
+            client.raw(b"[" + b"[]," * 20_000)
+            await client.writer.drain()
+        await eventually(lambda: all(s._intake.held > 3 * MIB for s in guard.hub.clients if s.peer.number > 1))
+        clients[0].raw(b"[]," * 100_000)
+        await eventually(lambda: guard.hub.counts.drops["too_much_held"] > 0)
+        await eventually(lambda: sum(session.weight for session in guard.hub.clients) < 8 * MIB)
+        assert await other.ask("query-name") == {"return": {}}
+
+
+async def test_out_of_band_requests_that_are_not_answered_count(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock", oob=True) as qmp,
+    ):
+        qemu.silent = True
+        qmp.send(*[{"exec-oob": "query-yank", "arguments": {"a": "x" * MIB}}] * 3)
+        (session,) = guard.hub.clients
+        await eventually(lambda: len(qemu.seen) >= 4)
+        assert 3 * MIB < session.weight < 4 * MIB
+
+
+async def test_a_request_may_be_as_large_as_is_said(tmp_path: Path) -> None:
+    request = {"execute": "ringbuf-write", "arguments": {"device": "r", "data": "x" * (20 * MIB)}}
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qmp.send(request)
+            assert "token size limit exceeded" in (await qmp.receive())["error"]["desc"]
+        guard.hub.adopt(Policy(), replace(guard.hub.limits, max_request=64 * MIB))
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qmp.send(request)
+            assert await qmp.receive() == {"return": {}}
+        assert qemu.seen[-1]["arguments"] == request["arguments"]
 
 
 class Hoard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qmpguard.wire import framing
-from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed, Message
+from qmpguard.wire.framing import MAX_REQUEST, NODE, Framer, Malformed, Message
 from qmpguard.wire.json import Number, encode
 from qmpguard.wire.lexer import Lexer
 from tests.wire.test_json import VALUES
@@ -252,7 +253,7 @@ def test_what_is_unfinished_is_waited_for(data: bytes) -> None:
     framer.feed(data)
     assert framer.pull() is None
     assert not framer.busy
-    assert framer.held == len(data.replace(b" ", b""))
+    assert framer.held - NODE * framer._tokens == len(data.replace(b" ", b""))
     framer.feed(b"\xff\n{}")
     items = [framer.pull() for _ in range(4)]
     assert Message({}) in items
@@ -365,7 +366,23 @@ def test_a_token_without_end_is_not_kept() -> None:
         while framer.pull() or framer.busy:
             pass
         largest = max(largest, framer.held)
-    assert 900 < largest <= 1000 + len(b'{"a":')
+    assert 900 < largest <= 1000 + len(b'{"a":') + 3 * NODE
+
+
+@pytest.mark.parametrize("step", [None, 7])
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"0.5", b"-7", b'"abcdefgh"'])
+def test_what_a_message_has_become_is_counted_and_not_only_its_bytes(item: bytes, step: int | None) -> None:
+    data = b'{"a": [%b]}' % b",".join([item] * 10_000)
+    tracemalloc.start()
+    framer, message = Framer(), None
+    for start in range(0, len(data), step or len(data)):
+        framer.feed(data[start : start + (step or len(data))])
+        while framer.busy and (message := framer.pull()) is None:
+            pass
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert message is not None
+    assert taken / 2 < framer.size < taken * 4 + 2 * len(data)
 
 
 def test_a_stray_token_is_quoted_up_to_a_limit() -> None:
@@ -382,7 +399,7 @@ def test_bytes_wait_until_they_are_pulled() -> None:
     framer.feed(b" [")
     assert framer.pull() == Message({})
     assert framer.pull() is None
-    assert (framer.busy, framer.held) == (False, 1)
+    assert (framer.busy, framer.held) == (False, 1 + NODE)
 
 
 def test_a_pull_looks_at_so_many_tokens_and_no_more() -> None:
