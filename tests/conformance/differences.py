@@ -105,6 +105,11 @@ DIFFERENCES = (
         "No known client needs more, and one client must not fill the memory that all share.",
     ),
     Difference(
+        "A large request holds up the other clients of its VM while QEMU reads it: byte by byte, some four seconds for "
+        "a MiB. Clients with a monitor of their own each wait for QEMU to read theirs.",
+        "There is one connection to QEMU, and a message on it cannot be interrupted. `max_request` bounds the wait.",
+    ),
+    Difference(
         "A client that leaves more than 16 MiB unread is disconnected. QEMU stops to read that client's requests, "
         "and its own memory grows with the events.",
         "One client must not slow another, nor fill the memory that all share.",
