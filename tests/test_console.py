@@ -14,8 +14,10 @@ import pytest
 from qmpguard.cli import main
 from qmpguard.daemon import console
 from qmpguard.daemon.console import LONGEST, MAX_REASON, Console, place
+from qmpguard.errors import UsageError
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.record import Override, Peer
+from qmpguard.visit import consoles
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
 from tests.test_fleet import fleet_of, vm
@@ -221,3 +223,10 @@ async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytes
         async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, place({})):
             assert await override("--rule", "vfio-postcopy", "--for", "1m", "--reason", "x") == 0
     assert "one: rule vfio-postcopy warns" in capsys.readouterr().out
+
+
+def test_where_several_guards_are_meant_each_is_named_with_its_vms(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [consoles.Found("a", 12, {"web1": [], "web2": []}), consoles.Found("b", 13, {"db": []})]
+    monkeypatch.setattr(consoles, "every", lambda pid: iter(found))
+    with pytest.raises(UsageError, match=r"several guards: say --pid 12 \(web1, web2\) or --pid 13 \(db\)"):
+        consoles.find(None, None)

@@ -128,7 +128,7 @@ class Words:
     def lacks(self, path: Path) -> QmpguardError:
         """Return the error that an option is missing."""
         option = next(option for option in OPTIONS if option.path == path)
-        return UsageError(f"run needs --{option.flag} {option.metavar}, or {option.variable} in the environment")
+        return UsageError(f"--{option.flag} {option.metavar} is missing, or {option.variable} in the environment")
 
     def has(self, path: Path) -> bool:
         """Say whether a setting was written here."""

@@ -139,8 +139,9 @@ class Table:
         return self._unknown(close[0], f"did you mean {missing!r}?") if close else None
 
     def _unknown(self, key: str, hint: str) -> QmpguardError:
-        where = f" in {self._section.header}" if self._section.header else ""
         item = self.item(key)
+        header = item.origin if item.words else self._section.header
+        where = f" in {header}" if header else ""
         return item.fault(f"{item.place}unknown key {key!r}{where}: {hint}")
 
     def _inner(self, path: Path, value: object) -> Table:

@@ -36,7 +36,8 @@ def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
         which = " and ".join([f"VM {vm}"] * (vm is not None) + [f"process {pid}"] * (pid is not None))
         raise UnavailableError(f"no guard {f'for {which} ' * bool(which)}answers; ask as its user or as root")
     if len(found) > 1:
-        raise UsageError(f"there are several guards: say --pid {' or --pid '.join(str(one.pid) for one in found)}")
+        guards = " or ".join(f"--pid {one.pid} ({', '.join(one.vms)})" for one in found)
+        raise UsageError(f"there are several guards: say {guards}")
     names = list(found[0].vms)
     if vm is None and len(names) != 1:
         raise UsageError(f"it guards several VMs: say --vm {' or --vm '.join(names)}")

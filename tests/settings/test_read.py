@@ -218,11 +218,11 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
 @pytest.mark.parametrize(
     ("flags", "environ", "says"),
     [
-        ({}, {}, "run needs --qemu ADDR, or QMPGUARD_QEMU in the environment"),
-        ({"qemu": "q"}, {}, "run needs --listen ADDR, or QMPGUARD_LISTEN in the environment"),
+        ({}, {}, "--qemu ADDR is missing, or QMPGUARD_QEMU in the environment"),
+        ({"qemu": "q"}, {}, "--listen ADDR is missing, or QMPGUARD_LISTEN in the environment"),
         (ENDS | {"survey_timeout": "0"}, {}, "--survey-timeout 0: it is a number of seconds, more than 0"),
         (ENDS, {"QMPGUARD_MODE": "x"}, "QMPGUARD_MODE=x in the environment: it is enforce or warn"),
-        (ENDS | {"rules": "x=warn"}, {}, "unknown key 'x' in [policy.rules]: there are "),
+        (ENDS | {"rules": "x=warn"}, {}, "unknown key 'x' in --rules: there are "),
         (ENDS | {"rules": "unverified=off"}, {}, "--rules unverified=off: it is enforce or warn"),
         ({"config": "/c"}, {"QMPGUARD_MODE": "warn"}, "QMPGUARD_MODE: beside --config it belongs into the file, /c"),
         ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: beside --config it belongs into the file, /c"),
