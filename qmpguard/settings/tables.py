@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LONGEST_WAIT, LONGEST_INTERVAL = 3600.0, 86400.0
 #: clients of one VM that can be asked for: each takes a descriptor
 MOST_CLIENTS = 65536
-#: bytes of a request: a client needs some, and more than that QEMU does not read itself
-SMALLEST_REQUEST, LARGEST_REQUEST = 4096, 64 << 20
+#: bytes of a request: every client needs some, and QEMU reads 64 MiB, which a sixth of it may become in our spelling
+SMALLEST_REQUEST, LARGEST_REQUEST = 4096, 10 << 20
 #: a list with nothing in it
 NONE: tuple[str, ...] = ()
 

@@ -100,7 +100,7 @@ DIFFERENCES = (
         explains=_unreadable,
     ),
     Difference(
-        "A message may have 4 MiB of tokens (`max_request`: up to QEMU's 64), and an error quotes 64 KiB of a stray "
+        "A message may have 4 MiB of tokens (`max_request`: up to 10), and an error quotes 64 KiB of a stray "
         "token. QEMU reads 64 MiB and quotes all.",
         "No known client needs more, and one client must not fill the memory that all share.",
     ),

@@ -31,7 +31,7 @@ allow_users = ["root", "17"]
 allow_groups = ["root"]
 role = "observer"
 max_clients = 5
-max_request = 67108864
+max_request = 10485760
 survey_timeout = 2.5
 drift_interval = 0
 
@@ -79,7 +79,7 @@ def test_a_file_that_says_everything(tmp_path: Path) -> None:
                 access=Access(frozenset({0, 17}), frozenset({0})),
                 role=Role.OBSERVER,
                 max_clients=5,
-                max_request=64 << 20,
+                max_request=10 << 20,
             ),
             VmConfig(
                 *("web2", TcpAddress("127.0.0.1", 4444), NamedAddress("two")),
@@ -124,7 +124,7 @@ WRONG = [
     (VM + "survey_timeout = true", "it is a number of seconds"),
     (VM + "drift_interval = -1", "more than 0 and at most 86400, or 0: no look"),
     (VM + "max_clients = 1.5", "it is a whole number from 1 to 65536"),
-    (VM + "max_request = '4M'", "it is a whole number from 4096 to 67108864"),
+    (VM + "max_request = '4M'", "it is a whole number from 4096 to 10485760"),
     (VM + "role = 'root'", "it is operator or observer"),
     (VM + "qemu_listen = '/x'", 'c.toml:3: qemu = "/q": it cannot be set beside qemu_listen'),
     ("[[vm]]\nname = 'a'\nqemu_listen = 'q'\nlisten = '/l'", 'qemu_listen = "q": the path of a socket is an absolute'),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from qmpguard.settings.tables import LARGEST_REQUEST
 from qmpguard.wire import parser
+from qmpguard.wire.json import encode_for_qemu
 from qmpguard.wire.parser import Fault, read_string
 
 #: bytes, as text of the same code points
@@ -48,3 +52,14 @@ def test_what_qemu_refuses_is_refused(body: str) -> None:
 def test_what_only_qemu_takes_is_taken() -> None:
     assert read_string(r"""'"\''""") == "\"'"
     assert read_string('"\xc0\x80"') == "\0"
+
+
+@given(BODIES, st.sampled_from("\"'"))
+@settings(max_examples=1000)
+@example("\xc3\xa9" * 9, '"')
+def test_a_string_is_at_most_six_times_as_long_when_it_is_written_for_qemu(body: str, quote: str) -> None:
+    """So that what the largest setting lets in is within QEMU's own limit."""
+    token = f"{quote}{body}{quote}"
+    with suppress(Fault):
+        assert len(encode_for_qemu(read_string(token))) <= 6 * len(token)
+    assert 6 * LARGEST_REQUEST < 64 << 20
