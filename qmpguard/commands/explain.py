@@ -74,7 +74,8 @@ def _request(text: str) -> Request:
 
     framer = Framer()
     framer.feed(text.encode(errors="surrogateescape") + b"\n")
-    item = framer.pull()
+    while (item := framer.pull()) is None and framer.busy:
+        pass  # it is long
     if not isinstance(item, Message):
         raise UsageError("the command is no JSON" + (f": {item.desc}" if item else ": it is not complete") + _AS_SENT)
     request = read_request(item.value, oob=True)

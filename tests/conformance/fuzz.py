@@ -10,6 +10,7 @@ import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -26,24 +27,41 @@ def main(minutes: float) -> int:
     """Return 1 if anything differed."""
     logging.disable(logging.CRITICAL)
     end = time.monotonic() + 60 * minutes
-    played, different, rounds = 0, 0, 0
-    with TemporaryDirectory(prefix="fuzz") as folder, ExitStack() as stack:
-        twins = [_start(stack, Path(folder), number) for number in range(2)]
+    played, different, aborts, rounds = 0, 0, 0, 0
+    with Pair(system_qemu()) as old, Pair(vfio_qemu()) as new:
         while time.monotonic() < end:
             number = random.getrandbits(64)
-            for pair in twins:
-                count, differs = _round(pair, number)
+            for pair in (old, new):
+                count, differs = _round(pair.twins, number)
                 played, different = played + count, different + differs
+                if pair.twins.aborted():
+                    aborts += 1
+                    pair.begin_anew()
             rounds += 1
-            print(f"{played} scripts, {different} rounds with a difference", flush=True)
+            print(f"{played} scripts, {different} rounds with a difference, {aborts} aborts of QEMU alone", flush=True)
     print(f"{played} scripts in {minutes:g} minutes, rounds with an unlisted difference: {different} of {2 * rounds}")
     return int(different > 0)
 
 
-def _start(stack: ExitStack, folder: Path, number: int) -> Twins:
-    place = folder / str(number)
-    place.mkdir()
-    return stack.enter_context(Twins((system_qemu, vfio_qemu)[number](), place))
+class Pair:
+    """Twins of one QEMU, which begin anew when it has aborted."""
+
+    def __init__(self, binary: Path) -> None:
+        self._binary = binary
+        self._stack = ExitStack()
+        self.twins: Twins
+
+    def __enter__(self) -> Self:
+        self.begin_anew()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin_anew(self) -> None:
+        self._stack.close()
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="fuzz"))
+        self.twins = self._stack.enter_context(Twins(self._binary, Path(folder)))
 
 
 def _round(twins: Twins, number: int) -> tuple[int, int]:
@@ -61,8 +79,17 @@ def _round(twins: Twins, number: int) -> tuple[int, int]:
     @given(SCRIPTS)
     def play(script: Script) -> None:
         nonlocal played
+        if twins.aborted():
+            return  # the rest of the round is left out
         played += 1
-        straight, guarded = twins.play(script)
+        try:
+            straight, guarded = twins.play(script)
+        except ConnectionError:
+            if twins.aborted():
+                return
+            raise
+        if twins.aborted():
+            return
         assert not unexplained(straight, guarded, twins.version), "\n".join([repr(script), *straight, "---", *guarded])
 
     try:

@@ -36,6 +36,8 @@ _ENDED: Final = b'"id": "the end"}\r\n'
 DEEP: Final = 1000
 #: seconds without an answer after which none is expected
 QUIET: Final = 0.1
+#: what a QEMU says that has aborted, see the differences
+ABORTS: Final = b"QMP_REQ_QUEUE_LEN_MAX"
 
 #: a reply to an out-of-band request, in its normal form: its own id, not one in an id of another
 _OOB: Final = re.compile(r'^\{"id": "oob", |, "id": "oob"\}$')
@@ -204,6 +206,10 @@ class Twins:
         if b"stop" in script.data:
             self.resume()
         return straight, guarded
+
+    def aborted(self) -> bool:
+        """Say whether the QEMU without a guard has aborted, as a listed difference has it; then this is over."""
+        return ABORTS in (self._behind[0].parent / "qemu.err").read_bytes()
 
     def resume(self) -> None:
         """Let both machines run again, as they did at first; on another monitor, which the guard does not see."""
