@@ -26,6 +26,7 @@ class Dealer:
         self._intercept = intercept
         self._turns: deque[Session] = deque()
         self._own_turns: deque[Session] = deque()
+        self._urgent: deque[Slot] = deque()  # out-of-band, while QEMU does not read
         self._express: deque[Slot] = deque()  # judged, or waiting for a descriptor's way: first in line
         self._carrying: Slot | None = None  # the one request with a descriptor in flight
         self._behind: deque[Slot] = deque()  # more of that kind
@@ -41,7 +42,8 @@ class Dealer:
     def submit_oob(self, slot: Slot) -> None:
         """Send an out-of-band request past the window, unless it is taken over."""
         if self.link is not None and (slot.session.privileged or not self._intercept(slot)):
-            self.link.send(slot)
+            self._urgent.append(slot)
+            self.deal()
 
     def submit_judged(self, slot: Slot) -> None:
         """Send a request that may pass before all that still waits for its turn."""
@@ -59,13 +61,13 @@ class Dealer:
             self._carrying = None
             if self._behind:
                 self._express.appendleft(self._behind.popleft())
-        if self._express or self._turns or self._own_turns:
+        if self._express or self._turns or self._own_turns or self._urgent:
             self.deal()
 
     def clear(self) -> None:
         """Forget everything: the link is gone."""
         self.link = None
-        for queue in (self._express, self._behind):
+        for queue in (self._urgent, self._express, self._behind):
             for slot in queue:
                 slot.discard()
             queue.clear()
@@ -76,9 +78,14 @@ class Dealer:
     def deal(self) -> None:
         """Send what the window has room for."""
         while (link := self.link) is not None:
+            if self._urgent and not link.is_behind:
+                self._send_urgent(link, self._urgent.popleft())
+                continue
             if self._own_turns and link.has_room(privileged=True):
                 turns = self._own_turns
             elif not (self._express or self._turns) or not link.has_room(privileged=False):
+                if link.is_behind and (self._urgent or self._express or self._turns):
+                    link.when_sent(self.deal)
                 return
             elif self._express:
                 self._send(self._express.popleft())
@@ -86,6 +93,10 @@ class Dealer:
             else:
                 turns = self._turns
             self._serve(turns)
+
+    def _send_urgent(self, link: Link, slot: Slot) -> None:
+        if not slot.session.is_closed:
+            link.send(slot)
 
     def _serve(self, turns: deque[Session]) -> None:
         """Send one request of the session whose turn it is, and put it behind the others if it has more."""

@@ -14,11 +14,13 @@ from qmpguard.proxy.slot import LONG
 from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpguard.proxy.counts import Counts
     from qmpguard.proxy.fds import Descriptor
     from qmpguard.proxy.slot import Slot
     from qmpguard.proxy.stream import Stream
-from qmpguard.wire.replies import Greeting
+    from qmpguard.wire.replies import Greeting
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +72,16 @@ class Link:
         """Say whether an in-band request can be sent now."""
         if privileged:
             return self._in_band < WINDOW
-        # where there is something unsent, a reply is still to come, and with it the next look at this
-        return self._in_band < CLIENT_WINDOW and self._stream.pending < MAX_BEHIND
+        return self._in_band < CLIENT_WINDOW and not self.is_behind
+
+    @property
+    def is_behind(self) -> bool:
+        """Say whether QEMU leaves so much unread that nothing more of clients is to be sent, out-of-band or not."""
+        return self._stream.pending >= MAX_BEHIND
+
+    def when_sent(self, callback: Callable[[], None]) -> None:
+        """Call back once, when QEMU has left nothing unread."""
+        self._stream.when_sent(callback)
 
     def send(self, slot: Slot) -> None:
         """Send a request; its reply goes to `Hub.answered`."""

@@ -140,14 +140,14 @@ class Session:
     @property
     def weight(self) -> int:
         """Bytes held for the client: what it has not read, and what its unanswered requests have become in memory."""
-        requests = sum(slot.size + len(slot.reply or b"") for slot in self._slots)
+        requests = sum(slot.size + len(slot.id or b"") + len(slot.reply or b"") for slot in self._slots)
         return self.stream.pending + self._intake.held + requests + self._oob_size
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
         self._half_closed = True
         self.stream.pause()
-        if self.state is State.WAITING or not self.outstanding:
+        if self.state is State.WAITING or not (self.outstanding or self._intake.busy):
             self.close("the guard stops")
 
     def event(self, line: bytes) -> None:

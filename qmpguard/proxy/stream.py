@@ -89,10 +89,11 @@ class Outbox:
 
 
 class _Long(NamedTuple):
-    """A long message whose bytes are made as the socket takes them; until the last of them it counts for ``size``."""
+    """A long message whose bytes are made as the socket takes them; before the last of them it counts for ``size``."""
 
     pieces: Iterator[bytes]
     size: int
+    ahead: bytes | None = None  # a piece that is made already
 
 
 class Stream:
@@ -160,9 +161,9 @@ class Stream:
             return
         self._queue.append((data, descriptor))
         self._queued += size
-        if self._queued > self._limit:
+        if self._queued - size > self._limit:
             self.flush()
-            if self._queued > self._limit:
+            if self._queued - size > self._limit:  # it has not read what came before
                 self._lose("it does not read what it is sent")
         elif len(self._queue) == 1:
             self._outbox.add(self)
@@ -178,10 +179,15 @@ class Stream:
                 if not self._send():
                     self._writing = True
                     self._loop.add_writer(self._fileno, self._writable)
-                    self._outbox.grew(self._queued)
+                    if isinstance(self._queue[0][0], bytes):
+                        self._outbox.grew(self._queued)
                     return
         except OSError as error:
             self._lose(error.strerror or str(error))
+        else:
+            if self._sent is not None and not self.closed:
+                callback, self._sent = self._sent, None
+                callback()
 
     def close(self) -> None:
         """Close the socket; what is still queued is dropped. The owner is not told, since it asks."""
@@ -238,15 +244,16 @@ class Stream:
         return False
 
     def _send_piece(self, long: _Long, descriptor: Descriptor | None) -> bool:
-        if (piece := next(long.pieces, None)) is None:
+        piece = next(long.pieces, b"") if long.ahead is None else long.ahead
+        if (ahead := next(long.pieces, None)) is None:
+            # it is over before its last byte is sent: the answer to that may come at once
             self._queue.popleft()
             self._queued -= long.size
-            return True
-        self._queue[0] = long, None
+        else:
+            self._queue[0] = _Long(long.pieces, long.size, ahead), None
         self._queue.appendleft((piece, descriptor))
         self._queued += len(piece)
-        self._send()
-        return False
+        return self._send() and ahead is None
 
     def _gather(self) -> bytes:
         """Make one piece of the bytes at the head of the queue, up to the next descriptor, and return it."""
@@ -267,9 +274,6 @@ class Stream:
         self._writing = False
         self._loop.remove_writer(self._fileno)
         self.flush()
-        if not self._queue and self._sent and not self.closed:
-            callback, self._sent = self._sent, None
-            callback()
 
     def _wake(self, callback: Callable[[], None]) -> None:
         if not self.closed:

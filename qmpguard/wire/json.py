@@ -13,7 +13,7 @@ from math import isinf
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ def encode_for_qemu(value: Value) -> bytes:
     try:
         return _ordinary(value).encode("ascii")
     except (TypeError, RecursionError):  # it has a Number, or is deep
-        return b"".join(pieces_for_qemu(value))
+        return "".join(fragments_for_qemu(value)).encode("ascii")
 
 
-def pieces_for_qemu(value: Value) -> Iterator[bytes]:
-    """Yield what `encode_for_qemu` returns in pieces of some milliseconds each, whatever the value is. Never raises."""
-    return _pieces(_fragments(value, _FOR_QEMU))
+def fragments_for_qemu(value: Value) -> Iterator[str]:
+    """Yield what `encode_for_qemu` returns in small fragments, for `pieces`. Never raises."""
+    return _fragments(value, _FOR_QEMU)
 
 
 def echo(value: Value) -> bytes:
@@ -85,7 +85,7 @@ def echo(value: Value) -> bytes:
 
 def echo_in_pieces(value: Value) -> Iterator[bytes]:
     """Yield what `echo` returns in pieces of some milliseconds each, whatever the value is. Never raises."""
-    return _pieces(_fragments(value, _AS_READ))
+    return pieces(_fragments(value, _AS_READ))
 
 
 def _reread(text: str) -> str:
@@ -96,7 +96,8 @@ def _reread(text: str) -> str:
     return text if isinf(number) else f"{number:.17g}"
 
 
-def _pieces(fragments: Iterator[str]) -> Iterator[bytes]:
+def pieces(fragments: Iterable[str]) -> Iterator[bytes]:
+    """Yield fragments of ASCII text joined to pieces, none of them empty, of some milliseconds each. Never raises."""
     gathered: list[str] = []
     size = 0
     for fragment in fragments:
@@ -106,7 +107,8 @@ def _pieces(fragments: Iterator[str]) -> Iterator[bytes]:
             yield "".join(gathered).encode("ascii")
             gathered.clear()
             size = 0
-    yield "".join(gathered).encode("ascii")
+    if gathered:
+        yield "".join(gathered).encode("ascii")
 
 
 def _fragments(value: Value, spelling: _Spelling) -> Iterator[str]:

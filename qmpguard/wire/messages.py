@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from qmpguard.wire.json import Value, echo, echo_in_pieces, encode, encode_for_qemu, pieces_for_qemu
+from qmpguard.wire.json import Value, echo, echo_in_pieces, encode, encode_for_qemu, fragments_for_qemu, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,6 @@ NOT_AN_OBJECT = "QMP input must be a JSON object"
 EOL = b"\r\n"
 
 
-_EXECUTE, _EXEC_OOB = b'{"execute": ', b'{"exec-oob": '
-
-
 class Request(NamedTuple):
     """A well-formed request; ``id`` is its text as it goes back to the client, None where it had none.
 
@@ -42,7 +39,7 @@ class Request(NamedTuple):
 
     def encode(self, number: int) -> bytes:
         """Return the request in our own words, with our own id in place of the client's."""
-        execute = _EXEC_OOB if self.oob else _EXECUTE
+        execute = b'{"exec-oob": ' if self.oob else b'{"execute": '
         if self.arguments is None:
             return b'%b%b, "id": %d}\n' % (execute, encode_for_qemu(self.command), number)
         return b'%b%b, "arguments": %b, "id": %d}\n' % (
@@ -54,12 +51,15 @@ class Request(NamedTuple):
 
     def pieces(self, number: int) -> Iterator[bytes]:
         """Yield what `encode` returns in pieces of some milliseconds each, for a request that is long."""
-        yield _EXEC_OOB if self.oob else _EXECUTE
-        yield from pieces_for_qemu(self.command)
+        return pieces(self._fragments(number))
+
+    def _fragments(self, number: int) -> Iterator[str]:
+        yield '{"exec-oob": ' if self.oob else '{"execute": '
+        yield from fragments_for_qemu(self.command)
         if self.arguments is not None:
-            yield b', "arguments": '
-            yield from pieces_for_qemu(self.arguments)
-        yield b', "id": %d}\n' % number
+            yield ', "arguments": '
+            yield from fragments_for_qemu(self.arguments)
+        yield f', "id": {number}}}\n'
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import gc
 import json
 import socket
 import weakref
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import pytest
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.budget import TOO_MUCH, Budget
 from qmpguard.proxy.link import MAX_BEHIND
+from qmpguard.proxy.stream import Outbox, Stream
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, connected, eventually, guarding
 
@@ -140,6 +141,69 @@ async def test_a_big_request_holds_up_no_other_vm_while_it_is_written_anew(
         assert qemu.seen[-1].get("arguments") == sent.get("arguments")
         assert await big.receive() == {"return": {}, "id": sent["id"]}
         assert session.weight == 0
+
+
+async def test_a_long_message_is_no_longer_pending_when_its_last_byte_can_be_read() -> None:
+    """Its answer may come at once, and whether there is room is looked at when it comes."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        stream = Stream(ours, Outbox(lambda size: None), limit=MIB)
+        stream.write_long(iter([b"a" * 9, b"b" * 9, b"c" * 9]), MIB)
+        stream.write(b"d" * 9)
+        assert stream.pending >= MIB
+        received = b""
+        while b"d" not in received:
+            with suppress(BlockingIOError):
+                received += theirs.recv(99)
+            if b"c" in received:
+                assert stream.pending <= 9
+            await asyncio.sleep(0)
+        assert received == b"a" * 9 + b"b" * 9 + b"c" * 9 + b"d" * 9
+        assert stream.pending == 0
+        stream.close()
+
+
+async def test_out_of_band_requests_wait_while_qemu_does_not_read(tmp_path: Path) -> None:
+    """They would be of no use in the queue of the link, and could fill it until it broke."""
+    urgent = b'{"exec-oob": "query-yank", "arguments": {"a": "%b"}}' % (b"x" * 40_000)
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(18)]
+        assert qemu._writer is not None
+        transport = hold(qemu._writer)
+        for client in clients:
+            client.raw(urgent * 9)
+        link = guard.hub.link
+        assert link is not None
+        await eventually(lambda: all(session.outstanding == 9 for session in guard.hub.clients))
+        assert MAX_BEHIND <= link._stream.pending < MAX_BEHIND + len(urgent) + 100
+        for client in clients[9:]:
+            client.writer.transport.abort()
+        transport.resume_reading()
+        for client in clients[:9]:
+            assert [await client.receive() for _ in range(9)] == [{"return": {}}] * 9
+        assert guard.hub.counts.links == 1
+
+
+async def test_what_was_received_is_answered_at_the_end_however_long_it_is(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        (session,) = guard.hub.clients
+        session.received(b'{"execute": "stop", "id": [%b1]}' % (b"1," * 12_000), [])
+        guard.hub.quiesce()
+        assert "return" in await qmp.receive()
+        assert qemu.commands() == ["stop"]
+        assert await qmp.closed()
+
+
+async def test_a_single_reply_may_be_larger_than_what_may_be_left_unread(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        guard.hub.adopt(Policy(), replace(guard.hub.limits, max_unread=MIB))
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert await qmp.ask("query-name", id="x" * (3 * MIB)) == {"return": {}, "id": "x" * (3 * MIB)}
 
 
 async def test_a_descriptor_goes_with_a_big_request_and_only_there(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qmpguard.wire import json as dialect
 from qmpguard.wire.framing import Framer, Message
-from qmpguard.wire.json import Number, Value, echo, echo_in_pieces, encode, encode_for_qemu, pieces_for_qemu
+from qmpguard.wire.json import Number, Value, echo, echo_in_pieces, encode, encode_for_qemu, fragments_for_qemu, pieces
 
 SPELLINGS: list[tuple[Value, bytes]] = [
     (None, b"null"),
@@ -125,10 +125,10 @@ def test_what_is_written_for_qemu_reads_as_the_same_value(value: Value) -> None:
 def test_the_pieces_of_a_long_value_are_the_same_text_however_small(value: Value) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dialect, "PIECE", 3)
-        pieces = list(pieces_for_qemu(value))
-        assert all(len(piece) <= 3 * len(r"\ud83d\ude00") + 2 for piece in pieces)
+        made = list(pieces(fragments_for_qemu(value)))
+        assert all(len(piece) <= 3 * len(r"\ud83d\ude00") + 2 for piece in made)
         framer = Framer()
-        framer.feed(b"".join(pieces) + b" ")
+        framer.feed(b"".join(made) + b" ")
         assert framer.pull() == Message(value)
         echoed = b"".join(echo_in_pieces(value))
     assert echoed == b"".join(echo_in_pieces(value))
