@@ -27,6 +27,8 @@ class Dealer:
         self._turns: deque[Session] = deque()
         self._own_turns: deque[Session] = deque()
         self._urgent: deque[Slot] = deque()  # out-of-band, while QEMU does not read
+        self._was_urgent = False  # the last one sent
+        self._dealing = False
         self._express: deque[Slot] = deque()  # judged, or waiting for a descriptor's way: first in line
         self._carrying: Slot | None = None  # the one request with a descriptor in flight
         self._behind: deque[Slot] = deque()  # more of that kind
@@ -41,7 +43,11 @@ class Dealer:
 
     def submit_oob(self, slot: Slot) -> None:
         """Send an out-of-band request past the window, unless it is taken over."""
-        if self.link is not None and (slot.session.privileged or not self._intercept(slot)):
+        if self.link is None:
+            return
+        if slot.session.privileged:
+            self.link.send(slot)  # it asks whether QEMU is alive, and there is one of them
+        elif not self._intercept(slot):
             self._urgent.append(slot)
             self.deal()
 
@@ -71,32 +77,50 @@ class Dealer:
             for slot in queue:
                 slot.discard()
             queue.clear()
-        self._turns.clear()
-        self._own_turns.clear()
+        for turns in (self._turns, self._own_turns):
+            for session in turns:
+                session.in_turn = False
+            turns.clear()
         self._carrying = None
 
-    def deal(self) -> None:
-        """Send what the window has room for."""
-        while (link := self.link) is not None:
-            if self._urgent and not link.is_behind:
-                self._send_urgent(link, self._urgent.popleft())
-                continue
-            if self._own_turns and link.has_room(privileged=True):
-                turns = self._own_turns
-            elif not (self._express or self._turns) or not link.has_room(privileged=False):
-                if link.is_behind and (self._urgent or self._express or self._turns):
-                    link.when_sent(self.deal)
-                return
-            elif self._express:
-                self._send(self._express.popleft())
-                continue
-            else:
-                turns = self._turns
-            self._serve(turns)
+    def departed(self, session: Session) -> None:
+        """Forget what a session that has closed was waiting for."""
+        if session.in_turn:
+            session.in_turn = False
+            (self._own_turns if session.privileged else self._turns).remove(session)
+        if self._urgent:
+            self._urgent = deque(slot for slot in self._urgent if slot.session is not session)
 
-    def _send_urgent(self, link: Link, slot: Slot) -> None:
-        if not slot.session.is_closed:
-            link.send(slot)
+    def deal(self) -> None:
+        """Send what there is room for. Who comes here meanwhile need not wait: everything is looked at again."""
+        if self._dealing:
+            return
+        self._dealing = True
+        try:
+            while (link := self.link) is not None and self._deal(link):
+                pass
+        finally:
+            self._dealing = False
+
+    def _deal(self, link: Link) -> bool:
+        """Send the next request; False if there is none, or no room. Out-of-band and in-band take turns."""
+        ready = (self._express or self._turns) and link.has_room(privileged=False)
+        if self._own_turns and link.has_room(privileged=True):
+            self._serve(self._own_turns)
+        elif self._urgent and not (ready and self._was_urgent) and not link.is_behind:
+            self._was_urgent = True
+            link.send(self._urgent.popleft())
+        elif ready:
+            self._was_urgent = False
+            if self._express:
+                self._send(self._express.popleft())
+            else:
+                self._serve(self._turns)
+        else:
+            if (self._urgent or self._express or self._turns) and link.is_behind:
+                link.when_sent(self.deal)
+            return False
+        return True
 
     def _serve(self, turns: deque[Session]) -> None:
         """Send one request of the session whose turn it is, and put it behind the others if it has more."""

@@ -188,6 +188,7 @@ class Hub:
         """Forget a session that has closed."""
         self.sessions.discard(session)
         self._holds.departed(session)
+        self._dealer.departed(session)
         self._note_drained()
         if not session.privileged:
             self.counts.departed(reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.proxy.intake import Intake
@@ -140,15 +141,17 @@ class Session:
     @property
     def weight(self) -> int:
         """Bytes held for the client: what it has not read, and what its unanswered requests have become in memory."""
-        requests = sum(slot.size + len(slot.id or b"") + len(slot.reply or b"") for slot in self._slots)
+        requests = sum(slot.size + len(slot.reply or b"") for slot in self._slots)
         return self.stream.pending + self._intake.held + requests + self._oob_size
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
         self._half_closed = True
         self.stream.pause()
-        if self.state is State.WAITING or not (self.outstanding or self._intake.busy):
+        if self.state is State.WAITING:
             self.close("the guard stops")
+        elif not (self.outstanding or self._intake.busy):
+            self._finish_when_sent("the guard stops")
 
     def event(self, line: bytes) -> None:
         """Pass an event on, if the client has negotiated."""
@@ -250,14 +253,14 @@ class Session:
         elif not self._half_closed:
             self.stream.resume()
         elif not self.outstanding:
-            self.stream.flush()
-            if self.stream.pending:
-                self.stream.when_sent(self._finish)
-            else:
-                self._finish()
+            self._finish_when_sent("it ended the conversation")
 
-    def _finish(self) -> None:
-        self.close("it ended the conversation")
+    def _finish_when_sent(self, reason: str) -> None:
+        self.stream.flush()
+        if self.stream.pending:
+            self.stream.when_sent(partial(self.close, reason))
+        else:
+            self.close(reason)
 
     def _request(self, value: Value) -> None:
         intake = self._intake

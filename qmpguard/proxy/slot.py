@@ -21,7 +21,8 @@ class Slot:
     """The place of one request's reply in its client's order.
 
     ``id`` is the client's own, as its reply repeats it; the reply of an ``oob`` one waits for no other. Without a
-    request it is the session's own answer, ``behind`` so many out-of-band replies. ``size``: bytes of it in memory.
+    request it is the session's own answer, ``behind`` so many out-of-band replies. ``size``: bytes of the request in
+    memory, and of its id.
     """
 
     __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session", "size")
@@ -34,6 +35,8 @@ class Slot:
             self.id, self.oob = None, False
         else:
             self.id, self.oob = request.id, request.oob
+            if request.id is not None:
+                size += len(request.id)
         self.descriptor: Descriptor | None = None
         self.size = size
         self.reply: bytes | None = None

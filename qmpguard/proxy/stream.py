@@ -185,9 +185,9 @@ class Stream:
         except OSError as error:
             self._lose(error.strerror or str(error))
         else:
-            if self._sent is not None and not self.closed:
+            if self._sent is not None:
                 callback, self._sent = self._sent, None
-                callback()
+                self.call_soon(callback)
 
     def close(self) -> None:
         """Close the socket; what is still queued is dropped. The owner is not told, since it asks."""
@@ -211,7 +211,7 @@ class Stream:
         self._loop.call_soon(self._wake, callback)
 
     def when_sent(self, callback: Callable[[], None]) -> None:
-        """Call back once, when everything queued has been sent."""
+        """Call back once, in a turn of its own, when everything queued has been sent."""
         self._sent = callback
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qmpguard.access import Role
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.budget import TOO_MUCH, Budget
 from qmpguard.proxy.link import MAX_BEHIND
@@ -183,6 +184,80 @@ async def test_out_of_band_requests_wait_while_qemu_does_not_read(tmp_path: Path
         for client in clients[:9]:
             assert [await client.receive() for _ in range(9)] == [{"return": {}}] * 9
         assert guard.hub.counts.links == 1
+
+
+async def test_out_of_band_requests_of_who_has_been_dropped_are_not_kept(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(3)]
+        assert qemu._writer is not None
+        transport = hold(qemu._writer)
+        for client in clients:
+            client.send(*[{"exec-oob": "query-yank", "arguments": {"a": "x" * MIB}}] * 2)
+        await eventually(lambda: all(session.outstanding == 2 for session in guard.hub.clients))
+        waiting = guard.hub._dealer._urgent
+        assert len(waiting) >= 3
+        for session in tuple(guard.hub.clients):
+            session.close("it is dropped")
+        assert not guard.hub._dealer._urgent
+        transport.resume_reading()
+        async with connected(tmp_path / "guard.sock") as other:
+            assert await other.ask("query-name") == {"return": {}}
+
+
+async def test_out_of_band_and_in_band_requests_take_turns(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock", oob=True) as urgent,
+        connected(tmp_path / "guard.sock") as modest,
+    ):
+        link = guard.hub.link
+        assert qemu._writer is not None
+        assert link is not None
+        transport = hold(qemu._writer)
+        urgent.send({"exec-oob": "query-yank", "arguments": {"a": "x" * 3 * MIB}})
+        await eventually(lambda: link.is_behind)
+        urgent.send(*[{"exec-oob": "query-yank"}] * 8)
+        await eventually(lambda: len(guard.hub._dealer._urgent) == 8)
+        modest.send({"execute": "query-name"})
+        await eventually(lambda: len(guard.hub._dealer._turns) == 1)
+        transport.resume_reading()
+        assert await modest.receive() == {"return": {}}
+        assert [await urgent.receive() for _ in range(9)] == [{"return": {}}] * 9
+        assert qemu.commands().index("query-name") <= 2
+
+
+async def test_any_number_of_refusals_can_follow_from_one_reply(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
+        guard.hub.adopt(Policy(), replace(guard.hub.limits, role=Role.OBSERVER))
+        clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(200)]
+        qemu.hold.add("query-name")
+        holder = await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True))
+        holder.send(*[{"execute": "query-name"}] * 6)
+        await qemu.until("query-name", 6)
+        for client in clients:
+            client.send(*[{"execute": "stop"}] * 12)
+        await eventually(lambda: len(guard.hub._dealer._turns) == 200)
+        qemu.let_go()
+        for client in clients:
+            assert all(["error" in await client.receive() for _ in range(12)])
+
+
+async def test_a_reply_that_is_not_read_yet_is_sent_whole_at_the_end(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        transport = hold(qmp.writer)
+        qemu.answers["query-big"] = lambda _: "x" * MIB
+        qmp.send({"execute": "query-big"})
+        (session,) = guard.hub.clients
+        await eventually(lambda: session.stream.pending > 0)
+        guard.hub.quiesce()
+        transport.resume_reading()
+        assert await qmp.receive() == {"return": "x" * MIB}
+        assert await qmp.closed()
 
 
 async def test_what_was_received_is_answered_at_the_end_however_long_it_is(tmp_path: Path) -> None:
