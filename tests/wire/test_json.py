@@ -134,6 +134,13 @@ def test_the_pieces_of_a_long_value_are_the_same_text_however_small(value: Value
     assert echoed == b"".join(echo_in_pieces(value))
 
 
+def test_no_piece_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is known by none following it."""
+    monkeypatch.setattr(dialect, "PIECE", 3)
+    assert list(pieces(["abc"])) == [b"abc"]
+    assert list(pieces(["ab", "cd", "e"])) == [b"abcd", b"e"]
+
+
 @given(VALUES)
 def test_the_standard_library_reads_what_is_written(value: Value) -> None:
     read = json.loads(encode(value), parse_float=Number, parse_int=lambda text: text)
