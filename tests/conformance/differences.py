@@ -110,8 +110,8 @@ DIFFERENCES = (
         "There is one connection to QEMU, and a message on it cannot be interrupted. `max_request` bounds the wait.",
     ),
     Difference(
-        "A client that leaves more than 16 MiB unread is disconnected. QEMU stops to read that client's requests, "
-        "and its own memory grows with the events.",
+        "A client that leaves more than 16 MiB unread is disconnected when there is more for it. "
+        "QEMU stops to read that client's requests, and its own memory grows with the events.",
         "One client must not slow another, nor fill the memory that all share.",
     ),
     Difference(
