@@ -74,8 +74,7 @@ def _request(text: str) -> Request:
 
     framer = Framer()
     framer.feed(text.encode(errors="surrogateescape") + b"\n")
-    while (item := framer.pull()) is None and framer.busy:
-        pass  # it is long
+    item = framer.pull_whole()
     if not isinstance(item, Message):
         raise UsageError("the command is no JSON" + (f": {item.desc}" if item else ": it is not complete") + _AS_SENT)
     request = read_request(item.value, oob=True)

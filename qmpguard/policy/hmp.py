@@ -252,8 +252,7 @@ def _json_object(text: str) -> HmpCommand:
     """``user_creatable_parse_str``: what begins with a bracket is one JSON value, in QEMU's own dialect."""
     framer = Framer()
     framer.feed(text.encode())
-    while (item := framer.pull()) is None and framer.busy:
-        pass
+    item = framer.pull_whole()
     alone = framer.pull() is None and not framer.held
     match item:
         case Message(dict() as options) if alone and isinstance(options.get("qom-type"), str):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Dealer:
     """Deals a link's window: the guard's own requests first, then what was judged, then the clients in turn.
 
+    Out-of-band requests need no place in the window, but take turns with the others, and wait where QEMU does not read.
+
     ``intercept`` is shown every request of a client, and says whether it takes it over.
     """
 
@@ -26,7 +28,7 @@ class Dealer:
         self._intercept = intercept
         self._turns: deque[Session] = deque()
         self._own_turns: deque[Session] = deque()
-        self._urgent: deque[Slot] = deque()  # out-of-band, while QEMU does not read
+        self._urgent: deque[Slot] = deque()  # out-of-band
         self._was_urgent = False  # the last one sent
         self._dealing = False
         self._express: deque[Slot] = deque()  # judged, or waiting for a descriptor's way: first in line

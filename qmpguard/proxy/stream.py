@@ -49,16 +49,16 @@ class Owner(Protocol):
 class Outbox:
     """The streams that have something to send when the present wake-up has been handled.
 
-    ``grew`` is told of bytes that could not be sent at once. ``intake`` is where each of them reads, in its turn.
+    ``grew`` is told of bytes that could not be sent at once. Each of them reads into ``buffer``, in its turn.
     """
 
-    __slots__ = ("_depth", "_streams", "grew", "intake")
+    __slots__ = ("_depth", "_streams", "buffer", "grew")
 
     def __init__(self, grew: Callable[[int], None]) -> None:
         self.grew = grew
         # What is kept of it has its own size: `recv` makes READ_SIZE bytes and gives the rest back, and the few that
         # are kept for a while leave the heap full of holes
-        self.intake = memoryview(bytearray(READ_SIZE))
+        self.buffer = memoryview(bytearray(READ_SIZE))
         self._depth = 0
         self._streams: list[Stream] = []
 
@@ -107,7 +107,7 @@ class Stream:
         self._sock = sock
         self._fileno = sock.fileno()
         self._outbox = outbox
-        self._intake = outbox.intake
+        self._buffer = outbox.buffer
         self._limit = limit
         self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
@@ -304,16 +304,16 @@ class Stream:
 
     def _receive(self) -> tuple[bytes, list[Descriptor]]:
         """Return what has arrived; no bytes at the end. Raises `OSError`."""
-        intake = self._intake
+        buffer = self._buffer
         if not self._descriptors:
-            return intake[: self._sock.recv_into(intake)].tobytes(), []
-        size, ancillary, flags, _ = self._sock.recvmsg_into([intake], _ANCILLARY, _CLOSE_ON_EXEC)
+            return buffer[: self._sock.recv_into(buffer)].tobytes(), []
+        size, ancillary, flags, _ = self._sock.recvmsg_into([buffer], _ANCILLARY, _CLOSE_ON_EXEC)
         descriptors = _descriptors(ancillary) if ancillary else []
         if flags & _TRUNCATED:
             # some descriptors were lost in the kernel: nobody can tell which command lacks one
             close_all(descriptors)
             raise OSError("it sent more descriptors than could be received")
-        return intake[:size].tobytes(), descriptors
+        return buffer[:size].tobytes(), descriptors
 
     def _lose(self, reason: str) -> None:
         if not self.closed:

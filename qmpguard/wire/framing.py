@@ -105,6 +105,12 @@ class Framer:
                 return item
         return None
 
+    def pull_whole(self) -> Message | Malformed | None:
+        """Return the next item in as many turns as it takes, for who keeps nobody waiting. None: it needs more."""
+        while (item := self.pull()) is None and self.busy:
+            pass
+        return item
+
     def _read_ordinary(self) -> Message | None:
         """Read an object that lies complete in the block and on which the standard library and QEMU agree.
 

@@ -47,13 +47,12 @@ def encode(value: Value) -> bytes:
     """
     try:
         text = encode_basestring_ascii(value) if type(value) is str else _ordinary(value)
-    except (TypeError, RecursionError):  # it has a Number, or is deep
-        text = "".join(_fragments(value, _AS_QEMU))
-    else:
         # the standard library differs in the case of its \uXXXX and in DEL, and in nothing else
-        if "\\u" in text or "\x7f" in text:
-            text = "".join(_fragments(value, _AS_QEMU))
-    return text.encode("ascii")
+        if "\\u" not in text and "\x7f" not in text:
+            return text.encode("ascii")
+    except (TypeError, RecursionError):  # it has a Number, or is deep
+        pass
+    return "".join(_fragments(value, _AS_QEMU)).encode("ascii")
 
 
 def encode_for_qemu(value: Value) -> bytes:

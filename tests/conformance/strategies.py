@@ -182,10 +182,7 @@ def _is_safe(script: Script) -> bool:
     """
     framer = Framer()
     framer.feed(script.data.removeprefix(NEGOTIATE_OOB) + END)
-    items = []
-    while framer.busy:
-        if item := framer.pull():
-            items.append(item)
+    items = list(iter(framer.pull_whole, None))
     return sum(not (isinstance(item, Message) and _is_out_of_band(item.value)) for item in items) < QUEUE
 
 

@@ -170,8 +170,7 @@ async def test_out_of_band_requests_wait_while_qemu_does_not_read(tmp_path: Path
     urgent = b'{"exec-oob": "query-yank", "arguments": {"a": "%b"}}' % (b"x" * 40_000)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(18)]
-        assert qemu._writer is not None
-        transport = hold(qemu._writer)
+        transport = hold_qemu(qemu)
         for client in clients:
             client.raw(urgent * 9)
         link = guard.hub.link
@@ -189,8 +188,7 @@ async def test_out_of_band_requests_wait_while_qemu_does_not_read(tmp_path: Path
 async def test_out_of_band_requests_of_who_has_been_dropped_are_not_kept(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(3)]
-        assert qemu._writer is not None
-        transport = hold(qemu._writer)
+        transport = hold_qemu(qemu)
         for client in clients:
             client.send(*[{"exec-oob": "query-yank", "arguments": {"a": "x" * MIB}}] * 2)
         await eventually(lambda: all(session.outstanding == 2 for session in guard.hub.clients))
@@ -212,9 +210,8 @@ async def test_out_of_band_and_in_band_requests_take_turns(tmp_path: Path) -> No
         connected(tmp_path / "guard.sock") as modest,
     ):
         link = guard.hub.link
-        assert qemu._writer is not None
         assert link is not None
-        transport = hold(qemu._writer)
+        transport = hold_qemu(qemu)
         urgent.send({"exec-oob": "query-yank", "arguments": {"a": "x" * 3 * MIB}})
         await eventually(lambda: link.is_behind)
         urgent.send(*[{"exec-oob": "query-yank"}] * 8)
@@ -298,8 +295,7 @@ async def test_a_descriptor_goes_with_a_big_request_and_only_there(tmp_path: Pat
 async def test_a_qemu_that_goes_away_in_the_middle_of_a_big_request_takes_nothing_with_it(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
-            assert qemu._writer is not None
-            hold(qemu._writer)
+            hold_qemu(qemu)
             qmp.raw(b'{"execute": "query-big", "arguments": {"a": %b}}' % FLOATS)
             link = guard.hub.link
             assert link is not None
@@ -315,8 +311,7 @@ async def test_a_qemu_that_does_not_read_is_not_buried(tmp_path: Path) -> None:
     request = {"execute": "query-name", "arguments": {"a": "x" * (2 * MIB)}}
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(8)]
-        assert qemu._writer is not None
-        transport = hold(qemu._writer)
+        transport = hold_qemu(qemu)
         for client in clients:
             client.send(request, request)
         link = guard.hub.link
@@ -326,6 +321,11 @@ async def test_a_qemu_that_does_not_read_is_not_buried(tmp_path: Path) -> None:
         transport.resume_reading()
         for client in clients:
             assert [await client.receive() for _ in range(2)] == [{"return": {}}] * 2
+
+
+def hold_qemu(qemu: FakeQemu) -> asyncio.Transport:
+    assert qemu._writer is not None
+    return hold(qemu._writer)
 
 
 def hold(writer: asyncio.StreamWriter) -> asyncio.Transport:

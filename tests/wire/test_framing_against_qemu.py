@@ -83,10 +83,10 @@ def our_complaints(data: bytes) -> list[str]:
     framer = Framer()
     framer.feed(data + Monitor.end(0))
     complaints: list[str] = []
-    while (item := framer.pull()) or framer.busy:
+    while item := framer.pull_whole():
         if isinstance(item, Malformed):
             complaints.append(item.desc)
-        elif item:
+        else:
             complaints.append(AN_OBJECT if isinstance(item.value, dict) else NO_OBJECT)
     assert complaints.pop() == AN_OBJECT
     return complaints

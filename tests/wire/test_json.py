@@ -99,26 +99,27 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
 )
 
 
+def assert_reads_as(text: bytes, value: Value) -> None:
+    framer = Framer()
+    framer.feed(text + b" ")
+    assert framer.pull() == Message(value)
+    assert framer.pull() is None
+
+
 @given(VALUES)
 def test_what_is_written_reads_as_the_same_value(value: Value) -> None:
     # the invariant: ASCII without control characters, one message, the same value; and the fast way is the slow way
     text = encode(value)
     assert text == slowly(value)
     assert all(0x20 <= byte < 0x7F for byte in text)
-    framer = Framer()
-    framer.feed(text + b" ")
-    assert framer.pull() == Message(value)
-    assert framer.pull() is None
+    assert_reads_as(text, value)
 
 
 @given(VALUES)
 def test_what_is_written_for_qemu_reads_as_the_same_value(value: Value) -> None:
     text = encode_for_qemu(value)
     assert all(0x20 <= byte < 0x80 for byte in text)
-    framer = Framer()
-    framer.feed(text + b" ")
-    assert framer.pull() == Message(value)
-    assert framer.pull() is None
+    assert_reads_as(text, value)
 
 
 @given(VALUES)
@@ -127,9 +128,7 @@ def test_the_pieces_of_a_long_value_are_the_same_text_however_small(value: Value
         patch.setattr(dialect, "PIECE", 3)
         made = list(pieces(fragments_for_qemu(value)))
         assert all(len(piece) <= 3 * len(r"\ud83d\ude00") + 2 for piece in made)
-        framer = Framer()
-        framer.feed(b"".join(made) + b" ")
-        assert framer.pull() == Message(value)
+        assert_reads_as(b"".join(made), value)
         echoed = b"".join(echo_in_pieces(value))
     assert echoed == b"".join(echo_in_pieces(value))
 
