@@ -1,0 +1,71 @@
+"""Tasks whose faults stay with their owner: a task that raises ends alone, is logged, counted, and reported.
+
+Every task of the process is started here, by a name that a test finds in the source: `tests/test_containment.py` makes
+each of them raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import TracebackType
+    from typing import Any, Self
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """A group of tasks that leaves no task behind. An exception in one ends neither the group nor its other tasks.
+
+    ``faults`` counts the exceptions by the task's name. ``label`` stands in the log before the name: ``vm=NAME``.
+    """
+
+    def __init__(self, label: str = "", faults: Counter[str] | None = None) -> None:
+        self.faults: Counter[str] = Counter() if faults is None else faults
+        self._label = f"{label} " if label else ""
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._group.__aexit__(kind, error, trace)
+
+    def start(
+        self, name: str, work: Coroutine[Any, Any, None], on_fault: Callable[[Exception], None] | None = None
+    ) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the group.
+
+        ``on_fault`` is called with the exception that it raised, after that was logged and counted.
+        """
+        return self._group.create_task(self._contain(name, work, on_fault), name=name)
+
+    async def _contain(
+        self, name: str, work: Coroutine[Any, Any, None], on_fault: Callable[[Exception], None] | None
+    ) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 -- whatever it is: it must not reach the other tasks
+            self.record(name, error)
+            if on_fault is not None:
+                self.guard(name, on_fault, error)
+
+    def record(self, name: str, error: Exception) -> None:
+        """Log and count an exception, with its trace."""
+        self.faults[name] += 1
+        log.error("%stask=%s failed: %r", self._label, name, error, exc_info=error)
+
+    def guard(self, name: str, callback: Callable[[Exception], None], error: Exception) -> None:
+        """Call back; an exception of the callback itself is logged and counted as well."""
+        try:
+            callback(error)
+        except Exception as second:  # noqa: BLE001 -- as above
+            self.record(name, second)
