@@ -15,9 +15,10 @@ from qmpguard.wire.json import Value
 
 #: how queries begin; the second are unstable ones
 QUERIES = ("query-", "x-query-")
-#: Queries that are called otherwise. Not among them: `qom-list-types` and `device-list-properties`, which load modules
-#: or make devices, and `qom-list-get`, which shows secrets among all else.
-REVIEWED = frozenset({"qom-list", "qom-get", "qom-list-properties", "trace-event-get-state"})
+#: Queries that are called otherwise. Not among them: `qom-list-types`, `qom-list-properties` and
+#: `device-list-properties`, which load modules or make objects and can so end QEMU, and `qom-list-get`, which shows
+#: secrets among all else.
+REVIEWED = frozenset({"qom-list", "qom-get", "trace-event-get-state"})
 #: properties that may be the content of a secret object (crypto/secret.c)
 SECRET = frozenset({"data", "rawdata", "password"})
 #: what such a refusal is called where rules are named
@@ -39,5 +40,6 @@ def _asks(command: str, arguments: Mapping[str, Value]) -> bool:
         line = arguments.get("command-line")
         return isinstance(line, str) and isinstance(hmp.read(line), hmp.Info)
     if command == "qom-get":
-        return arguments.get("property") not in SECRET
+        name = arguments.get("property")
+        return isinstance(name, str) and name not in SECRET
     return command.startswith(QUERIES) or command in REVIEWED

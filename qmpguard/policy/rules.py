@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Device, Machine, Start, is_vfio
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.verdict import Problem
+from qmpguard.wire.messages import COMMAND_NOT_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,11 +174,16 @@ def runs_program(machine: Machine, policy: Policy) -> Problem | None:
 def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse a command that is absent from QEMU's schema, or a downstream one (`__...`).
 
-    What such a command does nobody here can know. The schema is read from QEMU itself (`query-qmp-schema`).
+    What such a command does nobody here can know. The schema is read from QEMU itself (`query-qmp-schema`). The error
+    for a command that is absent is QEMU's own, with class `CommandNotFound`: tools detect features by it.
     """
-    if machine.unlisted is None or passes_unjudged(machine.unlisted, machine.commands):
+    command = machine.unlisted
+    if command is None or passes_unjudged(command, machine.commands):
         return None
-    return Problem(f"The command {machine.unlisted} is not in QEMU's schema", "use a command that QEMU documents")
+    fix = "use a command that QEMU documents"
+    if command in machine.commands:
+        return Problem(f"The command {command} is a downstream one", fix)
+    return Problem(f"The command {command} has not been found", fix, error_class=COMMAND_NOT_FOUND)
 
 
 def _combination(machine: Machine, policy: Policy, capability: str, what: str) -> Problem | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from qmpguard.policy.native import UNTOLD, Native
 from qmpguard.policy.policy import Mode
+from qmpguard.wire.messages import COMMAND_NOT_FOUND, GENERIC_ERROR
 
 #: characters of one text in a verdict. What a client names may have megabytes, and verdicts stay on record.
 MAX_TEXT = 1000
@@ -16,11 +18,21 @@ def _cut(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """QEMU's refusal of a question: the question's command, the error's class and its text."""
+
+    command: str
+    error_class: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What one rule says is wrong with a machine.
 
     ``refusal`` is QEMU's own sentence where it has one; ``devices`` and ``capability`` name the two halves of
-    the combination, ``fix`` what the caller can do. What is ``advisory`` never refuses.
+    the combination, ``fix`` what the caller can do. What is ``advisory`` never refuses. ``error_class`` is QEMU's;
+    ``as_qemu``: QEMU itself would refuse in these very words, so the client is told nothing else.
     """
 
     refusal: str
@@ -28,6 +40,8 @@ class Problem:
     devices: tuple[str, ...] = ()
     capability: str | None = None
     advisory: bool = False
+    error_class: str = GENERIC_ERROR
+    as_qemu: bool = False
 
     def __post_init__(self) -> None:
         """Cut what is too long to be kept and shown."""
@@ -47,6 +61,8 @@ class Finding:
     def text(self, ref: str = "") -> str:
         """Return the sentence that goes to the client: QEMU's own first, then ours, with the decision's reference."""
         problem = self.problem
+        if problem.as_qemu:
+            return problem.refusal
         parts = [f"rule {self.rule}"]
         if problem.devices:
             noun = "device" if len(problem.devices) == 1 else "devices"
@@ -84,4 +100,31 @@ def unverified(reason: str, mode: Mode) -> Verdict:
         f"This request could not be verified: {reason}",
         "nothing was sent to QEMU; correct the request, or try again when QEMU answers",
     )
+    return Verdict((Finding("unverified", mode, problem),))
+
+
+#: how QEMU refuses any command before there is a machine (qapi/qmp-dispatch.c: qmp_command_available)
+_TOO_EARLY = re.compile(r"The command '?(?P<command>[A-Za-z0-9_.-]+)'? is permitted only after ")
+#: and one that it does not have (qapi/qmp-dispatch.c: do_qmp_dispatch)
+_NOT_FOUND = "The command {} has not been found"
+
+
+def refused_by_qemu(command: str, error: Refusal, commands: frozenset[str] | None, mode: Mode) -> Verdict | None:
+    """Return the verdict on a request that QEMU itself would refuse, as its refusal of a question of ours shows.
+
+    The client is told what QEMU would say of its own command. ``commands`` are those of QEMU's schema, None where it
+    could not be read. Returns None where QEMU might execute the request.
+    """
+    early = _TOO_EARLY.match(error.text)
+    if early and early["command"] == error.command:
+        start, end = early.span("command")
+        text = f"{error.text[:start]}{command}{error.text[end:]}"
+        return _as_qemu(text, error.error_class, mode)
+    if error.text == _NOT_FOUND.format(error.command) and commands is not None and command not in commands:
+        return _as_qemu(_NOT_FOUND.format(command), COMMAND_NOT_FOUND, mode)
+    return None
+
+
+def _as_qemu(text: str, error_class: str, mode: Mode) -> Verdict:
+    problem = Problem(text, "QEMU itself refuses it now", error_class=error_class, as_qemu=True)
     return Verdict((Finding("unverified", mode, problem),))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.verdict import Verdict
     from qmpguard.proxy.slot import Slot
     from qmpguard.record import Entry, Happening, Run
+    from qmpguard.wire.replies import QemuEvent
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,10 @@ class Chronicle:
         entry = self.happened(LinkChange(up=False, what=reason))
         self.standing = LinkState(up=False, since=entry.time, reason=reason)
 
-    def event(self, line: bytes) -> Event:
-        """Write down an event of QEMU, and return it as it was read."""
+    def event(self, event: QemuEvent) -> None:
+        """Write down an event of QEMU."""
         self.counts.events += 1
-        members = json.loads(line)
-        event = Event(members["event"], json.dumps(members.get("data", {})))
-        self.happened(event)
-        return event
+        self.happened(Event(event.name, json.dumps(event.data)))
 
     def drifted(self, drift: Drift) -> None:
         """Write down what has changed behind the guard's back."""

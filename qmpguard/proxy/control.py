@@ -14,6 +14,7 @@ from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.survey import Answer, Missing, Query
+from qmpguard.policy.verdict import Refusal
 
 if TYPE_CHECKING:
     import socket
@@ -106,9 +107,17 @@ async def put(client: QMPClient, query: Query) -> Answer:
     except ExecuteError as error:
         if query.optional:
             return Missing()
-        raise UnavailableError(f"QEMU refused {query.command}: {error}") from error
+        raise RefusedError(Refusal(query.command, error.error_class, str(error))) from error
     except QMPError as error:
         raise UnavailableError("QEMU went away") from error
+
+
+class RefusedError(UnavailableError):
+    """QEMU has refused a question."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"QEMU refused {refusal.command}: {refusal.text}")
+        self.refusal = refusal
 
 
 async def _disconnect(client: QMPClient, sock: socket.socket) -> None:

@@ -57,7 +57,10 @@ class Durations:
 
 @dataclass(slots=True)
 class Counts:
-    """What has happened so far. ``decisions`` is by rule, verdict and mode, ``drops`` by `DROP_REASONS`."""
+    """What has happened so far. ``decisions`` is by rule, verdict and mode, ``drops`` by `DROP_REASONS`.
+
+    ``faults`` are exceptions of the guard that nobody expected, by where.
+    """
 
     passed: int = 0
     allowed: int = 0
@@ -73,6 +76,7 @@ class Counts:
     decisions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     drops: Counter[str] = field(default_factory=Counter)
     commands: Durations = field(default_factory=Durations)
+    faults: Counter[str] = field(default_factory=Counter)
 
     def decided(self, decision: Decision) -> None:
         """Count a decision, and each of its findings."""

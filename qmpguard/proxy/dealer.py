@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from qmpguard.proxy.passing import TAKES_DESCRIPTOR
@@ -19,79 +19,76 @@ class Dealer:
     """Deals a link's window: the guard's own requests first, then what was judged, then the clients in turn.
 
     Out-of-band requests need no place in the window, but take turns with the others, and wait where QEMU does not read.
+    Each queue gives up any of its entries in one step, however long it is: clients may leave by the thousand.
 
-    ``intercept`` is shown every request of a client, and says whether it takes it over.
+    ``intercept`` is shown every request of a client, and says whether it takes it over. ``failed`` is told of an
+    exception that kept a request from being sent; nothing of the request was sent then.
     """
 
-    def __init__(self, intercept: Callable[[Slot], bool]) -> None:
+    def __init__(self, intercept: Callable[[Slot], bool], failed: Callable[[Slot, Exception], None]) -> None:
         self.link: Link | None = None
         self._intercept = intercept
-        self._turns: deque[Session] = deque()
-        self._own_turns: deque[Session] = deque()
-        self._urgent: deque[Slot] = deque()  # out-of-band
+        self._failed = failed
+        self._turns: OrderedDict[Session, None] = OrderedDict()
+        self._own_turns: OrderedDict[Session, None] = OrderedDict()
+        self._urgent: OrderedDict[Slot, None] = OrderedDict()  # out-of-band
         self._was_urgent = False  # the last one sent
         self._dealing = False
-        self._express: deque[Slot] = deque()  # judged, or waiting for a descriptor's way: first in line
+        self._express: OrderedDict[Slot, None] = OrderedDict()  # judged, or waited for a descriptor's way
         self._carrying: Slot | None = None  # the one request with a descriptor in flight
-        self._behind: deque[Slot] = deque()  # more of that kind
+        self._behind: OrderedDict[Slot, None] = OrderedDict()  # more of that kind
 
     def submit(self, session: Session) -> None:
         """Give a session with requests to send its place in the turns."""
-        if session.held or session.in_turn or not session.todo:
-            return
-        session.in_turn = True
-        (self._own_turns if session.privileged else self._turns).append(session)
-        self.deal()
+        if session.holder is None and session.todo:
+            self._turns_of(session).setdefault(session)
+            self.deal()
 
     def submit_oob(self, slot: Slot) -> None:
         """Send an out-of-band request past the window, unless it is taken over."""
         if self.link is None:
             return
         if slot.session.privileged:
-            self.link.send(slot)  # it asks whether QEMU is alive, and there is one of them
+            self._put(self.link, slot)  # it asks whether QEMU is alive, and there is one of them
         elif not self._intercept(slot):
-            self._urgent.append(slot)
+            self._urgent[slot] = None
             self.deal()
 
     def submit_judged(self, slot: Slot) -> None:
         """Send a request that may pass before all that still waits for its turn."""
-        self._express.append(slot)
+        self._express[slot] = None
         self.deal()
 
-    def release(self, session: Session) -> None:
-        """Let a session's later requests follow."""
-        session.held = False
-        self.submit(session)
+    def release(self, slot: Slot) -> None:
+        """Let the requests follow that wait behind this one of the same session, if it holds them up."""
+        if slot.session.holder is slot:
+            slot.session.holder = None
+            self.submit(slot.session)
 
     def answered(self, slot: Slot) -> None:
-        """Take notice that the window has room again."""
-        if slot is self._carrying:
-            self._carrying = None
-            if self._behind:
-                self._express.appendleft(self._behind.popleft())
+        """Called when QEMU has answered a request: the window has room again."""
+        self._free_the_way(slot)
         if self._express or self._turns or self._own_turns or self._urgent:
             self.deal()
 
     def clear(self) -> None:
         """Forget everything: the link is gone."""
-        self.link = None
+        self.link = self._carrying = None
         for queue in (self._urgent, self._express, self._behind):
-            for slot in queue:
-                slot.discard()
+            slots = tuple(queue)
             queue.clear()
-        for turns in (self._turns, self._own_turns):
-            for session in turns:
-                session.in_turn = False
-            turns.clear()
-        self._carrying = None
+            for slot in slots:
+                slot.discard()
+        self._turns.clear()
+        self._own_turns.clear()
 
-    def departed(self, session: Session) -> None:
-        """Forget what a session that has closed was waiting for."""
-        if session.in_turn:
-            session.in_turn = False
-            (self._own_turns if session.privileged else self._turns).remove(session)
-        if self._urgent:
-            self._urgent = deque(slot for slot in self._urgent if slot.session is not session)
+    def departed(self, session: Session, unsent: list[Slot]) -> None:
+        """Forget a session that has closed, and its requests that were not sent yet."""
+        self._turns_of(session).pop(session, None)
+        for slot in unsent:
+            for queue in (self._urgent, self._express, self._behind):
+                queue.pop(slot, None)
+            slot.discard()
 
     def deal(self) -> None:
         """Send what there is room for. Who comes here meanwhile need not wait: everything is looked at again."""
@@ -111,11 +108,11 @@ class Dealer:
             self._serve(self._own_turns)
         elif self._urgent and not (ready and self._was_urgent) and not link.is_behind:
             self._was_urgent = True
-            link.send(self._urgent.popleft())
+            self._put(link, self._urgent.popitem(last=False)[0])
         elif ready:
             self._was_urgent = False
             if self._express:
-                self._send(self._express.popleft())
+                self._send(self._express.popitem(last=False)[0])
             else:
                 self._serve(self._turns)
         else:
@@ -124,34 +121,52 @@ class Dealer:
             return False
         return True
 
-    def _serve(self, turns: deque[Session]) -> None:
+    def _turns_of(self, session: Session) -> OrderedDict[Session, None]:
+        return self._own_turns if session.privileged else self._turns
+
+    def _serve(self, turns: OrderedDict[Session, None]) -> None:
         """Send one request of the session whose turn it is, and put it behind the others if it has more."""
-        session = turns.popleft()
-        session.in_turn = False
+        session, _ = turns.popitem(last=False)
         if not session.todo:
             return
         slot = session.todo.popleft()
         if session.privileged or not self._intercept(slot):
             self._send(slot)
-        if session.todo and not session.held and not session.in_turn:
-            session.in_turn = True
-            turns.append(session)
+        if session.todo and session.holder is None:
+            turns.setdefault(session)
 
     def _send(self, slot: Slot) -> None:
         link, request = self.link, slot.request
         assert link is not None
         assert request is not None
         if slot.session.is_closed:
-            # it left while this waited for room: what is not sent yet is dropped
+            # it left while this waited for its verdict: what is not sent yet is dropped
             slot.discard()
             return
         if request.command in TAKES_DESCRIPTOR:
             if self._carrying is not None:
                 # QEMU keeps one batch of descriptors: a second one on its way would push the first out
-                slot.session.held = True
-                self._behind.append(slot)
+                slot.session.holder = slot
+                self._behind[slot] = None
                 return
             self._carrying = slot
-        link.send(slot)
-        if slot.session.held:
-            self.release(slot.session)
+        self._put(link, slot)
+        self.release(slot)
+
+    def _put(self, link: Link, slot: Slot) -> None:
+        """Give a request to the link; one that cannot be encoded concerns its session, and no other."""
+        try:
+            link.send(slot)
+        except Exception as error:  # noqa: BLE001 -- whatever it is: nothing of the request was sent
+            slot.discard()
+            self._free_the_way(slot)
+            self._failed(slot, error)
+
+    def _free_the_way(self, slot: Slot) -> None:
+        """Let the next request with a descriptor follow the one that has been answered."""
+        if slot is self._carrying:
+            self._carrying = None
+            if self._behind:
+                following, _ = self._behind.popitem(last=False)
+                self._express[following] = None
+                self._express.move_to_end(following, last=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from contextlib import suppress
@@ -18,11 +17,13 @@ from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Ope
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
-from qmpguard.policy.verdict import MAX_TEXT, Verdict, unverified
+from qmpguard.policy.verdict import MAX_TEXT, Verdict, refused_by_qemu, unverified
+from qmpguard.proxy.control import RefusedError
 from qmpguard.proxy.counts import Durations
 from qmpguard.proxy.sight import Sight
-from qmpguard.proxy.slot import NEVER_SENT
+from qmpguard.proxy.slot import Unanswered
 from qmpguard.wire.messages import error_reply, success_reply
+from qmpguard.wire.replies import Reply, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -64,6 +65,7 @@ class Gate:
         record: Callable[[Slot, Verdict, float], Decision],
         drifted: Callable[[Drift], None],
         learn: Callable[[], Awaitable[Schema]],
+        unanswered: Callable[[], None],
         *,
         timeout: float = SURVEY_TIMEOUT,
     ) -> None:
@@ -82,6 +84,7 @@ class Gate:
         self._record = record
         self._drifted = drifted
         self._learn = learn  # sets `commands`
+        self._unanswered = unanswered  # is told when a question has timed out
         self._timeout = timeout
 
     def adopt(self, policy: Policy, timeout: float) -> None:
@@ -113,10 +116,11 @@ class Gate:
             refusal = self._decide(slot, verdict, begun)
             if refusal is None and not slot.session.is_closed:
                 # no await between the verdict and this: nothing slips in between survey and command
-                slot.returned = loop.create_future()
+                slot.outcome = loop.create_future()
                 forward(slot)
-                reply = await slot.returned
-                if reply != NEVER_SENT:
+                outcome = await slot.outcome
+                if outcome is not Unanswered.NOT_SENT:
+                    reply = None if isinstance(outcome, Unanswered) else read_reply(outcome)
                     await self._remember(reading, reply, *memory)
             return refusal
         finally:
@@ -124,10 +128,14 @@ class Gate:
 
     async def look(self) -> None:
         """Look at the machine for drift, while nothing else is judged. Raises as `ask` does, and `TimeoutError`."""
-        async with asyncio.timeout(self._timeout), self.turn:
-            ticket = self.baseline.ticket
-            facts = await self.ask(observe(self.policy, self._known(), LOOK))
-            self._compare(facts, ticket)
+        try:
+            async with asyncio.timeout(self._timeout), self.turn:
+                ticket = self.baseline.ticket
+                facts = await self.ask(observe(self.policy, self._known(), LOOK))
+                self._compare(facts, ticket)
+        except TimeoutError:
+            self._unanswered()
+            raise
 
     def read(self, request: Request) -> Operation | Unreadable | None:
         """Return what there is to judge about a request; None where it passes without a look at the machine."""
@@ -191,7 +199,10 @@ class Gate:
                 self._compare(facts, ticket)
                 return verdict
         except TimeoutError:
+            self._unanswered()
             return self._unverified(f"QEMU did not answer within {self._timeout:g} s")
+        except RefusedError as error:
+            return await self._refused(slot, error)
         except UnavailableError as error:
             return self._unverified(str(error))
         except Unexpected as error:
@@ -203,6 +214,16 @@ class Gate:
             reminder.cancel()
             self.surveys.add(loop.time() - begun)
 
+    async def _refused(self, slot: Slot, error: RefusedError) -> Verdict:
+        """Return the verdict where QEMU has refused a question: it may be about to refuse the request likewise."""
+        assert slot.request is not None
+        if self.commands is None:
+            with suppress(TimeoutError, UnavailableError, Unexpected):
+                await self._learn()
+        mode = unverified_mode(self.policy)
+        same = refused_by_qemu(slot.request.command, error.refusal, self.commands, mode)
+        return same or self._unverified(str(error))
+
     def _known(self) -> Facts:
         return Facts(hidden=self.primaries.hidden, commands=self.commands, confirmed=self.confirmed)
 
@@ -213,12 +234,12 @@ class Gate:
             self._drifted(drift)
 
     async def _remember(
-        self, reading: Operation | Unreadable, reply: bytes | None, primaries: Primaries, control: Control | None
+        self, reading: Operation | Unreadable, reply: Reply | None, primaries: Primaries, control: Control | None
     ) -> None:
         """Take what QEMU's reply tells for the next verdicts.
 
         ``primaries`` and ``control`` are of the QEMU that the request was sent to. Where the link was lost before the
-        reply (None), a device may have been accepted.
+        reply, or the reply could not be read (None), the request may have been accepted.
         """
         match reading:
             case AddDevice(device) if reply is None or was_accepted(reply):
@@ -230,7 +251,7 @@ class Gate:
                 if was_accepted(reply):
                     self.sight.started()
                 else:
-                    self.confirmed |= seen_in(reply.decode("ascii"))
+                    self.confirmed |= seen_in(reply.text)
             case OpenMonitor(how) if reply is None or was_accepted(reply):
                 self.ways_around = tuple(dict.fromkeys((*self.ways_around, how[:MAX_TEXT])))[:MAX_WAYS]
             case _:
@@ -250,8 +271,8 @@ class Gate:
         return unverified(reason, unverified_mode(self.policy))
 
     def _decide(self, slot: Slot, verdict: Verdict, begun: float) -> bytes | None:
-        text = self._record(slot, verdict, asyncio.get_running_loop().time() - begun).text
-        return refusal_reply(slot, text) if text else None
+        decision = self._record(slot, verdict, asyncio.get_running_loop().time() - begun)
+        return refusal_reply(slot, decision)
 
 
 class Primaries:
@@ -270,18 +291,24 @@ class Primaries:
         self.hidden = tuple(device for device in self.hidden if device.id != identity)
 
 
-def refusal_reply(slot: Slot, text: str) -> bytes:
-    """Return a refusal in the form of the command: a line of HMP fails as text in a successful reply, as in QEMU."""
-    request = slot.request
-    if request is not None and request.command == "human-monitor-command":
+def refusal_reply(slot: Slot, decision: Decision) -> bytes | None:
+    """Return a refusal in the form of the command; None where nothing was refused.
+
+    A line of HMP fails as text in a successful reply, as in QEMU, unless QEMU would not come to look at the line.
+    """
+    request, finding = slot.request, decision.verdict.refusal
+    if finding is None:
+        return None
+    if request is not None and request.command == "human-monitor-command" and not finding.problem.as_qemu:
         line = (request.arguments or {}).get("command-line")
         if isinstance(line, str):  # else QEMU would answer with an error of QMP
-            return success_reply(f"Error: {text}\r\n", slot.id)
-    return error_reply(text, slot.id)
+            return success_reply(f"Error: {decision.text}\r\n", slot.id)
+    return error_reply(decision.text, slot.id, kind=finding.problem.error_class)
 
 
-def was_accepted(reply: bytes) -> bool:
-    """Say whether QEMU's reply is a success, and for HMP that its text is no error."""
-    members = json.loads(reply)
-    answer = members.get("return")
-    return "return" in members and not (isinstance(answer, str) and answer.startswith("Error"))
+def was_accepted(reply: Reply) -> bool:
+    """Say whether QEMU's reply is a success, and for HMP that no line of its text is an error.
+
+    HMP prints warnings before the error (util/error-report.c).
+    """
+    return reply.accepted and not any(line.startswith("Error") for line in reply.text.splitlines())

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpguard.proxy.control import Control
 
 log = logging.getLogger(__name__)
@@ -20,9 +22,11 @@ INTERVAL, PATIENCE = 10.0, 5.0
 class Heartbeat:
     """Whether a VM's QEMU answers out-of-band."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, revived: Callable[[], None]) -> None:
+        """Begin with a QEMU that answers; ``revived`` is called when it does again after it did not."""
         self.alive = True
         self._name = name
+        self._revived = revived
 
     async def run(self, control: Control) -> None:
         """Ask until cancelled. Only for a QEMU that offers out-of-band."""
@@ -36,3 +40,5 @@ class Heartbeat:
             if alive is not self.alive:
                 log.warning("vm=%s heartbeat=%s", self._name, "ok" if alive else "none")
                 self.alive = alive
+                if alive:
+                    self._revived()

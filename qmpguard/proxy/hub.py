@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qmpguard.access import Role
@@ -32,6 +32,8 @@ from qmpguard.proxy.stream import Outbox, Stream
 from qmpguard.proxy.uplink import Uplink
 from qmpguard.proxy.watch import Watch
 from qmpguard.record import Peer, Run
+from qmpguard.tasks import Tasks
+from qmpguard.wire.messages import error_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,9 +45,12 @@ if TYPE_CHECKING:
     from qmpguard.policy.schema import Schema
     from qmpguard.proxy.link import Link
     from qmpguard.wire.messages import Request
-    from qmpguard.wire.replies import Greeting
+    from qmpguard.wire.replies import Greeting, QemuEvent
 
 log = logging.getLogger(__name__)
+
+#: what a client is told, and the log, where the guard itself has failed
+FAILED = "the guard failed at this request"
 
 
 class Hub:
@@ -70,15 +75,23 @@ class Hub:
         self.connected = asyncio.Event()
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
-        self.outbox = Outbox(self.budget.grew)
+        self._count = 0  # of the sessions that are clients
+        self._tasks = Tasks(f"vm={name}", self.counts.faults)
+        self.outbox = Outbox(self.budget.grew, lambda error: self._tasks.record("stream", error))
         self.link: Link | None = None
-        self.heartbeat = Heartbeat(name)
-        self.gate = Gate(policy, chronicle.decided, chronicle.drifted, self._learn, timeout=self.limits.survey_timeout)
+        self.heartbeat = Heartbeat(name, self._revived)
+        self.gate = Gate(
+            policy,
+            chronicle.decided,
+            chronicle.drifted,
+            self._learn,
+            self.unanswered,
+            timeout=self.limits.survey_timeout,
+        )
         self.overrides = Overrides(name, policy, self._judge_by, chronicle.happened)
         self.watch = Watch(self.gate, name, self.limits.watch)
         self.uplink = Uplink(self, address)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._dealer = Dealer(self._intercepted)
+        self._dealer = Dealer(self._intercepted, self._unsendable)
         self._holds = Holds()
         self._unserved = True  # no client of this link had a reply yet
         self.traffic: Callable[[str, Peer, Request], None] | None = None  # who writes every request down
@@ -100,21 +113,21 @@ class Hub:
         """Keep a link to QEMU and serve the sessions on it, until cancelled."""
         self.budget.watch(self.sessions)
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with Tasks(f"vm={self.name}", self.counts.faults) as self._tasks:
                 await self.uplink.run(self._tasks)
         finally:
             self.overrides.close()
             for session in tuple(self.sessions):
                 session.close("the guard stops")
+            self.outbox.hangups.close()
             self.budget.forget(self.sessions)
 
     def up(self, link: Link, own: socket.socket) -> None:
         """Serve clients on a link from now on, and the guard's own session at ``own``."""
         self.link = self._dealer.link = link
+        self.heartbeat.alive = True
         self._holds = Holds()
         self._unserved = True
-        if (schema := self.schemas.get(link.greeting)) is not None:
-            self.gate.commands = schema.commands
         self.chronicle.up(link.greeting.version)
         self.attach(own, Peer(0), privileged=True)
         for session in tuple(self.sessions):
@@ -122,13 +135,27 @@ class Hub:
         self.connected.set()
 
     def link_lost(self, reason: str) -> None:
-        """Close every session, as QEMU's death would close them."""
+        """Close every session as QEMU's death would close them: each is sent first what QEMU has said."""
         self.chronicle.down(reason)
         self.link = self.gate.control = None
         self._dealer.clear()
         for session in tuple(self.sessions):
-            session.close("QEMU is gone")
+            self._contain(session, partial(session.finish, "QEMU is gone"))
         self.uplink.lost()
+
+    def unanswered(self) -> None:
+        """Called when one of the guard's own questions has timed out: end a link on which QEMU has skipped one.
+
+        A QEMU that is merely busy answers later, in order. One that has answered later requests never will.
+        """
+        if self.link is not None and (command := self.link.skipped) is not None:
+            self.link.lose(f"QEMU did not answer {command}, though it answered later requests")
+
+    def _revived(self) -> None:
+        """Called when QEMU's heartbeat is back."""
+        with self.outbox:
+            for session in self.clients:
+                session.proceed()
 
     @property
     def greeting(self) -> Greeting | None:
@@ -153,7 +180,7 @@ class Hub:
         return [session for session in self.sessions if not session.privileged]
 
     def _note_drained(self) -> None:
-        if not self.clients:
+        if not self._count:
             self.drained.set()
 
     def attach(self, sock: socket.socket, peer: Peer, *, privileged: bool = False) -> None:
@@ -168,6 +195,7 @@ class Hub:
         self.sessions.add(session)
         self.drained.clear()
         if not privileged:
+            self._count += 1
             self.counts.clients += 1
             log.info("vm=%s client=%s connected", self.name, peer)
         if self.link is not None:
@@ -177,30 +205,56 @@ class Hub:
 
     def _refusal(self, peer: Peer) -> str | None:
         """Return why a client cannot come in; None where it can."""
-        if len(self.clients) >= self.limits.max_clients:
+        if self._count >= self.limits.max_clients:
             self.counts.drops[TOO_MANY] += 1
             return f"{self.limits.max_clients} clients already"
         if (reason := self.limits.access.refusal(peer)) is not None:
             self.counts.drops[NOT_ALLOWED] += 1
         return reason
 
-    def departed(self, session: Session, reason: str) -> None:
-        """Forget a session that has closed."""
+    def departed(self, session: Session, reason: str, unsent: list[Slot]) -> None:
+        """Forget a session that has closed, and its requests that were not sent."""
         self.sessions.discard(session)
-        self._holds.departed(session)
-        self._dealer.departed(session)
-        self._note_drained()
+        self._holds.departed(session, unsent)
+        self._dealer.departed(session, unsent)
         if not session.privileged:
+            self._count -= 1
             self.counts.departed(reason)
             log.info("vm=%s client=%s closed reason=%r", self.name, session.peer, reason)
         elif self.link is not None:
             # nothing could be judged any more
-            self.link.lost("the guard's own session has ended")
+            self.link.lose("the guard's own session has ended")
+        self._note_drained()
 
     @property
     def offered(self) -> frozenset[str]:
         """The capabilities that QEMU's greeting offers."""
         return self.link.greeting.offered if self.link else frozenset()
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether QEMU answers, as far as the heartbeat can tell."""
+        return self.heartbeat.alive
+
+    # faults, each kept to the session that it is about
+
+    def _contain(self, session: Session, work: Callable[[], None]) -> None:
+        """Do something for one session; an exception closes it, and concerns no other."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 -- whatever it is
+            self._fault(session, error)
+
+    def _fault(self, session: Session, error: Exception) -> None:
+        self._tasks.record("session", error)
+        try:
+            session.close(FAILED)
+        except Exception as second:  # noqa: BLE001 -- whatever it is
+            self._tasks.record("session", second)
+
+    def _unsendable(self, slot: Slot, error: Exception) -> None:
+        """Called when a request could not be encoded for QEMU."""
+        self._fault(slot.session, error)
 
     # requests on their way up
 
@@ -213,7 +267,15 @@ class Hub:
         self._dealer.submit_oob(slot)
 
     def _intercepted(self, slot: Slot) -> bool:
-        """Hand a request to the gate if it is one to be judged."""
+        """Hand a request to the gate if it is one to be judged. What fails here is refused, and goes no further."""
+        try:
+            return self._intercept(slot)
+        except Exception as error:  # noqa: BLE001 -- fail closed, whatever it is: the log has the trace
+            self._tasks.record("intercept", error)
+            self._refuse(slot)
+            return True
+
+    def _intercept(self, slot: Slot) -> bool:
         request = slot.request
         assert request is not None
         if self.traffic is not None:
@@ -228,10 +290,19 @@ class Hub:
             if request.command in CHANGES:
                 self._changes(request)
             return False
-        slot.session.held = not request.oob
-        assert self._tasks is not None
-        self._tasks.create_task(self._judge(slot, reading))
+        if not request.oob:
+            slot.session.holder = slot
+        self._tasks.start("judgment", self._judge(slot, reading), lambda error: self._refuse(slot))
         return True
+
+    def _refuse(self, slot: Slot) -> None:
+        """Refuse a request about which the guard itself has failed; one that was sent is answered by QEMU."""
+        if slot.sent:
+            return
+        slot.discard()
+        with self.outbox:
+            self._dealer.release(slot)
+            slot.session.settle(slot, error_reply(f"{FAILED}; its log says how", slot.id))
 
     def _barred(self, slot: Slot, request: Request) -> bytes | None:
         """Return the refusal of what this client may not ask, whatever QEMU's machine is; None where it may."""
@@ -244,7 +315,7 @@ class Hub:
         verdict = judge_observer(request.command, request.arguments or {}, self.gate.commands)
         if verdict.refusal is None:
             return None
-        return refusal_reply(slot, self.chronicle.decided(slot, verdict, 0.0).text)
+        return refusal_reply(slot, self.chronicle.decided(slot, verdict, 0.0))
 
     def _changes(self, request: Request) -> None:
         """Keep what a request is about to change from being taken for drift."""
@@ -260,7 +331,7 @@ class Hub:
         slot.drop_descriptor()  # where it was not sent: refused, or its client has left
         with self.outbox:
             if refusal is not None:
-                self._dealer.release(slot.session)
+                self._dealer.release(slot)
                 slot.session.settle(slot, refusal)
 
     def _forward(self, slot: Slot) -> None:
@@ -271,43 +342,54 @@ class Hub:
 
     # what comes down
 
-    def answered(self, slot: Slot, reply: bytes) -> None:
-        """Give a reply to the session that asked."""
-        if slot.returned is not None and not slot.returned.done():
-            slot.returned.set_result(reply)
+    def answered(self, slot: Slot, message: bytes, reply: bytes) -> None:
+        """Give a reply to the session that asked, and to the verdict that waits for it."""
+        slot.conclude(message)
         assert slot.request is not None
         if slot.request.command in CHANGES:
             self.gate.baseline.ends(slot.request.command, slot.request.arguments or {})
         if self._holds.attentive:
-            self._holds.answered(slot, reply)
-        slot.session.settle(slot, reply)
+            self._holds.answered(slot, message)
+        try:
+            slot.session.settle(slot, reply)
+        except Exception as error:  # noqa: BLE001 -- it concerns no other session
+            self._fault(slot.session, error)
         self._dealer.answered(slot)
         if self._unserved and not slot.session.privileged:
             self._served()
 
-    def happened(self, line: bytes) -> None:
+    def happened(self, event: QemuEvent) -> None:
         """Give an event to every negotiated session."""
-        if b'"DEVICE_DELETED"' in line:
+        if event.name == "DEVICE_DELETED":
             self.gate.baseline.unplugged()
             self.watch.soon()
         for session in tuple(self.sessions):
-            session.event(line)
-        event = self.chronicle.event(line)
-        if self.gate.sight.happened(event.name, event.data):
+            self._contain(session, partial(session.event, event.line))
+        self.chronicle.event(event)
+        if self.gate.sight.happened(event):
             self.watch.soon()
 
     def _served(self) -> None:
         """Read QEMU's schema when the first client has been served, so that nobody waits for it."""
         self._unserved = False
         if self.gate.commands is None:
-            assert self._tasks is not None
-            self._tasks.create_task(self._learn_soon())
+            self._tasks.start("schema", self._learn_soon())
 
     async def _learn_soon(self) -> None:
-        with suppress(TimeoutError, UnavailableError, Unexpected):  # another client's request will be the next chance
+        learnt = False
+        try:
+            async with self.schemas.turn:  # each one is 200 KB to parse; who needs one for a verdict does not wait
+                learnt = await self._learned()
+        finally:
+            self._unserved = not learnt  # another client's request will be the next chance
+
+    async def _learned(self) -> bool:
+        try:
             await self._learn()
-            return
-        self._unserved = True
+        except (TimeoutError, UnavailableError, Unexpected) as error:
+            log.info("vm=%s the schema was not read: %s", self.name, str(error) or "QEMU did not answer in time")
+            return False
+        return True
 
     async def _learn(self) -> Schema:
         link, control = self.link, self.gate.control

@@ -1,10 +1,10 @@
-"""What a client has sent and no request has been made of yet: bytes, the descriptors that came with them, a long id."""
+"""What a client has sent and no request has been made of yet: bytes, the descriptor that came with them, a long id."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpguard.proxy.fds import Batch
+from qmpguard.proxy.fds import close_all
 from qmpguard.proxy.passing import takes_descriptor
 from qmpguard.proxy.slot import LONG
 from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed, Message
@@ -16,20 +16,25 @@ if TYPE_CHECKING:
 
 
 class Intake:
-    """Makes messages of what one client sends, and keeps the descriptors that belong to the next one."""
+    """Makes messages of what one client sends, and keeps the descriptor that its next `getfd` or `add-fd` takes.
+
+    QEMU keeps the descriptors of the last message that brought any, whatever else is sent, until a command takes the
+    first and closes the rest (chardev/char-socket.c: tcp_chr_recv, tcp_get_msgfds; monitor/fds.c). So one is kept for a
+    client, and the rest need not wait for that to be closed.
+    """
 
     def __init__(self, max_size: int = MAX_REQUEST, *, skips: bool = False) -> None:
         self._framer = Framer(max_size=max_size, skips=skips)
         self._long: Echo | None = None  # of a message that is read
-        self._batch: Batch | None = None  # descriptors that no request has taken yet
+        self._descriptor: Descriptor | None = None  # that no request has taken yet
         self.identity: bytes | None = None  # the echo of the last message's id, where it was long
 
     def feed(self, data: bytes, descriptors: list[Descriptor]) -> None:
         """Take bytes, and descriptors that came with them."""
         if descriptors:
-            # QEMU keeps the last batch only (chardev/char-socket.c: tcp_chr_recv)
             self.drop()
-            self._batch = Batch(descriptors, data)
+            self._descriptor = descriptors.pop(0)
+            close_all(descriptors)
         self._framer.feed(data)
 
     @property
@@ -64,26 +69,15 @@ class Intake:
         self.identity = None
         return item
 
-    def hand_over(self, request: Request | None) -> Descriptor | None:
-        """Return the descriptor that came with the last message; a ``request`` that takes none has it closed."""
-        if (batch := self._batch) is None:
+    def hand_over(self, request: Request) -> Descriptor | None:
+        """Return the client's descriptor for a request that takes one; None for others, or where there is none."""
+        if self._descriptor is None or not takes_descriptor(request):
             return None
-        if request is not None and takes_descriptor(request):
-            self._batch = None
-            return batch.take()
-        if batch.read:
-            self.drop()
-        return None
-
-    def rest(self) -> None:
-        """Take notice that what has been received is looked at: what ends next is what the descriptors came with."""
-        if self._batch is not None and not self.busy:
-            self._batch.read = True
-            if not (self._batch.ahead or self._framer.held):
-                self.drop()
+        descriptor, self._descriptor = self._descriptor, None
+        return descriptor
 
     def drop(self) -> None:
-        """Close the descriptors that no request has taken."""
-        if self._batch is not None:
-            self._batch.close()
-            self._batch = None
+        """Close the descriptor that no request has taken."""
+        if self._descriptor is not None:
+            self._descriptor.close()
+            self._descriptor = None

@@ -10,8 +10,8 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.proxy.slot import LONG
-from qmpguard.wire.replies import OddReply, Splitter, find_id, with_id
+from qmpguard.proxy.slot import LONG, Unanswered
+from qmpguard.wire.replies import OddReply, QemuEvent, Splitter, find_id, with_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,8 @@ CLIENT_WINDOW = 6
 REST, TICK = 1.0, 0.01
 #: what QEMU may leave unread before the next request of a client waits
 MAX_BEHIND = 1 << 20
+#: seconds in which what QEMU has said before it closed is read, where that was noticed by a write error
+LINGER = 5.0
 #: what QEMU may leave unread at all
 MAX_UNSENT = 128 << 20
 
@@ -42,11 +44,11 @@ class Hub(Protocol):
 
     counts: Counts
 
-    def answered(self, slot: Slot, reply: bytes) -> None:
-        """Take QEMU's reply, which carries the client's own id."""
+    def answered(self, slot: Slot, message: bytes, reply: bytes) -> None:
+        """Take QEMU's ``message`` as it came, and the ``reply`` made of it, which carries the client's own id."""
         ...
 
-    def happened(self, line: bytes) -> None:
+    def happened(self, event: QemuEvent) -> None:
         """Take an event."""
         ...
 
@@ -66,6 +68,7 @@ class Link:
         self._flight: dict[int, Slot] = {}
         self._in_band = 0
         self._number = number
+        self._answered = number  # the last in-band request that QEMU has answered
         self._splitter = Splitter()
 
     def has_room(self, *, privileged: bool) -> bool:
@@ -87,16 +90,33 @@ class Link:
         """Send a request; its reply goes to `Hub.answered`."""
         request = slot.request
         assert request is not None
-        self._number += 1
-        self._flight[self._number] = slot
+        number = self._number + 1
+        # where a request cannot be encoded, as without memory, nothing has changed and nothing of it is sent
+        data = request.encode(number) if slot.size <= LONG else request.pieces(number)
+        self._number = number
+        self._flight[number] = slot
+        slot.sent = True
         self._in_band += not request.oob
         descriptor, slot.descriptor = slot.descriptor, None
         if descriptor:
             self._hub.counts.descriptors_passed += 1
-        if slot.size <= LONG:
-            self._stream.write(request.encode(self._number), descriptor)
+        if isinstance(data, bytes):
+            self._stream.write(data, descriptor)
         else:
-            self._stream.write_long(request.pieces(self._number), min(slot.size, MAX_BEHIND), descriptor)
+            self._stream.write_long(data, min(slot.size, MAX_BEHIND), descriptor)
+
+    @property
+    def skipped(self) -> str | None:
+        """The command of the oldest request that QEMU has not answered though it answered a later one; else None.
+
+        QEMU executes and answers in-band requests in their order (monitor/qmp.c: monitor_qmp_dispatcher_co).
+        """
+        for number, slot in self._flight.items():
+            if number > self._answered:
+                return None
+            if not slot.oob and slot.request is not None:
+                return slot.request.command
+        return None
 
     def close(self) -> None:
         """Close the connection; the hub is not told, since it asks."""
@@ -143,7 +163,7 @@ class Link:
         start, end = place
         number = int(message[start:end])
         if (slot := self._landed(number)) is not None:
-            self._hub.answered(slot, with_id(message, place, slot.id))
+            self._hub.answered(slot, message, with_id(message, place, slot.id))
         else:
             self._lose(f"QEMU answered a request that was not sent: id {number}")
 
@@ -153,10 +173,10 @@ class Link:
         except ValueError as error:
             self._lose(f"QEMU sent what is no QMP: {error}")
             return
-        if odd.is_event:
-            self._hub.happened(message)
+        if odd.event is not None:
+            self._hub.happened(odd.event)
         elif odd.number is not None and (slot := self._landed(odd.number)) is not None:
-            self._hub.answered(slot, odd.with_id(slot.id))
+            self._hub.answered(slot, message, odd.with_id(slot.id))
         else:
             # an error without an id: QEMU could not read what we sent, so our encoder is wrong
             log.error("QEMU answered without an id: %s", message[:200].decode("ascii", "replace").strip())
@@ -166,7 +186,12 @@ class Link:
         slot = self._flight.pop(number, None)
         if slot is not None and not slot.oob:
             self._in_band -= 1
+            self._answered = max(number, self._answered)
         return slot
+
+    def lose(self, reason: str) -> None:
+        """End the link, and tell the hub why."""
+        self._lose(reason)
 
     def _lose(self, reason: str) -> None:
         if self.lost_reason is None:
@@ -175,5 +200,5 @@ class Link:
             flight, self._flight = self._flight, {}
             for slot in flight.values():
                 slot.drop_descriptor()
-                slot.abandon()
+                slot.conclude(Unanswered.LOST)
             self._hub.link_lost(reason)

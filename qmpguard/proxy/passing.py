@@ -50,6 +50,7 @@ class Holds:
     def __init__(self) -> None:
         self.attentive = False  # there is something for `answered` to look at
         self._givers: dict[str, Slot] = {}
+        self._names: dict[Session, set[str]] = {}  # those of `_givers`, by who holds them
         self._under_way: set[Slot] = set()  # requests with a descriptor
         self._stray = False  # QEMU may have a descriptor that no request has taken
 
@@ -66,33 +67,39 @@ class Holds:
             if giver.session is not slot.session:
                 text = f"the file descriptor name '{name}' is in use by another client"
                 return error_reply(f"{text} (qmpguard: QEMU has one set of names for all; choose another)", slot.id)
+            self._names.setdefault(slot.session, set()).add(name)
         self._under_way.add(slot)
         self.attentive = True
         return None
 
     def answered(self, slot: Slot, reply: bytes) -> None:
-        """Take notice of QEMU's reply: a name may be held from now on, or no longer."""
+        """Called with QEMU's reply to a request: a name may be held from now on, or no longer."""
         accepted = _is_success(reply)
+        names = self._names.get(slot.session, set())
         if slot in self._under_way:
             self._under_way.discard(slot)
             self._stray = not accepted
             if not accepted:
-                self._drop([name for name, giver in self._givers.items() if giver is slot])
-        elif accepted and slot.request is not None:
+                self._drop(slot.session, {name for name in names if self._givers[name] is slot})
+        elif accepted and names and slot.request is not None:
             arguments = slot.request.arguments
-            self._drop([n for n, g in self._givers.items() if g.session is slot.session and _mentions(arguments, n)])
+            self._drop(slot.session, {name for name in names if _mentions(arguments, name)})
         self._rest()
 
-    def departed(self, session: Session) -> None:
+    def departed(self, session: Session, unsent: list[Slot]) -> None:
         """End what a session holds. QEMU keeps the descriptors: their names outlive connections there."""
-        self._drop([name for name, giver in self._givers.items() if giver.session is session])
-        # of those that were not sent there will be no reply
-        self._under_way = {s for s in self._under_way if s.session is not session or s.descriptor is None}
+        self._drop(session, set(self._names.get(session, ())))
+        self._under_way.difference_update(unsent)  # there will be no reply
         self._rest()
 
-    def _drop(self, names: list[str]) -> None:
+    def _drop(self, session: Session, names: set[str]) -> None:
         for name in names:
             del self._givers[name]
+        left = self._names.get(session, set()) - names
+        if left:
+            self._names[session] = left
+        else:
+            self._names.pop(session, None)
 
     def _rest(self) -> None:
         self.attentive = bool(self._givers or self._under_way)

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 OUTSTANDING = 9
 #: how the names of requests begin that change nothing
 QUERY = "query-"
+#: Messages of one client that are looked at in one wake-up of the loop, before everybody else gets their turn. QEMU is
+#: slower than that; it bounds what the guard answers by itself, some 10 us for junk and 100 us for a refusal.
+TURN = 16
+#: seconds in which a client can read what is due to it after QEMU has ended
+LAST_WORDS = 5.0
 
 
 class State(Enum):
@@ -49,11 +54,12 @@ class State(Enum):
     WAITING = "waiting for QEMU"
     NEGOTIATING = "negotiating"
     COMMANDS = "commands"
+    ENDING = "ending"  # what is due to the client is still being sent
     CLOSED = "closed"
 
 
 # the way to a member through its class costs as much as a system call
-_COMMANDS, _CLOSED = State.COMMANDS, State.CLOSED
+_COMMANDS, _ENDING, _CLOSED = State.COMMANDS, State.ENDING, State.CLOSED
 
 
 class Upstream(Protocol):
@@ -67,16 +73,21 @@ class Upstream(Protocol):
         """The capabilities that QEMU's greeting offers."""
         ...
 
+    @property
+    def is_alive(self) -> bool:
+        """Say whether QEMU answers, as far as the heartbeat can tell."""
+        ...
+
     def submit(self, session: Session) -> None:
-        """Take notice that a session has in-band requests to send."""
+        """Called when a session has in-band requests to send."""
         ...
 
     def submit_oob(self, slot: Slot) -> None:
         """Take an out-of-band request, which waits for nothing."""
         ...
 
-    def departed(self, session: Session, reason: str) -> None:
-        """A session has closed."""
+    def departed(self, session: Session, reason: str, unsent: list[Slot]) -> None:
+        """Called when a session has closed, with those of its requests that were not sent."""
         ...
 
 
@@ -100,29 +111,37 @@ class Session:
         self.privileged = privileged
         self.state = State.WAITING
         self.todo: deque[Slot] = deque()  # in-band requests that are not sent yet
-        self.in_turn = False  # the hub has it in line
-        self.held = False  # one of its requests is with the gate: later ones wait
+        self.holder: Slot | None = None  # the in-band request behind which later ones wait: it is being judged
         self._half_closed = False
         self._max_request = max_request
         self._intake = Intake(max_request)
         self._oob = False
         self.outstanding = 0  # requests that have no reply yet
         self._oob_taken = self._oob_settled = 0  # out-of-band requests since the beginning
-        self._oob_size = 0  # bytes of those that have no reply yet
+        self._oob_slots: set[Slot] = set()  # those that have no reply yet
         self._slots: deque[Slot] = deque()  # those of them whose replies keep their order
         self._next: Slot | None = None  # the last of them, where it has to wait for all others
         self._pumping = False
+        self._wakeup = -1  # the last wake-up of the loop in which messages were looked at, and how many
+        self._looked_at = 0
+        self._scheduled = False  # there is a turn to come
         self._stalled = False  # nothing is read before one of the requests under way is answered
-        self._patience: asyncio.TimerHandle | None = None  # while there is no QEMU
+        self._negotiation: Request | None = None  # that is answered when QEMU's heartbeat is back
+        self._timeout: asyncio.TimerHandle | None = None  # while there is no QEMU
 
     def wait(self, seconds: float) -> None:
         """Close if QEMU has not appeared by then."""
-        self._patience = asyncio.get_running_loop().call_later(seconds, self.close, "QEMU did not appear")
+        self.stream.wait(self)
+        self._close_after(seconds, "QEMU did not appear")
+
+    def _close_after(self, seconds: float, reason: str) -> None:
+        self._wait_no_more()
+        self._timeout = asyncio.get_running_loop().call_later(seconds, self.close, reason)
 
     def _wait_no_more(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()  # it holds the session
-            self._patience = None
+        if self._timeout is not None:
+            self._timeout.cancel()  # it holds the session
+            self._timeout = None
 
     def greet(self, greeting: Greeting) -> None:
         """Send QEMU's greeting and begin to read, as that QEMU reads."""
@@ -135,23 +154,41 @@ class Session:
 
     @property
     def is_closed(self) -> bool:
-        """Say whether the conversation is over."""
+        """Say whether nothing more can be sent to the client."""
         return self.state is _CLOSED
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether nothing more is answered."""
+        return self.state is _CLOSED or self.state is _ENDING
 
     @property
     def weight(self) -> int:
         """Bytes held for the client: what it has not read, and what its unanswered requests have become in memory."""
         requests = sum(slot.size + len(slot.reply or b"") for slot in self._slots)
-        return self.stream.pending + self._intake.held + requests + self._oob_size
+        return self.stream.pending + self._intake.held + requests + sum(slot.size for slot in self._oob_slots)
 
     def hush(self) -> None:
         """Read no more, and close when everything received is answered."""
         self._half_closed = True
         self.stream.pause()
+        if self.state is State.ENDING:
+            return
         if self.state is State.WAITING:
             self.close("the guard stops")
         elif not (self.outstanding or self._intake.busy):
             self._finish_when_sent("the guard stops")
+
+    def proceed(self) -> None:
+        """Called when QEMU's heartbeat is back: answer the negotiation that has waited for it."""
+        if self._negotiation is not None:
+            request, self._negotiation = self._negotiation, None
+            self._pumping = True  # what follows is looked at when the negotiation is complete
+            try:
+                self._negotiate(request)
+            finally:
+                self._pumping = False
+            self._pump()
 
     def event(self, line: bytes) -> None:
         """Pass an event on, if the client has negotiated."""
@@ -160,12 +197,13 @@ class Session:
 
     def settle(self, slot: Slot, reply: bytes) -> None:
         """Answer a request: at once if it is the oldest or out-of-band, else when its turn comes."""
-        if self.state is _CLOSED:
+        if slot.settled or self.is_over:
             return
+        slot.settled = True
         if slot.oob:
             self.outstanding -= 1
             self._oob_settled += 1
-            self._oob_size -= slot.size
+            self._oob_slots.discard(slot)
             self.stream.write(reply)
         else:
             slot.reply = reply
@@ -180,6 +218,16 @@ class Session:
         if (self._stalled or self._half_closed) and not self._pumping:
             self._pump()
 
+    def finish(self, reason: str) -> None:
+        """Send what is due to the client, then close; nothing more is read or answered, and the client has a limit."""
+        if self.is_over:
+            return
+        self.state = State.ENDING
+        self.stream.pause()
+        self._intake.drop()
+        self._close_after(LAST_WORDS, reason)
+        self._finish_when_sent(reason)
+
     def close(self, reason: str) -> None:
         """End the conversation; replies that are still under way will be dropped."""
         if self.state is _CLOSED:
@@ -187,15 +235,13 @@ class Session:
         self.state = State.CLOSED
         self._wait_no_more()
         self._intake.drop()
-        for slot in self.todo:
-            slot.drop_descriptor()
-        if self._next is not None:
-            self._next.drop_descriptor()
-            self._next = None  # each slot holds the session: what has ended is to be free at once
+        unsent = [slot for slot in (*self._slots, *self._oob_slots) if not slot.sent]
+        self._next = self.holder = None  # each slot holds the session: what has ended is to be free at once
         self.todo.clear()
         self._slots.clear()
+        self._oob_slots.clear()
         self.stream.close()
-        self.hub.departed(self, reason)
+        self.hub.departed(self, reason, unsent)
 
     # what the stream says
 
@@ -212,48 +258,63 @@ class Session:
         self._pump()
 
     def lost(self, reason: str) -> None:
-        """Take notice that the connection is gone."""
+        """Called when the connection is gone."""
         self.close(reason)
 
     # from bytes to requests
 
     def _pump(self) -> None:
-        """Read requests as long as there are any and the client has not too many under way."""
+        """Read requests as long as there are any, the client has not too many under way, and its turn is not over."""
         self._pumping = True
         intake = self._intake
         try:
-            while intake.busy and not self._is_full and self.state is not _CLOSED:
+            while intake.busy and not self._is_full and not self.is_over and self._has_a_turn():
                 item = intake.pull()
                 if item is None:
                     break
                 if isinstance(item, Malformed):
-                    intake.hand_over(None)
                     self.hub.counts.malformed += 1
                     self._answer(error_reply(item.desc, None))
                 else:
                     self._request(item.value)
         finally:
             self._pumping = False
-        if self.state is not _CLOSED:
+        if not self.is_over:
             self._wait_for_more()
+
+    def _has_a_turn(self) -> bool:
+        """Say whether one more message can be looked at before everybody else gets their turn, and count it."""
+        wakeup = self.stream.wakeup
+        if wakeup != self._wakeup:
+            self._wakeup, self._looked_at = wakeup, 0
+        self._looked_at += 1
+        return self._looked_at <= TURN
 
     @property
     def _is_full(self) -> bool:
-        return self._next is not None or self.outstanding >= OUTSTANDING
+        return self._next is not None or self._negotiation is not None or self.outstanding >= OUTSTANDING
 
     def _wait_for_more(self) -> None:
-        self._intake.rest()
         self._stalled = self._is_full
         if self._stalled:
             self.stream.pause()
         elif self._intake.busy:
-            # a long message: the others get their turn before it is read on
+            # a long message, or many: the others get their turn before it is read on
             self.stream.pause()
-            self.stream.call_soon(self._pump)
+            self._schedule()
         elif not self._half_closed:
             self.stream.resume()
         elif not self.outstanding:
             self._finish_when_sent("it ended the conversation")
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.stream.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._scheduled = False
+        self._pump()
 
     def _finish_when_sent(self, reason: str) -> None:
         self.stream.flush()
@@ -266,16 +327,14 @@ class Session:
         intake = self._intake
         request = read_request(value, oob=self._oob, identity=intake.identity)
         if isinstance(request, BadRequest):
-            intake.hand_over(None)
             self._answer(error_reply(request.desc, request.id))
         elif self.state is not _COMMANDS:
             self._negotiate(request)
         elif request.oob:
-            intake.hand_over(None)
             self.outstanding += 1
             self._oob_taken += 1
             slot = Slot(self, request, intake.size)
-            self._oob_size += slot.size
+            self._oob_slots.add(slot)
             self.hub.submit_oob(slot)
         else:
             slot = Slot(self, request, intake.size)
@@ -293,9 +352,11 @@ class Session:
         self.hub.submit(self)
 
     def _negotiate(self, request: Request) -> None:
-        self._intake.hand_over(None)
         if request.command != "qmp_capabilities":
             self._answer(error_reply(NOT_NEGOTIATED, request.id, kind=COMMAND_NOT_FOUND))
+            return
+        if not (self.hub.is_alive or self.privileged):
+            self._negotiation = request  # a tool tells by its handshake whether QEMU hangs
             return
         enabled = read_enable(request.arguments, self.hub.offered)
         if isinstance(enabled, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,12 @@ if TYPE_CHECKING:
     from qmpguard.policy.machine import Device
     from qmpguard.policy.outlook import Prospect
     from qmpguard.policy.policy import Policy
+    from qmpguard.wire.replies import QemuEvent
 
 #: steps of one migration that are kept: a dozen is usual, a postcopy that is paused and recovered has more
 MAX_STEPS = 64
+#: characters of a status; QEMU's longest has 22
+MAX_STATUS = 40
 #: QEMU's events after which what is seen here is to be looked at anew
 TELLING = frozenset({"MIGRATION", "STOP", "RESUME", "SUSPEND", "WAKEUP", "SHUTDOWN"})
 
@@ -95,12 +97,12 @@ class Sight:
         if not self.course.under_way:
             self.course = self.course.at(self._clock(), "setup")
 
-    def happened(self, name: str, data: str) -> bool:
+    def happened(self, event: QemuEvent) -> bool:
         """Take an event of QEMU; say whether it calls for another look."""
-        if name == "MIGRATION":
-            self.course = self.course.at(self._clock(), str(json.loads(data).get("status", "none")))
+        if event.name == "MIGRATION":
+            self.course = self.course.at(self._clock(), str(event.data.get("status", "none"))[:MAX_STATUS])
             self._overtaken = True
-        return name in TELLING
+        return event.name in TELLING
 
 
 def _merged(known: Facts, seen: Facts) -> Facts:

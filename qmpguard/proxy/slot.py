@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
 
 #: bytes of a request above which it is handled in pieces, so that the others get their turn in between
 LONG = 64 << 10
-#: what stands for the reply of a request that was not sent, and never will be
-NEVER_SENT = b""
+
+
+class Unanswered(Enum):
+    """Why QEMU has not answered a request and will not."""
+
+    NOT_SENT = "it was not sent, and never will be"
+    LOST = "it was sent, and the link was lost before the reply"
+
+
+#: What came of a request: QEMU's own bytes, with the guard's id in them. A client's id is never in what is parsed.
+Outcome: TypeAlias = bytes | Unanswered
 
 
 class Slot:
@@ -25,7 +35,19 @@ class Slot:
     memory, and of its id.
     """
 
-    __slots__ = ("behind", "descriptor", "id", "oob", "reply", "request", "returned", "session", "size")
+    __slots__ = (
+        "behind",
+        "descriptor",
+        "id",
+        "oob",
+        "outcome",
+        "reply",
+        "request",
+        "sent",
+        "session",
+        "settled",
+        "size",
+    )
 
     def __init__(self, session: Session, request: Request | None, size: int = 0) -> None:
         self.behind: int  # only where there is no request
@@ -40,18 +62,19 @@ class Slot:
         self.descriptor: Descriptor | None = None
         self.size = size
         self.reply: bytes | None = None
-        self.returned: asyncio.Future[bytes | None] | None = None  # for who waits for QEMU's reply
+        self.sent = False  # to QEMU
+        self.settled = False  # its reply is known
+        self.outcome: asyncio.Future[Outcome] | None = None  # for a verdict that waits for QEMU's reply
 
-    def abandon(self) -> None:
-        """Tell who waits for QEMU's reply that there will be none, though the request was sent."""
-        if self.returned and not self.returned.done():
-            self.returned.set_result(None)
+    def conclude(self, outcome: Outcome) -> None:
+        """Tell the verdict that waits for QEMU's reply what came of the request."""
+        if self.outcome is not None and not self.outcome.done():
+            self.outcome.set_result(outcome)
 
     def discard(self) -> None:
-        """Close the descriptor of a request that will not be sent, and tell who waits for its reply."""
+        """Close the descriptor of a request that will not be sent, and tell the verdict that waits for its reply."""
         self.drop_descriptor()
-        if self.returned and not self.returned.done():
-            self.returned.set_result(NEVER_SENT)
+        self.conclude(Unanswered.NOT_SENT)
 
     def drop_descriptor(self) -> None:
         """Close the descriptor that came with the request, if it is still here."""

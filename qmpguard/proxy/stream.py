@@ -2,6 +2,9 @@
 
 Nothing here knows what the bytes mean. Writes made while a read is being handled leave together when it is done,
 so that ten replies that came in one read cost one system call, not ten.
+
+An exception in what the loop calls here ends this stream and nothing else: what the owner may have done in part is
+never gone on with, so a message is either sent whole or its stream is closed.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qmpguard.proxy.fds import Descriptor, close_all
+from qmpguard.proxy.hangups import Hangups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,13 +53,17 @@ class Owner(Protocol):
 class Outbox:
     """The streams that have something to send when the present wake-up has been handled.
 
-    ``grew`` is told of bytes that could not be sent at once. Each of them reads into ``buffer``, in its turn.
+    ``grew`` is told of bytes that could not be sent at once, ``failed`` of an exception that has ended a stream. Each
+    stream reads into ``buffer``, in its turn. ``wakeup`` counts the wake-ups.
     """
 
-    __slots__ = ("_depth", "_streams", "buffer", "grew")
+    __slots__ = ("_depth", "_streams", "buffer", "failed", "grew", "hangups", "wakeup")
 
-    def __init__(self, grew: Callable[[int], None]) -> None:
+    def __init__(self, grew: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
         self.grew = grew
+        self.failed = failed
+        self.hangups = Hangups()
+        self.wakeup = 0
         # What is kept of it has its own size: `recv` makes READ_SIZE bytes and gives the rest back, and the few that
         # are kept for a while leave the heap full of holes
         self.buffer = memoryview(bytearray(READ_SIZE))
@@ -71,6 +79,8 @@ class Outbox:
 
     def begin(self) -> None:
         """Begin to handle a wake-up; what follows must be sure to call `end`."""
+        if not self._depth:
+            self.wakeup += 1
         self._depth += 1
 
     def end(self) -> None:
@@ -100,9 +110,12 @@ class Stream:
     """One connected, non-blocking stream socket. ``limit`` is in bytes, for what the other side does not read.
 
     Without ``descriptors`` the kernel closes those that the other side sends (unix(7)), which is a cheaper way to read.
+    ``linger`` is in seconds: after a write error what the other side had sent before it closed is still read.
     """
 
-    def __init__(self, sock: socket.socket, outbox: Outbox, *, limit: int, descriptors: bool = True) -> None:
+    def __init__(
+        self, sock: socket.socket, outbox: Outbox, *, limit: int, descriptors: bool = True, linger: float = 0.0
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._fileno = sock.fileno()
@@ -110,6 +123,7 @@ class Stream:
         self._buffer = outbox.buffer
         self._limit = limit
         self._descriptors = descriptors
+        self._linger = linger
         self._loop = asyncio.get_running_loop()
         self._owner: Owner | None = None
         self._queue: deque[tuple[bytes | _Long, Descriptor | None]] = deque()
@@ -118,6 +132,7 @@ class Stream:
         self._watched = False  # by the loop, for what arrives
         self._writing = False
         self._sent: Callable[[], None] | None = None
+        self._last_words: asyncio.TimerHandle | None = None  # after a write error
         self.closed = False
 
     def start(self, owner: Owner) -> None:
@@ -125,11 +140,17 @@ class Stream:
         self._owner = owner
         self.resume()
 
+    def wait(self, owner: Owner) -> None:
+        """Hand nothing to an owner before `start`, but that the other side has closed."""
+        self._owner = owner
+        self._ignore()
+
     def resume(self) -> None:
         """Read on after `pause`."""
         self._paused = False
         if not self._watched and not self.closed:
             self._watched = True
+            self._outbox.hangups.forget(self._fileno)
             self._loop.add_reader(self._fileno, self._readable)
 
     def pause(self) -> None:
@@ -138,9 +159,18 @@ class Stream:
         self._paused = True
 
     def _ignore(self) -> None:
+        """Wait for nothing but the other side's hang-up."""
         if self._watched:
             self._watched = False
             self._loop.remove_reader(self._fileno)
+        self._outbox.hangups.watch(self._fileno, self._hung_up)
+
+    def _hung_up(self) -> None:
+        """Called when the other side has closed both directions while nothing is read from it."""
+        try:
+            self._lose("it ended the conversation")
+        except Exception as error:  # noqa: BLE001 -- it concerns no other stream
+            self._outbox.failed(error)
 
     def write(self, data: bytes, descriptor: Descriptor | None = None) -> None:
         """Queue bytes, and a descriptor that travels in one message with them. Never waits, never raises."""
@@ -155,7 +185,7 @@ class Stream:
         self._put(_Long(pieces, size), size, descriptor)
 
     def _put(self, data: bytes | _Long, size: int, descriptor: Descriptor | None) -> None:
-        if self.closed:
+        if self.closed or self._last_words is not None:
             if descriptor:
                 descriptor.close()
             return
@@ -183,11 +213,29 @@ class Stream:
                         self._outbox.grew(self._queued)
                     return
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._unwritable(error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 -- a message may have gone out in part: this stream is over
+            self._fail(error)
         else:
             if self._sent is not None:
                 callback, self._sent = self._sent, None
                 self.call_soon(callback)
+
+    def _unwritable(self, reason: str) -> None:
+        """Read what the other side has sent before it closed, if that is wanted; send nothing more."""
+        if not self._linger or self._last_words is not None:
+            self._lose(reason)
+            return
+        self._drop_queue()
+        self._last_words = self._loop.call_later(self._linger, self._lose, reason)
+
+    def _fail(self, error: Exception) -> None:
+        """End the stream after an exception that nobody expected: it has the trace logged and counted."""
+        self._outbox.failed(error)
+        try:
+            self._lose(f"the guard failed: {type(error).__name__}")
+        except Exception as second:  # noqa: BLE001 -- as above
+            self._outbox.failed(second)
 
     def close(self) -> None:
         """Close the socket; what is still queued is dropped. The owner is not told, since it asks."""
@@ -195,7 +243,17 @@ class Stream:
             return
         self.closed = True
         self._owner = self._sent = None  # they hold the stream: what has ended is to be free at once, with its buffers
-        self._ignore()
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._fileno)
+        self._outbox.hangups.forget(self._fileno)
+        if self._last_words is not None:
+            self._last_words.cancel()
+            self._last_words = None
+        self._drop_queue()
+        self._sock.close()
+
+    def _drop_queue(self) -> None:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._fileno)
@@ -204,7 +262,6 @@ class Stream:
                 descriptor.close()
         self._queue.clear()
         self._queued = 0
-        self._sock.close()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back when every other socket has had its turn."""
@@ -213,6 +270,11 @@ class Stream:
     def when_sent(self, callback: Callable[[], None]) -> None:
         """Call back once, in a turn of its own, when everything queued has been sent."""
         self._sent = callback
+
+    @property
+    def wakeup(self) -> int:
+        """The number of the loop's wake-up that is being handled."""
+        return self._outbox.wakeup
 
     @property
     def pending(self) -> int:
@@ -276,9 +338,13 @@ class Stream:
         self.flush()
 
     def _wake(self, callback: Callable[[], None]) -> None:
-        if not self.closed:
+        if self.closed:
+            return
+        try:
             with self._outbox:
                 callback()
+        except Exception as error:  # noqa: BLE001 -- it ends this stream, and no other
+            self._fail(error)
 
     def _readable(self) -> None:
         assert self._owner is not None
@@ -292,6 +358,9 @@ class Stream:
         except OSError as error:
             self._lose(error.strerror or str(error))
             return
+        except Exception as error:  # noqa: BLE001 -- what was read is lost, so this stream is over
+            self._fail(error)
+            return
         self._outbox.begin()  # without a `with`, which costs as much as sending
         try:
             if data:
@@ -299,6 +368,8 @@ class Stream:
             else:
                 self._ignore()
                 self._owner.ended()
+        except Exception as error:  # noqa: BLE001 -- it ends this stream, and no other
+            self._fail(error)
         finally:
             self._outbox.end()
 

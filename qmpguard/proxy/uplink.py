@@ -6,19 +6,21 @@ import asyncio
 import logging
 import socket
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qmpguard.address import FdAddress
 from qmpguard.proxy.control import Control
 from qmpguard.proxy.handover import Handover, Inheritance
-from qmpguard.proxy.link import MAX_UNSENT, Link
+from qmpguard.proxy.link import LINGER, MAX_UNSENT, Link
 from qmpguard.proxy.stream import Stream
 from qmpguard.proxy.upstream import negotiate, reach, whose
 
 if TYPE_CHECKING:
     from qmpguard.address import QemuAddress
     from qmpguard.proxy.hub import Hub
-    from qmpguard.wire.replies import Greeting
+    from qmpguard.tasks import Tasks
+    from qmpguard.wire.replies import Greeting, QemuEvent
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class Uplink:
         self._sock: socket.socket | None = None
         self._inheritance: Inheritance | None = None
 
-    async def run(self, tasks: asyncio.TaskGroup) -> None:
+    async def run(self, tasks: Tasks) -> None:
         """Keep a link until cancelled; ``tasks`` owns the work on it."""
         async with aclosing(reach(self._address)) as sockets:
             if (left := self._inheritance) is not None:
@@ -69,29 +71,32 @@ class Uplink:
         hidden = hub.gate.primaries.hidden
         return Inheritance(sock.dup(), Handover(hub.name, str(self._address), link.greeting, number, hidden))
 
-    async def _serve(self, tasks: asyncio.TaskGroup, sock: socket.socket, handover: Handover | None = None) -> None:
+    async def _serve(self, tasks: Tasks, sock: socket.socket, handover: Handover | None = None) -> None:
         """Serve one connection to QEMU until it ends; ``handover``: it was negotiated by another process."""
         hub = self._hub
         with sock:
             try:
-                greeting, messages = await self._begin(sock, handover)
+                greeting, events = await self._begin(sock, handover)
             except (OSError, TimeoutError, ValueError) as error:
                 log.warning("vm=%s %s: %s", hub.name, self._address, str(error) or "no greeting in time")
                 return
             self._meet(whose(sock, self._address), handover)
-            stream = Stream(sock, hub.outbox, limit=MAX_UNSENT, descriptors=False)
+            stream = Stream(sock, hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
             link = Link(stream, hub, greeting, handover.number if handover else 0)
             ours, theirs = socket.socketpair()
             control = hub.gate.control = Control()
-            own = self._own = [tasks.create_task(control.serve(theirs)), tasks.create_task(hub.watch.run())]
+            own = self._own = [
+                tasks.start("control", control.serve(theirs), partial(_failed, link)),
+                tasks.start("watch", hub.watch.run(), partial(_failed, link)),
+            ]
             if "oob" in greeting.offered:
-                own.append(tasks.create_task(hub.heartbeat.run(control)))
+                own.append(tasks.start("heartbeat", hub.heartbeat.run(control), partial(_failed, link)))
             try:
                 self._sock = sock
                 self._gone.clear()
                 hub.up(link, ours)
-                for message in messages:
-                    hub.happened(message)
+                for event in events:
+                    hub.happened(event)
                 stream.start(link)
                 await self._gone.wait()
             finally:
@@ -103,7 +108,7 @@ class Uplink:
                 stream.close()
                 await asyncio.wait(own)
 
-    async def _begin(self, sock: socket.socket, handover: Handover | None) -> tuple[Greeting, list[bytes]]:
+    async def _begin(self, sock: socket.socket, handover: Handover | None) -> tuple[Greeting, list[QemuEvent]]:
         if handover is None:
             return await negotiate(sock, str(self._address))
         log.info("vm=%s the link goes on from the process before", self._hub.name)
@@ -117,3 +122,8 @@ class Uplink:
         self._qemu = qemu
         if handover is not None:
             gate.primaries.hidden = handover.hidden
+
+
+def _failed(link: Link, error: Exception) -> None:
+    """Called when the guard's own work on a link has failed: it is made anew with the next link."""
+    link.lose(f"the guard's own work on it has failed: {error!r}"[:200])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from qmpguard.address import Address, FdAddress, Inbound, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.inbound import answer
-from qmpguard.wire.replies import Greeting, OddReply, Splitter, find_id
+from qmpguard.wire.replies import Greeting, OddReply, QemuEvent, Splitter, find_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -112,7 +112,7 @@ async def dial(address: Address) -> AsyncGenerator[socket.socket]:
             await asyncio.sleep(delay)
 
 
-async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[bytes]]:
+async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[QemuEvent]]:
     """Return QEMU's greeting, with out-of-band enabled if it offers that, and events that came already.
 
     QEMU executes one request at a time and answers it to whoever is connected by then. So the reply to a client that
@@ -136,7 +136,7 @@ async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[byt
             messages += await _receive(loop, sock, splitter)
         if b'"return"' not in next(message for message in messages if _answers(number, message)):
             raise ValueError("QEMU refused the negotiation")
-        return greeting, [message for message in messages if OddReply(message).is_event]
+        return greeting, [event for message in messages if (event := OddReply(message).event) is not None]
 
 
 def _answers(number: int, message: bytes) -> bool:

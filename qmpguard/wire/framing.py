@@ -19,8 +19,8 @@ from qmpguard.wire.parser import Fault, Parser, legible, read_integer
 
 #: a message's tokens in bytes; QEMU's own is 64 MiB (qobject/json-streamer.c: MAX_TOKEN_SIZE), no known client needs it
 MAX_REQUEST = 4 << 20
-#: QEMU qobject/json-streamer.c: MAX_TOKEN_COUNT
-MAX_TOKENS = 2 << 20
+#: QEMU's limit (qobject/json-streamer.c: MAX_TOKEN_COUNT), less the tokens of `, "id": N`, which are added on the way
+MAX_TOKENS = (2 << 20) - 4
 #: QEMU qobject/json-streamer.c: MAX_NESTING
 MAX_NESTING = 1 << 10
 #: how much of a stray token an error quotes; QEMU quotes all of it, and each byte may become six in the reply

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 
 from qmpguard.wire.json import Value, encode
 
@@ -16,8 +17,9 @@ from qmpguard.wire.json import Value, encode
 MAX_REPLY = 64 << 20
 
 _ID, _END = b', "id": ', b"}\r\n"
-_TAIL = re.compile(rb',\s*"id": (\d+)\s*\}\r?\n\Z')
-_HEAD = re.compile(rb'\{\s*"id": (\d+),\s*')
+# no number of ours has more digits, and Python refuses to read thousands of them
+_TAIL = re.compile(rb',\s*"id": (\d{1,19})\s*\}\r?\n\Z')
+_HEAD = re.compile(rb'\{\s*"id": (\d{1,19}),\s*')
 #: how far from the end of a reply its id can begin, with room for QEMU's pretty printing
 _TAIL_SIZE = 64
 
@@ -107,18 +109,27 @@ class Greeting:
         self.line = line
 
 
+@dataclass(frozen=True, slots=True)
+class QemuEvent:
+    """An event of QEMU: its bytes for the clients, its name and its data."""
+
+    line: bytes
+    name: str
+    data: dict[str, Value]
+
+
 class OddReply:
     """A message that has no id where QEMU puts it: an event, or a reply that must be parsed."""
 
     def __init__(self, message: bytes) -> None:
-        """Parse it; raises `ValueError` for what is no JSON object."""
+        """Parse it; raises `ValueError` for what is no JSON object, and for an event without a name."""
         try:
             members = json.loads(message)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
         if not isinstance(members, dict):
             raise ValueError("no object")
-        self.is_event = "event" in members
+        self.event = _event(message, members) if "event" in members else None
         number = members.pop("id", None)
         self.number = number if type(number) is int else None
         self._members: dict[str, Value] = members
@@ -128,3 +139,36 @@ class OddReply:
         if identity is None:
             return encode(self._members) + b"\r\n"
         return encode(self._members)[:-1] + b', "id": ' + identity + b"}\r\n"
+
+
+def _event(message: bytes, members: dict[str, Value]) -> QemuEvent:
+    name, data = members["event"], members.get("data")
+    if not isinstance(name, str):
+        raise ValueError("an event without a name")
+    return QemuEvent(message, name, data if isinstance(data, dict) else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a reply of QEMU says: whether it is a success, and the text that a line of HMP returned."""
+
+    accepted: bool
+    text: str = ""
+
+
+def read_reply(message: bytes) -> Reply | None:
+    """Return what a reply of QEMU says; None for what cannot be read. Never raises.
+
+    ``message`` is as QEMU sent it, with the guard's own id: an id of a client may be a number or a nesting that
+    no parser takes.
+    """
+    try:
+        members = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(members, dict):
+        return None
+    returned, error = members.get("return"), members.get("error")
+    if isinstance(error, dict):
+        return Reply(accepted=False, text=str(error.get("desc", "")))
+    return Reply("return" in members, returned if isinstance(returned, str) else "")

@@ -120,11 +120,6 @@ DIFFERENCES = (
         "All clients share one monitor, in which the second descriptor would silently take the place of the first.",
     ),
     Difference(
-        "Descriptors that come with any command but `getfd` and `add-fd` are closed. "
-        "QEMU keeps them for the next command that takes one.",
-        "On a shared monitor the next command may be another client's.",
-    ),
-    Difference(
         "QEMU up to 9.0 closes descriptors of `add-fd` that nothing uses when its last monitor is disconnected. "
         "The guard stays connected, so they stay open until `remove-fd`, as with QEMU 9.1 and later.",
         "The guard never closes what it did not open, and another client may be about to use them.",

@@ -75,10 +75,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path, find: Callable[[], Path], *args: str) -> AsyncGenerator[Scene]:
+async def scene(folder: Path, find: Callable[[], Path], *args: str, monitors: int = 1) -> AsyncGenerator[Scene]:
     before = descriptors()
     async with AsyncExitStack() as stack:
-        qemu = await stack.enter_async_context(Qemu(find(), folder, args))
+        qemu = await stack.enter_async_context(Qemu(find(), folder, args, monitors=monitors))
         guard = await stack.enter_async_context(guarding(qemu.monitors[0]))
         where = folder / "guard.sock"
         one = await stack.enter_async_context(connected(where, oob=True))
@@ -168,28 +168,49 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("data", OTHERS.values(), ids=OTHERS)
-async def test_what_came_with_another_command_is_closed_and_nobody_gets_it(
+async def test_what_came_with_another_command_is_kept_for_its_own_client_as_by_qemu(
     tmp_path: Path, find: Callable[[], Path], data: bytes
 ) -> None:
-    async with scene(tmp_path, find) as it:
-        with sent(it.one, data) as (pipe,):
+    """A second monitor of the same QEMU, without a guard, says what a lone client is told."""
+
+    async def played(client: Client) -> list[Any]:
+        client.send({"execute": "query-status", "id": "last"})
+        while (await client.receive()).get("id") != "last":
+            pass
+        return [await client.ask("getfd", {"fdname": "x"}), await client.ask("getfd", {"fdname": "y"})]
+
+    async with scene(tmp_path, find, monitors=2) as it, connected(tmp_path / "qmp1.sock", oob=True) as alone:
+        with sent(alone, data):
+            told = await played(alone)
+        with sent(it.one, data):
             assert await it.two.ask("getfd", {"fdname": "x"}) == NONE
-            it.one.send({"execute": "query-status", "id": "last"})
-            while (await it.one.receive()).get("id") != "last":
-                pass
             assert await it.two.ask("add-fd") == NONE
-            assert await it.one.ask("getfd", {"fdname": "x"}) == NONE
-            await pipe.closed()
+            assert await played(it.one) == told
+            assert await it.two.ask("add-fd") == NONE
 
 
-async def test_what_came_before_the_negotiation_is_closed(tmp_path: Path, find: Callable[[], Path]) -> None:
+async def test_what_came_before_the_negotiation_is_kept(tmp_path: Path, find: Callable[[], Path]) -> None:
+    """xenopsd sends a blank with the descriptor first of all."""
     async with scene(tmp_path, find) as it, connected(it.socket, negotiate=False) as early:
         assert "QMP" in await early.receive()
-        for data in (request("getfd", fdname="x") + b"\n", request("qmp_capabilities") + b"\n"):
-            with sent(early, data) as (pipe,):
-                await early.receive()
-                await pipe.closed()
+        with sent(early, b" ") as (pipe,):
+            assert "error" in await early.ask("getfd", {"fdname": "x"})
+            assert await early.ask("qmp_capabilities") == {"return": {}}
+            assert "return" in await early.ask("query-status")
+            assert "return" in await early.ask("add-fd", {"fdset-id": 1})
+            assert not pipe.is_closed
         assert await early.ask("getfd", {"fdname": "x"}) == NONE
+
+
+async def test_what_a_client_has_kept_is_closed_when_it_leaves(tmp_path: Path, find: Callable[[], Path]) -> None:
+    async with scene(tmp_path, find) as it:
+        async with connected(it.socket) as other:
+            with sent(other, b" ", count=253) as (first, *rest):
+                await eventually(lambda: all(pipe.is_closed for pipe in rest))
+                assert not first.is_closed
+                other.writer.close()
+                await first.closed()
+        assert await it.two.ask("getfd", {"fdname": "x"}) == NONE
 
 
 async def test_what_a_qemu_that_is_not_ready_has_refused_is_nobodys(tmp_path: Path, find: Callable[[], Path]) -> None:
@@ -202,6 +223,16 @@ async def test_what_a_qemu_that_is_not_ready_has_refused_is_nobodys(tmp_path: Pa
         with sent(it.one, request("getfd", fdname="x")):
             assert await it.one.receive() == {"return": {}}
         assert await it.two.ask("getfd", {"fdname": "y"}) == NONE
+
+
+async def test_a_name_is_held_through_what_does_not_mention_it(tmp_path: Path, find: Callable[[], Path]) -> None:
+    async with scene(tmp_path, find) as it:
+        with sent(it.one, request("getfd", fdname="x")):
+            assert await it.one.receive() == {"return": {}}
+            assert "return" in await it.one.ask("query-status")
+            assert "return" in await it.two.ask("object-add", {"qom-type": "rng-builtin", "id": "x"})
+        with sent(it.two, request("getfd", fdname="x")):
+            assert "in use by another client" in (await it.two.receive())["error"]["desc"]
 
 
 async def test_of_several_the_first_is_taken_and_the_rest_are_closed(tmp_path: Path, find: Callable[[], Path]) -> None:

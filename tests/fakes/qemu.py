@@ -77,7 +77,7 @@ class FakeQemu:
     def commands(self) -> list[str]:
         """The commands seen so far, without the guard's handshake and the schema."""
         names = [r.get("execute") or r.get("exec-oob") for r in self.seen]
-        return [str(n) for n in names if n not in ("qmp_capabilities", "query-qmp-schema")]
+        return [str(n) for n in names if n not in ("qmp_capabilities", "query-qmp-schema", "query-target")]
 
     async def until(self, command: str, count: int = 1) -> None:
         """Wait until a command has arrived so many times."""
@@ -130,7 +130,10 @@ class FakeQemu:
         name = request.get("execute") or request.get("exec-oob")
         arguments = request.get("arguments", {})
         special = self.answers.get(str(name))
-        result = special(request) if special else self._result(str(name), arguments)
+        try:
+            result = special(request) if special else self._result(str(name), arguments)
+        except (KeyError, TypeError) as error:
+            result = {"class": "GenericError", "desc": f"odd arguments: {error}"}
         key = "error" if isinstance(result, dict) and "class" in result else "return"
         identity = {"id": request["id"]} if "id" in request else {}
         self.send({**identity, key: result} if key == "error" else {key: result, **identity})

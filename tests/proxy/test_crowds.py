@@ -149,7 +149,7 @@ async def test_a_long_message_is_no_longer_pending_when_its_last_byte_can_be_rea
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.setblocking(False)
-        stream = Stream(ours, Outbox(lambda size: None), limit=MIB)
+        stream = Stream(ours, Outbox(lambda size: None, print), limit=MIB)
         stream.write_long(iter([b"a" * 9, b"b" * 9, b"c" * 9]), MIB)
         stream.write(b"d" * 9)
         assert stream.pending >= MIB

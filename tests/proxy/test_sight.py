@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from qmpguard.policy.machine import Device, Facts, Migration, Progress
 from qmpguard.proxy.sight import MAX_STEPS, Course, Sight
+from qmpguard.wire.replies import QemuEvent
 
 PLAIN = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
 DETAILED = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
@@ -59,16 +58,16 @@ def test_the_next_migration_begins_anew() -> None:
 
 def test_events_say_it_too_and_a_look_that_was_overtaken_by_one_does_not_turn_the_clock_back() -> None:
     sight = Sight(lambda: 0.0)
-    assert sight.happened("MIGRATION", json.dumps({"status": "setup"}))
+    assert sight.happened(QemuEvent(b"", "MIGRATION", {"status": "setup"}))
     sight.started()
     sight.begins()
-    assert sight.happened("MIGRATION", json.dumps({"status": "completed"}))
+    assert sight.happened(QemuEvent(b"", "MIGRATION", {"status": "completed"}))
     sight.saw(status("active"))
     assert statuses(sight) == ["setup", "completed"]
     sight.begins()
     sight.saw(status("completed", 1, 1))
     assert sight.course.progress == Progress(1, 1)
-    assert not sight.happened("RTC_CHANGE", "{}")
+    assert not sight.happened(QemuEvent(b"", "RTC_CHANGE", {}))
 
 
 def test_a_migration_that_is_paused_for_ever_stays_bounded() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmpguard.wire import replies
-from qmpguard.wire.replies import Greeting, OddReply, Splitter, find_id, with_id
+from qmpguard.wire.replies import Greeting, OddReply, QemuEvent, Splitter, find_id, with_id
 
 VERSION = b'{"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}'
 GREETING = b'{"QMP": {"version": %b, "capabilities": ["oob"]}}\r\n' % VERSION
@@ -83,10 +83,11 @@ def test_an_id_is_not_found_where_it_only_looks_like_one(message: bytes) -> None
 
 def test_an_odd_reply_is_parsed() -> None:
     odd = OddReply(b'{"return": [1], "id": 5, "x": 1}')
-    assert (odd.is_event, odd.number) == (False, 5)
+    assert (odd.event, odd.number) == (None, 5)
     assert odd.with_id(None) == b'{"return": [1], "x": 1}\r\n'
     assert odd.with_id(b"null") == b'{"return": [1], "x": 1, "id": null}\r\n'
-    assert OddReply(b'{"event": "STOP"}').is_event
+    line = b'{"event": "STOP", "data": [1]}'
+    assert OddReply(line).event == QemuEvent(line, "STOP", {})
     assert OddReply(b'{"id": true}').number is None
 
 

@@ -1,0 +1,109 @@
+"""What QEMU would refuse itself is refused in its own words, class and form: tools tell features by it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qmpguard.demo.lab import system_qemu, vfio_qemu
+from qmpguard.demo.qemu import Qemu
+from qmpguard.policy.policy import Policy, Profile
+from tests.fakes.qemu import FakeQemu
+from tests.guarding import connected, guarding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REAL = [
+    pytest.mark.qemu,
+    pytest.mark.parametrize(
+        "find", [system_qemu, pytest.param(vfio_qemu, marks=pytest.mark.qemu11)], ids=["7.2", "11.1"]
+    ),
+]
+CAPABILITIES = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+JUDGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "migrate": ("migrate", {"uri": "exec:cat"}),
+    "migrate-incoming": ("migrate-incoming", {"uri": "tcp:127.0.0.1:1"}),
+    "migrate-start-postcopy": ("migrate-start-postcopy", {}),
+    "capabilities": ("migrate-set-capabilities", CAPABILITIES),
+    "device_add": ("device_add", {"driver": "vfio-pci", "id": "gpu0", "host": "0000:65:00.0"}),
+    "HMP": ("human-monitor-command", {"command-line": "migrate exec:cat"}),
+    "HMP capability": ("human-monitor-command", {"command-line": "migrate_set_capability postcopy-ram on"}),
+}
+
+
+def mark(function: Any) -> Any:
+    for one in REAL:
+        function = one(function)
+    return function
+
+
+@mark
+@pytest.mark.parametrize(("command", "arguments"), JUDGED.values(), ids=JUDGED)
+async def test_before_there_is_a_machine(
+    tmp_path: Path, find: Callable[[], Path], command: str, arguments: dict[str, Any]
+) -> None:
+    async with (
+        Qemu(find(), tmp_path, ("-preconfig",), monitors=2) as qemu,
+        guarding(qemu.monitors[0]),
+        connected(tmp_path / "guard.sock") as guarded,
+        connected(qemu.monitors[1]) as direct,
+    ):
+        told = await direct.ask(command, arguments, id=1)
+        assert "error" in told
+        assert await guarded.ask(command, arguments, id=1) == told
+
+
+@mark
+async def test_in_strict_a_command_that_qemu_does_not_have(tmp_path: Path, find: Callable[[], Path]) -> None:
+    async with (
+        Qemu(find(), tmp_path, monitors=2) as qemu,
+        guarding(qemu.monitors[0], policy=Policy(profile=Profile.STRICT)),
+        connected(tmp_path / "guard.sock") as guarded,
+        connected(qemu.monitors[1]) as direct,
+    ):
+        for command in ("no-such-command", "__com.example_no", ""):
+            told, error = (await direct.ask(command))["error"], (await guarded.ask(command))["error"]
+            assert error["class"] == told["class"] == "CommandNotFound"
+            assert error["desc"].startswith(told["desc"])
+
+
+async def test_a_qemu_without_migration_as_its_storage_daemon(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as client,
+    ):
+        qemu.schema = [entry for entry in qemu.schema if entry["name"] != "migrate"]
+        for command in ("query-migrate-capabilities", "query-migrate", "qom-list"):
+            qemu.answers[command] = lambda request: {
+                "class": "CommandNotFound",
+                "desc": f"The command {request['execute']} has not been found",
+            }
+        error = (await client.ask("migrate", {"uri": "exec:cat"}))["error"]
+        assert error == {"class": "CommandNotFound", "desc": "The command migrate has not been found"}
+        assert guard.hub.counts.refused == 1
+        assert "migrate" not in qemu.commands()
+
+
+async def test_a_query_that_is_hidden_or_gone_is_no_sign_that_the_command_is(tmp_path: Path) -> None:
+    """A newer QEMU may lack the query, or refuse it by policy, and execute the command."""
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as client:
+        for text in (
+            "The command query-migrate-capabilities has not been found",
+            "Deprecated command query-migrate-capabilities disabled by policy",
+            "The command query-status is permitted only after machine initialization has completed",
+        ):
+            refusal = {"class": "CommandNotFound", "desc": text}
+            qemu.answers["query-migrate-capabilities"] = partial(_told, refusal)
+            error = (await client.ask("migrate", {"uri": "exec:cat"}))["error"]
+            assert error["class"] == "GenericError"
+            assert "could not be verified" in error["desc"]
+        assert "migrate" not in qemu.commands()
+
+
+def _told(refusal: dict[str, str], _: dict[str, Any]) -> dict[str, str]:
+    return refusal
