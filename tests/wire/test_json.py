@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qmpguard.wire import json as dialect
@@ -123,11 +123,16 @@ def test_what_is_written_for_qemu_reads_as_the_same_value(value: Value) -> None:
 
 
 @given(VALUES)
+@example(["\U00010000" * 3])
 def test_the_pieces_of_a_long_value_are_the_same_text_however_small(value: Value) -> None:
+    # the invariant: the same text; a fragment is PIECE characters at most, and the one that fills a piece ends it
+    longest = 3 * len(r"\ud83d\ude00") + len('""')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dialect, "PIECE", 3)
-        made = list(pieces(fragments_for_qemu(value)))
-        assert all(len(piece) <= 3 * len(r"\ud83d\ude00") + 2 for piece in made)
+        fragments = list(fragments_for_qemu(value))
+        made = list(pieces(fragments))
+        assert all(len(fragment) <= longest for fragment in fragments)
+        assert all(len(piece) <= 3 - 1 + longest for piece in made)
         assert_reads_as(b"".join(made), value)
         echoed = b"".join(echo_in_pieces(value))
     assert echoed == b"".join(echo_in_pieces(value))
