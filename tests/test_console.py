@@ -136,7 +136,7 @@ async def test_what_is_asked_wrongly_is_refused(tmp_path: Path, request_: Any, s
 async def test_another_user_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "c")
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
-        monkeypatch.setattr("qmpguard.proxy.listener._who", lambda *_: Peer(1, 2, os.geteuid() + 1, 3))
+        monkeypatch.setattr("qmpguard.proxy.listener.peer_of", lambda *_: Peer(1, 2, os.geteuid() + 1, 3))
         assert await say(path, b'{"status": true}\n') == b""
 
 

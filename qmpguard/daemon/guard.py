@@ -55,12 +55,15 @@ class Guard:
         if config.takeover is not None:
             return take_over(config.takeover, self.hub.attach)
         address = self._sockets.resolve(config.listen)
-        return Listener(address, self.hub.attach, mode=config.socket_mode, group=config.socket_group)
+        mode, group = config.socket_mode, config.socket_group
+        return Listener(address, self.hub.attach, mode=mode, group=group, label=f"vm={config.name}")
 
     def listen(self, listener: Listener) -> None:
         """Take the clients of an open socket from now on."""
         self.listener = listener
         listener.accepted = self.hub.attach
+        listener.label = f"vm={self.config.name}"
+        listener.on_full = self.hub.counts.no_descriptors
         self.listening.set()
 
     def adopt(self, config: VmConfig) -> None:

@@ -28,7 +28,9 @@ DROPS: Mapping[str, str] = {
 #: what is no drop
 ENDS = frozenset({"it ended the conversation", "the guard stops"})
 TOO_MANY, NOT_ALLOWED, BROKEN = "too_many_clients", "not_allowed", "connection_broken"
-DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, BROKEN)
+#: there is almost no descriptor left in the process (proxy/fds.py)
+NO_DESCRIPTORS = "no_descriptors"
+DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, NO_DESCRIPTORS, BROKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,10 @@ class Counts:
             self.decisions[finding.rule, "refused" if refused else "warned", finding.mode.value] += 1
         if not decision.verdict.findings:
             self.decisions["none", "allowed", "none"] += 1
+
+    def no_descriptors(self) -> None:
+        """Count a client that was closed because the process has almost no descriptor left."""
+        self.drops[NO_DESCRIPTORS] += 1
 
     def departed(self, reason: str) -> None:
         """Count a client that was disconnected; one that left by itself is none."""

@@ -1,39 +1,52 @@
-"""The socket that clients come in by. A stale socket is replaced, anything else at its path never."""
+"""The socket that clients come in by: who may come in, how many in a turn, and what an error of accept means.
+
+* Nothing raises out of the event loop's callback. An error of one connection, or of the owner's ``accepted``, closes
+  that connection only. Any other error of accept(2) is taken for a shortage that passes: accepting pauses.
+* A storm of connections costs the others no more than `BATCH` of them in a turn, and no more than `Pace` in a second.
+* A client never takes one of the last descriptors: they are for links, files and the guard's own sockets.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import logging
-import os
 import socket
-import stat
-import struct
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
+from qmpguard.address import Address
 from qmpguard.errors import UnavailableError
-from qmpguard.record import Peer
+from qmpguard.proxy.fds import is_reserved
+from qmpguard.proxy.pace import Pace
+from qmpguard.proxy.peer import peer_of
+from qmpguard.proxy.sockfile import FileId, file_id, give, open_listening
+from qmpguard.rate import LogRate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.record import Peer
+
 log = logging.getLogger(__name__)
 
-#: clients that may wait to be accepted: the kernel's own limit (net.core.somaxconn since Linux 5.4). A connect to a
-#: unix socket whose backlog is full fails at once with EAGAIN where the client does not block, as few tools expect
-BACKLOG = 4096
-#: clients accepted in one wake-up, before everybody else gets their turn
-BATCH = 64
-#: seconds without accepting after the process has run out of descriptors or memory: they are weather
+#: Clients accepted in one wake-up, before everybody else gets their turn. A client that comes in costs 0.1 ms, so the
+#: others wait a millisecond more; with 64 they waited 8.
+BATCH = 8
+#: clients accepted at most when a socket is about to be closed: who has connected before is not lost
+LAST = 64
+#: seconds without accepting after an error that is not one connection's: a shortage of descriptors or memory
 PAUSE = 0.5
-_WEATHER = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: supplementary groups of a peer (asm-generic/socket.h); Python has no name for it
-SO_PEERGROUPS = 59
-#: bytes that getsockopt takes from Python at most, in groups
-MAX_GROUPS = 256
-_CREDENTIALS = struct.Struct("3i")
+#: lines of log of one kind and one socket in a minute: each pause would make one
+LINES, MINUTE = 2, 60.0
+#: errors of one connection that has failed before it was accepted (accept(2), "Error handling"); the next may be good
+_OF_ONE = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENONET),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
 
 
 class Place(Protocol):
@@ -51,7 +64,10 @@ class Place(Protocol):
 class Listener:
     """An open listening socket. Each client goes to ``accepted`` with who it is.
 
-    A ``place`` gives the path back when the listener closes, and decides who may connect.
+    ``label`` begins each line of log about it (``vm=NAME``). ``admits`` returns why a client may not come in, before
+    anything is made for it. ``on_full`` is called when a client was closed because the descriptor table is nearly full;
+    None: the socket is the guard's own, and its clients may use the reserved part. A ``place`` gives the path back when
+    the listener closes, and decides who may connect. ``errors`` counts what accept(2) and ``accepted`` have raised.
     """
 
     def __init__(
@@ -62,185 +78,185 @@ class Listener:
         mode: int = 0o600,
         group: int | None = None,
         place: Place | None = None,
+        label: str = "",
+        admits: Callable[[Peer], str | None] | None = None,
+        on_full: Callable[[], None] | None = None,
     ) -> None:
         """Open the socket; raises `UnavailableError` when it cannot be had."""
         self.accepted = accepted
+        self.label = label
+        self.on_full = on_full
         self.place = place
+        self.errors: Counter[str] = Counter()
+        self._admits = admits
         self._address = address
         self._permissions = (mode, group)
         self._count = 0
+        self._pace = Pace()
+        self._rate = LogRate(LINES, MINUTE)
+        self._lost: tuple[FileId | None, str] | None = None  # what was found at our path, and what was said of it
+        self._resume: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._begin()
+        self._listening = open_listening(address, *self._permissions)
+        self._watch()
 
-    def _begin(self) -> None:
-        self._path: str | None = None
-        self._file = -1  # keeps the number of the socket's file from being given to another one
-        try:
-            self._sock = self._open(self._address, *self._permissions)
-        except OSError as error:
-            raise UnavailableError(f"cannot listen at {self._address}: {error.strerror}") from error
-        self._sock.setblocking(False)
-        self._loop.add_reader(self._sock.fileno(), self.accept)
+    # the socket and its file
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
-        if self._sock.fileno() < 0:
+        if self.is_closed:
             return
         if self.place is not None:
             self.place.leave()
-        self._end()
+        self._unwatch()
+        self._listening.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Say whether nobody can connect any more."""
+        return self._listening.sock.fileno() < 0
+
+    @property
+    def still_ours(self) -> bool:
+        """Say whether the path still leads to our socket: another guard may have taken it over."""
+        return self._listening.has_path
 
     def reopen(self) -> None:
-        """Listen at the same address anew, since its path leads elsewhere. Raises `UnavailableError`."""
-        self._end()
-        self._begin()
+        """Listen at the same address anew, since its path leads elsewhere.
 
-    def _end(self) -> None:
-        self._loop.remove_reader(self._sock.fileno())
-        if self._path and self.still_ours:
-            Path(self._path).unlink(missing_ok=True)
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        self._sock.close()
+        Raises `UnavailableError`, and then the old socket is still open.
+        """
+        fresh = open_listening(self._address, *self._permissions)
+        self.accept()  # who has connected to the old one
+        self._unwatch()
+        self._listening.close()
+        self._listening = fresh
+        self._watch()
+
+    def restore(self) -> None:
+        """Listen anew if the socket's file was removed, or replaced by a socket that nobody listens at.
+
+        What has taken its place otherwise is left alone, and looked at once only: connecting to it could disturb it.
+        """
+        if self.is_closed or self._listening.path is None or self.place is not None or self.still_ours:
+            self._lost = None
+            return
+        found = file_id(self._listening.path)
+        if found is not None and self._lost is not None and self._lost[0] == found:
+            return
+        try:
+            self.reopen()
+        except UnavailableError as error:
+            self._say_lost(found, str(error))
+            return
+        self._lost = None
+        log.warning("%ssocket=%s was removed; listening there anew", self._prefix, self._address)
+
+    def _say_lost(self, found: FileId | None, why: str) -> None:
+        if self._lost is None or self._lost[1] != why:
+            log.error("%ssocket=%s is gone, nobody can connect: %s", self._prefix, self._address, why)
+        self._lost = (found, why)
 
     def permit(self, mode: int, group: int | None) -> tuple[int, int | None]:
         """Change who may connect to a unix socket, and return what held before. Raises `UnavailableError`."""
         if self.place is not None:
             return self._permissions
         before, self._permissions = self._permissions, (mode, group)
-        if self._path and before != self._permissions and self.still_ours:
+        path = self._listening.path
+        if path and before != self._permissions and self.still_ours:
             try:
-                _give(self._path, group)
-                Path(self._path).chmod(mode)
+                give(path, group)
+                Path(path).chmod(mode)
             except OSError as error:
                 self._permissions = before
-                raise UnavailableError(f"cannot change {self._path}: {error.strerror}") from error
+                raise UnavailableError(f"cannot change {path}: {error.strerror}") from error
         return before
 
-    def _open(self, address: Address, mode: int, group: int | None) -> socket.socket:
-        match address:
-            case FdAddress(number):
-                return _listening(number)
-            case TcpAddress(host, port):
-                family = socket.AF_INET6 if ":" in host else socket.AF_INET
-                return socket.create_server((host, port), family=family, backlog=BACKLOG)
-            case UnixAddress(path) if path.startswith("\0"):  # an abstract name, which leaves nothing behind (unix(7))
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.bind(path)
-                sock.listen(BACKLOG)
-                return sock
-            case UnixAddress(path):
-                _clear(path)
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                umask = os.umask(0o777 & ~mode)
-                try:
-                    sock.bind(path)
-                except OSError:
-                    sock.close()
-                    raise
-                finally:
-                    os.umask(umask)
-                try:
-                    _give(path, group)
-                except OSError:
-                    sock.close()
-                    Path(path).unlink()
-                    raise
-                self._path = path
-                self._file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-                sock.listen(BACKLOG)
-                return sock
-
-    @property
-    def still_ours(self) -> bool:
-        """Say whether the path still leads to our socket: another guard may have taken it over."""
-        if self._path is None or self._file < 0:
-            return False
-        try:
-            return os.path.samestat(Path(self._path).lstat(), os.fstat(self._file))
-        except FileNotFoundError:
-            return False
+    # clients
 
     def accept(self) -> None:
-        """Accept who has connected already."""
+        """Accept who has connected already, at most `LAST`, whatever their pace: the socket is about to close."""
+        for _ in range(LAST):
+            if not self._accept_one():
+                return
+
+    def _on_connect(self) -> None:
+        """Called when somebody has connected."""
         for _ in range(BATCH):
-            try:
-                sock, _peer = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            if (wait := self._pace.wait(self._loop.time())) > 0.0:
+                self._pause(wait * BATCH)
                 return
-            except OSError as error:
-                if error.errno not in _WEATHER:
-                    raise
-                log.warning("cannot accept: %s; trying again in %g s", error.strerror, PAUSE)
-                self._loop.remove_reader(self._sock.fileno())
-                self._loop.call_later(PAUSE, self._again)
+            if not self._accept_one():
                 return
-            self._count += 1
-            if sock.family != socket.AF_UNIX:
-                # a small reply must not wait for the acknowledgement of the one before (tcp(7))
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.accepted(sock, _who(sock, self._count))
 
-    def _again(self) -> None:
-        if self._sock.fileno() >= 0:
-            self._loop.add_reader(self._sock.fileno(), self.accept)
-
-
-def _listening(number: int) -> socket.socket:
-    """Return an open socket that clients can connect to. Raises `OSError` for any other, and leaves it open."""
-    sock = socket.socket(fileno=number)
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.detach()
-        raise OSError(errno.EINVAL, "it is no listening stream socket")
-    return sock
-
-
-def _give(path: str, group: int | None) -> None:
-    if group is not None:
-        os.chown(path, -1, group, follow_symlinks=False)
-
-
-def _clear(path: str) -> None:
-    """Remove a socket that nobody listens at; raises `UnavailableError` for anything else that is there."""
-    try:
-        status = Path(path).lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise UnavailableError(f"cannot listen at {path}: there is something that is no socket; remove it yourself")
-    if not is_deserted(Path(path)):
-        raise UnavailableError(f"cannot listen at {path}: another process listens there")
-    Path(path).unlink(missing_ok=True)
-
-
-def is_deserted(path: Path) -> bool:
-    """Say whether nobody listens at a socket, by connecting to it. Raises `OSError` where nobody can tell."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    def _accept_one(self) -> bool:
+        """Accept one client, and return whether there may be another. Never raises."""
         try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except BlockingIOError:  # its backlog is full: somebody is there
+            sock, _ = self._listening.sock.accept()
+        except (BlockingIOError, InterruptedError):
             return False
-    return False
+        except (OSError, MemoryError) as error:
+            return self._not_accepted(error)
+        self._pace.spend()
+        self._count += 1
+        try:
+            if (refusal := self._refusal(sock)) is None:
+                return True
+            self._say("refused", f"client {refusal}")
+        except OSError as error:  # it has left already
+            log.debug("%sclient lost before it was served: %s", self._prefix, error)
+        except Exception as error:  # noqa: BLE001 -- whatever it is: it is this client's
+            self._fault(error)
+        sock.close()
+        return True
 
+    def _refusal(self, sock: socket.socket) -> str | None:
+        """Hand a client over and return None, or return why it may not come in. Raises `OSError` where it has left."""
+        if self.on_full is not None and is_reserved(sock.fileno()):
+            self.on_full()
+            return "refused: the process has almost no descriptors left (RLIMIT_NOFILE)"
+        if sock.family != socket.AF_UNIX:
+            # a small reply must not wait for the acknowledgement of the one before (tcp(7))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = peer_of(sock, self._count)
+        if self._admits is not None and (reason := self._admits(peer)) is not None:
+            return f"{peer} refused: {reason}"
+        self.accepted(sock, peer)
+        return None
 
-def _who(sock: socket.socket, number: int) -> Peer:
-    """Return who is at the other end: of a unix socket its process, user and groups (unix(7): SO_PEERCRED).
+    def _not_accepted(self, error: OSError | MemoryError) -> bool:
+        number = getattr(error, "errno", None)
+        self.errors[errno.errorcode.get(number or 0, type(error).__name__)] += 1
+        if number in _OF_ONE:
+            self._pace.spend()
+            return True
+        self._say(f"error {number}", f"cannot accept: {error}; trying again in {PAUSE:g} s")
+        self._pause(PAUSE)
+        return False
 
-    The groups are those that the process has, not those that a user data base gives its user.
-    """
-    if sock.family != socket.AF_UNIX:
-        return Peer(number)
-    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return Peer(number, pid, uid, gid, _groups(sock))
+    def _fault(self, error: Exception) -> None:
+        self.errors[type(error).__name__] += 1
+        self._say("fault", f"client closed, the guard failed: {error!r}", error)
 
+    def _say(self, kind: str, text: str, error: Exception | None = None) -> None:
+        if (more := self._rate.admit(kind, self._loop.time())) is not None:
+            log.warning("%s%s%s", self._prefix, text, more, exc_info=error)
 
-def _groups(sock: socket.socket) -> tuple[int, ...]:
-    try:
-        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
-    except OSError:  # Linux before 4.13, or more groups than any list can want
-        return ()
-    return struct.unpack(f"{len(data) // 4}I", data)
+    # when to look
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.label} " if self.label else ""
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._listening.sock.fileno(), self._on_connect)
+
+    def _unwatch(self) -> None:
+        self._loop.remove_reader(self._listening.sock.fileno())
+        if self._resume is not None:
+            self._resume.cancel()
+
+    def _pause(self, seconds: float) -> None:
+        self._unwatch()
+        if not self.is_closed:
+            self._resume = self._loop.call_later(seconds, self._watch)

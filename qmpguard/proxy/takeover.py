@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.listener import Listener, is_deserted
+from qmpguard.proxy.listener import Listener
+from qmpguard.proxy.sockfile import is_deserted
 
 if TYPE_CHECKING:
     import socket

@@ -1,0 +1,161 @@
+"""A listening socket and, for a unix socket, its file. A stale socket is replaced, anything else at its path never.
+
+Not for clients: nothing is accepted here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
+from qmpguard.errors import UnavailableError
+
+#: clients that may wait to be accepted: the kernel's own limit (net.core.somaxconn since Linux 5.4). A connect to a
+#: unix socket whose backlog is full fails at once with EAGAIN where the client does not block, as few tools expect
+BACKLOG = 4096
+
+#: device and inode: a file, whatever its path
+FileId: TypeAlias = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Listening:
+    """An open listening socket. ``path`` is None where it has no file.
+
+    ``file`` is a descriptor of the socket's file: it keeps the inode number from being given to another file.
+    """
+
+    sock: socket.socket
+    path: str | None = None
+    file: int = -1
+
+    @property
+    def has_path(self) -> bool:
+        """Say whether the path still leads to this socket: another process may have removed or replaced it."""
+        return self.path is not None and self.file >= 0 and file_id(self.path) == _id(os.fstat(self.file))
+
+    def close(self) -> None:
+        """Close the socket, and remove its file if the path still leads to it."""
+        if self.path and self.has_path:
+            Path(self.path).unlink(missing_ok=True)
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+        self.sock.close()
+
+
+def open_listening(address: Address, mode: int, group: int | None) -> Listening:
+    """Return a socket that listens at an address and does not block. Raises `UnavailableError`."""
+    try:
+        listening = _open(address, mode, group)
+    except (OSError, ValueError, OverflowError) as error:  # ValueError: a host or path that Python itself refuses
+        raise UnavailableError(f"cannot listen at {address}: {_text(error)}") from error
+    listening.sock.setblocking(False)
+    return listening
+
+
+def give(path: str, group: int | None) -> None:
+    """Give a socket's file to a group; None: leave it. Raises `OSError`."""
+    if group is not None:
+        os.chown(path, -1, group, follow_symlinks=False)
+
+
+def file_id(path: str) -> FileId | None:
+    """Return which file a path leads to; None where it leads to none that can be seen."""
+    try:
+        return _id(os.lstat(path))
+    except OSError:
+        return None
+
+
+def is_deserted(path: Path) -> bool:
+    """Say whether nobody listens at a socket, by connecting to it. Raises `OSError` where nobody can tell."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:  # its backlog is full: somebody is there
+            return False
+    return False
+
+
+def _open(address: Address, mode: int, group: int | None) -> Listening:
+    match address:
+        case FdAddress(number):
+            return Listening(_listening(number))
+        case TcpAddress(host, port):
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return Listening(socket.create_server((host, port), family=family, backlog=BACKLOG))
+        case UnixAddress(path) if path.startswith("\0"):  # an abstract name, which leaves nothing behind (unix(7))
+            return Listening(_bound(path, mode))
+        case UnixAddress(path):
+            _clear(path)
+            return _with_file(_bound(path, mode, listen=False), path, group)
+
+
+def _bound(path: str, mode: int, *, listen: bool = True) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(path)
+        if listen:
+            sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    return sock
+
+
+def _with_file(sock: socket.socket, path: str, group: int | None) -> Listening:
+    """Listen at a bound socket whose file belongs to a group; on an error nothing is left behind."""
+    listening = Listening(sock, path)
+    try:
+        listening.file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        give(path, group)
+        sock.listen(BACKLOG)
+    except BaseException:
+        if listening.file < 0:
+            Path(path).unlink(missing_ok=True)
+        listening.close()
+        raise
+    return listening
+
+
+def _listening(number: int) -> socket.socket:
+    """Return an open socket that clients can connect to. Raises `OSError` for any other, and leaves it open."""
+    sock = socket.socket(fileno=number)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise OSError(errno.EINVAL, "it is no listening stream socket")
+    return sock
+
+
+def _clear(path: str) -> None:
+    """Remove a socket that nobody listens at; raises `UnavailableError` for anything else that is there."""
+    try:
+        status = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise UnavailableError(f"cannot listen at {path}: there is something that is no socket; remove it yourself")
+    if not is_deserted(Path(path)):
+        raise UnavailableError(f"cannot listen at {path}: another process listens there")
+    Path(path).unlink(missing_ok=True)
+
+
+def _id(status: os.stat_result) -> FileId:
+    return status.st_dev, status.st_ino
+
+
+def _text(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
