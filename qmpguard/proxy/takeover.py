@@ -4,6 +4,9 @@ QEMU's socket is moved from PATH to PATH.qemu, with access for nobody but its ow
 the owner and the mode that QEMU's had. At the end QEMU's goes back. Moving a socket's file does not disturb who listens
 at it. A lock beside it tells a guard that lives from one that was killed.
 
+A guard can be killed between any two system calls. So what QEMU's socket was like is written into the lock before
+anything changes: the next guard finds the socket at one of the two paths, in any mode, and gives it back as it was.
+
 QEMU's socket is never connected to from here: it takes one client, and one that goes away again holds up the next. The
 one exception is a QEMU that was started anew while no guard was there, which must be told from a socket left behind.
 """
@@ -16,7 +19,7 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qmpguard.address import UnixAddress
 from qmpguard.errors import UnavailableError
@@ -38,6 +41,18 @@ ASIDE, LOCK = ".qemu", ".qemu.lock"
 LINKED, UNLINKED = 0.1, 0.02
 #: permissions of QEMU's socket while it is aside
 PRIVATE = 0o600
+#: characters of what is written into the lock: always as many, so that a shorter text leaves nothing of a longer one
+NOTE = 120
+#: bits of a lock's mode with which others could have written it
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Owner(NamedTuple):
+    """Whose a socket's file is, and its permissions."""
+
+    mode: int
+    uid: int
+    gid: int
 
 
 def take_over(path: str, accepted: Callable[[socket.socket, Peer], None]) -> Listener:
@@ -48,11 +63,11 @@ def take_over(path: str, accepted: Callable[[socket.socket, Peer], None]) -> Lis
     takeover = Takeover(path)
     try:
         owner = takeover.begin()
-        listener = Listener(UnixAddress(path), accepted, mode=stat.S_IMODE(owner.st_mode), place=takeover)
+        listener = Listener(UnixAddress(path), accepted, mode=owner.mode, place=takeover)
     except OSError as error:
         takeover.leave()
         raise UnavailableError(f"cannot take over {path}: {error.strerror}") from error
-    except UnavailableError:
+    except BaseException:
         takeover.leave()
         raise
     _own(path, owner)
@@ -67,9 +82,9 @@ class Takeover:
         self._path = Path(path)
         self._aside = Path(path + ASIDE)
         self._lock = _Lock(path + LOCK)
-        self._moved: os.stat_result | None = None  # what QEMU's socket was like; None while the place is not ours
+        self._moved: Owner | None = None  # what QEMU's socket was like; None while the place is not ours
 
-    def begin(self) -> os.stat_result:
+    def begin(self) -> Owner:
         """Move QEMU's socket aside, or find it there, and return what it was like.
 
         Raises `UnavailableError` or `OSError`.
@@ -78,7 +93,7 @@ class Takeover:
         here, aside = _socket(self._path), _socket(self._aside)
         if aside is not None and (here is None or is_deserted(self._path)):
             log.warning("%s: a guard was killed here; going on with %s", self._path, self._aside)
-            self._moved = here or aside
+            self._moved = self._lock.noted(aside) or _owner(here or aside)
             self._aside.chmod(PRIVATE)
             return self._moved
         if here is None:
@@ -90,7 +105,7 @@ class Takeover:
         moved, self._moved = self._moved, None
         try:
             if moved is not None and self._aside.exists():
-                self._aside.chmod(stat.S_IMODE(moved.st_mode))
+                self._aside.chmod(moved.mode)
                 self._aside.rename(self._path)
                 log.info("put %s back", self._path)
         except OSError as error:
@@ -99,16 +114,16 @@ class Takeover:
 
     async def keep(self, listener: Listener, connected: asyncio.Event) -> None:
         """Take the place of a QEMU that is started anew at the path; QEMU removes what is there without a question."""
-        told = ""
+        told = None
         while True:
             await asyncio.sleep(LINKED if connected.is_set() else UNLINKED)
             if self._moved is None or listener.still_ours:
                 continue
             try:
                 self._again(listener, linked=connected.is_set())
-            except (OSError, UnavailableError) as error:
+            except Exception as error:
                 if str(error) != told:
-                    log.error("%s is not ours any more: %s", self._path, error)
+                    log.error("%s is not ours any more: %s", self._path, error, exc_info=_unexpected(error))
                 told = str(error)
 
     def _again(self, listener: Listener, *, linked: bool) -> None:
@@ -124,15 +139,19 @@ class Takeover:
         _own(str(self._path), self._moved)
         log.info("took the place of %s again", self._path)
 
-    def _move(self, here: os.stat_result) -> os.stat_result:
+    def _move(self, here: os.stat_result) -> Owner:
+        self._lock.note(here)
         self._path.rename(self._aside)
-        self._moved = here
+        self._moved = _owner(here)
         self._aside.chmod(PRIVATE)
-        return here
+        return self._moved
 
 
 class _Lock:
-    """A file that one living process has locked. It is removed with the lock."""
+    """A file that one living process has locked. It is removed with the lock.
+
+    In it stands what the socket was like that is aside, or is about to be: ``MODE UID GID DEVICE INODE``.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -154,6 +173,22 @@ class _Lock:
                 if self._file < 0:
                     os.close(file)
 
+    def note(self, status: os.stat_result) -> None:
+        """Write down what a socket is like, before that changes. Raises `OSError`."""
+        mode, uid, gid = _owner(status)
+        text = f"{mode:o} {uid} {gid} {status.st_dev} {status.st_ino}".ljust(NOTE) + "\n"
+        os.pwrite(self._file, text.encode(), 0)
+
+    def noted(self, status: os.stat_result) -> Owner | None:
+        """Return what a socket was like when it was written down; None if it was not, or somebody else may have."""
+        lock = os.fstat(self._file)
+        if lock.st_uid not in (0, os.geteuid()) or lock.st_mode & _OTHERS:
+            return None
+        match os.pread(self._file, NOTE, 0).split():
+            case [mode, uid, gid, device, inode] if (device, inode) == (b"%d" % status.st_dev, b"%d" % status.st_ino):
+                return _read(mode, uid, gid)
+        return None
+
     def drop(self) -> None:
         """Let it go; nothing happens where it was not taken."""
         if self._file >= 0:
@@ -173,13 +208,29 @@ def _socket(path: Path) -> os.stat_result | None:
     return status
 
 
-def _own(path: str, owner: os.stat_result) -> None:
-    """Give our socket the owner that QEMU's has, as far as we may."""
-    ours = Path(path).lstat()
-    if (ours.st_uid, ours.st_gid) == (owner.st_uid, owner.st_gid):
-        return
+def _owner(status: os.stat_result) -> Owner:
+    return Owner(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+def _read(mode: bytes, uid: bytes, gid: bytes) -> Owner | None:
     try:
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        Path(path).chmod(stat.S_IMODE(owner.st_mode))  # chown(2) may have cleared bits
+        return Owner(int(mode, 8) & 0o777, int(uid), int(gid))
+    except ValueError:
+        return None
+
+
+def _unexpected(error: Exception) -> Exception | None:
+    """Return an error whose trace belongs into the log: one that the surroundings do not explain."""
+    return None if isinstance(error, OSError | UnavailableError) else error
+
+
+def _own(path: str, owner: Owner) -> None:
+    """Give our socket the owner and the mode that QEMU's has, as far as we may. Never raises."""
+    try:
+        ours = _owner(os.lstat(path))
+        if ours[1:] != owner[1:]:
+            os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+        if ours != owner:
+            Path(path).chmod(owner.mode)  # chown(2) may have cleared bits
     except OSError as error:
-        log.warning("%s cannot belong to user %d, group %d: %s", path, owner.st_uid, owner.st_gid, error.strerror)
+        log.warning("%s cannot belong to user %d, group %d: %s", path, owner.uid, owner.gid, error.strerror)
