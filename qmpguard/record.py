@@ -7,6 +7,7 @@ is the caller's.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -181,6 +182,18 @@ class Journal:
         """Return the entries after a number, oldest first; those that have left their ring are missing."""
         entries = merge(tuple(self._events), tuple(self._others), key=_number)
         return (entry for entry in entries if entry.number > number)
+
+    def after(self, number: int, *, events: bool) -> Entry | None:
+        """Return the first entry after a number that is kept, of QEMU's events or of all else; None: there is none."""
+        ring = self._events if events else self._others
+        place = bisect_right(ring, number, key=_number)
+        return ring[place] if place < len(ring) else None
+
+    def before(self, number: int, *, events: bool) -> Entry | None:
+        """Return the last entry before a number, likewise."""
+        ring = self._events if events else self._others
+        place = bisect_left(ring, number, key=_number)
+        return ring[place - 1] if place else None
 
     def listen(self, listener: Callable[[Entry], None]) -> Callable[[], None]:
         """Tell somebody of every entry from now on; call what is returned to stop."""

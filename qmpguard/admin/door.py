@@ -12,10 +12,16 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from qmpguard.admin.connections import Connection, Connections
 from qmpguard.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from typing import TypeAlias
+
+    from qmpguard.admin.faults import Faults
+
+    _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: characters of a token, at least: 16 random bytes in hexadecimal have 32
 MIN_TOKEN = 16
@@ -43,6 +49,7 @@ HEADERS = {
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII)
 
 KNOWN: web.RequestKey[bool] = web.RequestKey("known", bool)
+CONNECTION: web.RequestKey[Connection] = web.RequestKey("connection", Connection)
 
 
 class Door:
@@ -67,7 +74,7 @@ class Door:
         if not self._is_ours(request.headers.get("Host", "")):
             raise web.HTTPForbidden(text="the Host header names another host")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers["Host"]:
+        if origin is not None and _network_location(origin) != request.headers["Host"]:
             raise web.HTTPForbidden(text="another origin's page may not ask")
 
     def _is_ours(self, host: str) -> bool:
@@ -100,26 +107,51 @@ def read_token(path: str) -> str:
     return token
 
 
-def middleware(door: Door) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Return what every request passes first; it also gives each error its JSON."""
+def middleware(door: Door, connections: Connections, faults: Faults) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Return what every request passes first; it also gives each error its JSON, and keeps every exception."""
 
     @web.middleware
-    async def enter(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        try:
-            door.check(request)
-            return await handler(request)
-        except web.HTTPException as error:
-            kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
-            return web.json_response({"error": error.text or error.reason}, status=error.status, headers=kept)
+    async def enter(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        with connections.answering(request) as connection:
+            if connection is None:
+                return web.Response()  # to nobody
+            request[CONNECTION] = connection
+            try:
+                response = await _answer(door, request, handler)
+                await response.prepare(request)
+                await response.write_eof()  # so that the answer's time is the client's reading, too
+            except ConnectionError:  # the client has left: aiohttp notices it as well
+                return web.Response()
+            except Exception as error:  # noqa: BLE001 -- one request's fault
+                faults.fault(request.match_info.handler.__name__, error)
+                if request.writer.output_size:  # half an answer must not look like a whole one
+                    connection.close()
+                return web.json_response({"error": "a fault of the guard's own: see its log"}, status=500)
+            return response
 
     return enter
+
+
+async def _answer(door: Door, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        door.check(request)
+        return await handler(request)
+    except web.HTTPException as error:
+        kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
+        return web.json_response({"error": error.text or error.reason}, status=error.status, headers=kept)
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Tell the browser, with every answer, what it must not do."""
     response.headers.update(HEADERS)
+
+
+def _network_location(origin: str) -> str | None:
+    """Return an origin's host and port; None for what is no URL at all."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_unix(request: web.Request) -> bool:

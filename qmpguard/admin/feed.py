@@ -1,175 +1,242 @@
-"""What happens, to everyone who listens: one message for all streams, a bounded queue for each of them."""
+"""What happens, for every stream: each message is made when a stream takes it, in small steps."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from contextlib import contextmanager, suppress
-from heapq import merge
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 from qmpguard.admin import view
+from qmpguard.admin.faults import Drop, Faults
+from qmpguard.admin.pace import Pace
+from qmpguard.admin.states import States, encode
+from qmpguard.admin.stream import FellBehindError, Ring, Stream
+from qmpguard.record import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from qmpguard.proxy.snapshot import Snapshot
+    from qmpguard.admin.states import Vm
     from qmpguard.record import Entry, Journal, Run
 
-log = logging.getLogger(__name__)
-
-#: messages that a stream may leave unread beside what the sockets hold; then it is dropped and may resume
-MAX_WAITING = 256
 #: seconds between two looks at the snapshots while somebody listens, and at least between two of them
 PULSE, SHORTEST = 1.0, 0.1
-
-
-class Vm(Protocol):
-    """What is shown of one VM."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def journal(self) -> Journal:
-        """What has happened."""
-        ...
-
-    def snapshot(self) -> Snapshot:
-        """Return all that is known of it, from memory."""
-        ...
-
-
-class Stream:
-    """One who listens: to one VM or all, to some kinds of happening or all. None in its queue is the end."""
-
-    def __init__(self, vm: str | None, kinds: frozenset[str], drop: Callable[[], None]) -> None:
-        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_WAITING)
-        self.vm = vm
-        self.kinds = kinds
-        self._drop = drop
-
-    def wants(self, vm: str, kind: str) -> bool:
-        """Say whether a message is for this stream."""
-        return self.vm in (None, vm) and kind in self.kinds
-
-    def put(self, message: bytes | None) -> None:
-        """Queue a message; one who does not read is dropped."""
-        try:
-            self.queue.put_nowait(message)
-        except asyncio.QueueFull:
-            self._drop()
+#: encoded entries that are kept for the streams that take them next: all that follow live take the same ones
+MAX_ENCODED = 256
+ALIVE = b": alive\n\n"
 
 
 class Feed:
     """The streams of all VMs. It listens to the journals, and looks at the snapshots, while there are any."""
 
-    def __init__(self, vms: Callable[[], Sequence[Vm]], run: Run) -> None:
+    def __init__(
+        self, vms: Callable[[], Sequence[Vm]], run: Run, pace: Pace | None = None, faults: Faults | None = None
+    ) -> None:
+        self.pace = pace or Pace()
+        self.states = States(run, self._state_changed)
+        self._faults = faults or Faults()
         self._vms = vms
         self._run = run
         self._streams: set[Stream] = set()
+        self._present: dict[str, Vm] = {}
         self._ears: dict[Journal, Callable[[], None]] = {}
+        self._names: tuple[str, ...] = ()
+        self._last = 0  # the number of the last entry that was heard
         self._changed = asyncio.Event()
-        self._told: dict[str, bytes] = {}
-        self._named = b""
+        self._touched: set[str] = set()  # VMs to which something has happened since the last look
+        self._encoded: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
 
     async def run(self) -> None:
-        """Tell of changed snapshots until cancelled: soon after something has happened, else once a second."""
+        """Look for what has changed until cancelled: soon at a VM to which something happened, else once a second."""
+        clock = asyncio.get_running_loop().time
+        due = clock()
         while True:
             if not self._streams:
                 await self._changed.wait()
             with suppress(TimeoutError):
-                async with asyncio.timeout(PULSE):
+                async with asyncio.timeout_at(max(due, clock())):
                     await self._changed.wait()
             self._changed.clear()
-            self._tell_changes()
+            whole = clock() >= due
+            await self._look(whole=whole)
+            due = clock() + PULSE if whole else due
             await asyncio.sleep(SHORTEST)
 
     @contextmanager
     def stream(
         self, *, since: int | None, vm: str | None, kinds: frozenset[str], drop: Callable[[], None]
-    ) -> Iterator[tuple[Stream, list[bytes]]]:
-        """Open a stream, and give what comes first: the past from ``since`` on, and the VMs as they are.
-
-        Nothing happens between the two: what is not in the past comes by the stream.
-        """
-        stream = Stream(vm, kinds, drop)
-        first = [] if since is None else [self._entry(e) for e in self.past(since) if stream.wants(e.vm, _kind(e))]
-        self._tell_changes()  # so that everybody has been told the same
-        first += [self._named, *(self._told[one.name] for one in self._vms() if vm in (None, one.name))]
+    ) -> Iterator[Stream]:
+        """Open a stream. `next` gives the past from ``since`` on, then the VMs as they are, then what happens."""
+        self._last = self._run.last
+        stream = Stream(vm, kinds, self._run.last, drop)
         self._streams.add(stream)
         self._listen()
+        if since is not None:
+            stream.backlog.begin(self._wanted(stream), since)
         self._changed.set()
         try:
-            yield stream, first
+            yield stream
         finally:
             self._streams.discard(stream)
             self._listen()
 
-    def past(self, since: int, vm: str | None = None) -> Iterator[Entry]:
-        """Return what has happened after a number, oldest first, of one VM or all."""
-        journals = (one.journal.since(since) for one in self._vms() if vm in (None, one.name))
-        return merge(*journals, key=lambda entry: entry.number)
+    async def next(self, stream: Stream, keep_alive: float) -> bytes | None:
+        """Return the next messages, or after ``keep_alive`` seconds a comment. None: the stream is over."""
+        while not stream.ended:
+            stream.woken.clear()
+            try:
+                made = await self.pace.slice(iter(partial(self._step, stream), None))
+            except FellBehindError:
+                self._faults.drop(Drop.FELL_BEHIND)
+                stream.drop()
+                return None
+            if data := b"".join(made):
+                return data
+            if not made and not await _woken(stream, keep_alive):
+                return ALIVE
+        return None
 
     def close(self) -> None:
         """End every stream."""
-        for stream in tuple(self._streams):
-            stream.put(None)
+        for stream in self._streams:
+            stream.end()
+
+    # what happens
+
+    def _wanted(self, stream: Stream) -> Iterator[Ring]:
+        return (ring for journal in self._ears for ring in _rings(journal) if stream.wants(ring))
 
     def _listen(self) -> None:
         """Listen to the journals of the present VMs if there are streams, and to no other."""
-        journals = {one.journal for one in self._vms()} if self._streams else set()
+        self._present = {one.name: one for one in self._vms()} if self._streams else {}
+        journals = {one.journal for one in self._present.values()}
         for journal in journals - self._ears.keys():
-            self._ears[journal] = journal.listen(self._happened)
+            self._hear(journal)
         for journal in self._ears.keys() - journals:
             self._ears.pop(journal)()
 
-    def _happened(self, entry: Entry) -> None:
-        message, kind = self._entry(entry), _kind(entry)
-        for stream in tuple(self._streams):
-            if stream.wants(entry.vm, kind):
-                stream.put(message)
+    def _hear(self, journal: Journal) -> None:
+        """Listen to a journal. What it has had since a stream was opened is that stream's too."""
+        rings = _rings(journal)
+        self._ears[journal] = journal.listen(partial(self._happened, rings))
+        for stream in self._streams:
+            stream.backlog.begin(filter(stream.wants, rings), stream.backlog.opened)
+            stream.woken.set()
+
+    def _happened(self, rings: tuple[Ring, Ring], entry: Entry) -> None:
+        """Called by a journal, in the midst of a VM's work: no fault of ours may reach it."""
+        try:
+            self._note(rings, entry)
+        except Exception as error:  # noqa: BLE001 -- as above
+            self._faults.fault("feed", error)
+            self.close()  # what they would miss comes when they resume
+
+    def _note(self, rings: tuple[Ring, Ring], entry: Entry) -> None:
+        if entry.number != self._last + 1:
+            self._listen()  # to a VM that is new and has spoken before: what it said comes first
+        self._last = entry.number
+        ring = rings[isinstance(entry.what, Event)]
+        for stream in self._streams:
+            stream.happened(ring, entry.number)
+        self._touched.add(entry.vm)
         self._changed.set()
 
-    def _tell_changes(self) -> None:
+    async def _look(self, *, whole: bool) -> None:
+        """Look at the VMs to which something has happened, or at all. What has changed comes to `_state_changed`."""
         self._listen()
-        if self._named != (names := self._names()):
-            self._named = names
-            self._told = {}
-            self._tell(names)
-        for one in self._vms():
-            message = self._vm(one.snapshot())
-            if self._told.get(one.name) == message:
-                continue
-            self._told[one.name] = message
-            self._tell(message, one.name)
+        names = self._touched & self._present.keys()
+        self._touched.clear()
+        before, self._names = self._names, tuple(self._present)
+        if self._names != before:
+            self.states.keep_only(self._present)
+            whole = True
+            for stream in self._streams:
+                stream.renamed()
+        steps = (self._see(name) for name in (tuple(self._present) if whole else names))
+        while await self.pace.slice(steps):
+            pass
 
-    def _tell(self, message: bytes, vm: str | None = None) -> None:
-        for stream in tuple(self._streams):
-            if vm is None or stream.vm in (None, vm):
-                stream.put(message)
+    def _see(self, name: str) -> bytes:
+        """Return nothing: this is a step."""
+        self._state(name)
+        return b""
 
-    def _names(self) -> bytes:
-        return message("vms", {"names": [one.name for one in self._vms()]})
+    def _state(self, name: str) -> bytes | None:
+        """Return the state of a VM; None where it is gone, or cannot be told."""
+        vm = self._present.get(name)
+        try:
+            return None if vm is None else self.states.of(vm)
+        except Exception as error:  # noqa: BLE001 -- one VM's fault: the others are still told
+            self._faults.fault("state", error)
+            return None
+
+    def _state_changed(self, name: str) -> None:
+        for stream in self._streams:
+            stream.changed(name)
+
+    # what a stream is told
+
+    def _step(self, stream: Stream) -> bytes | None:
+        """Return a stream's next message, nothing where the next entry is of no kind that it wants, None at the end."""
+        if not stream.greeted and stream.backlog.past:
+            return self._tell_entry(stream) or b""
+        if not stream.greeted:
+            stream.greet(self._present)
+        if stream.names:
+            stream.names = False
+            return message("vms", encode({"names": list(self._present)}))
+        stale = stream.stale
+        if stale is not None and stream.entry_was_last:
+            return self._tell_state(stream, stale)
+        if (data := self._tell_entry(stream)) is not None:
+            return data
+        return None if stale is None else self._tell_state(stream, stale)
+
+    def _tell_entry(self, stream: Stream) -> bytes | None:
+        entry = stream.backlog.take()
+        stream.entry_was_last = entry is not None
+        if entry is None:
+            return None
+        return self._entry(entry) if view.kind_of(entry.what) in stream.kinds else b""
+
+    def _tell_state(self, stream: Stream, name: str) -> bytes:
+        data = self._state(name)
+        stream.told(name)
+        stream.entry_was_last = False
+        return b"" if data is None else message("vm", data)
 
     def _entry(self, entry: Entry) -> bytes:
-        return message(_kind(entry), view.entry(entry, self._run), self._run.ref(entry.number))
+        """Return the message of an entry; those that follow live all take the one that was encoded first."""
+        known = self._encoded.get(entry.number)
+        if known is None:
+            data = encode(view.entry(entry, self._run))
+            known = message(view.kind_of(entry.what), data, self._run.ref(entry.number))
+            self._encoded[entry.number] = known
+            if len(self._encoded) > MAX_ENCODED:
+                del self._encoded[next(iter(self._encoded))]
+        return known
 
-    def _vm(self, shot: Snapshot) -> bytes:
-        return message("vm", view.vm(shot, self._run))
 
-
-def message(event: str, data: view.Object, identity: str | None = None) -> bytes:
+def message(event: str, data: bytes, identity: str | None = None) -> bytes:
     """Return one server-sent event (HTML, section 9.2). JSON has no line ends of its own, so one line holds it."""
     place = "" if identity is None else f"id: {identity}\n"
-    return f"{place}event: {event}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+    return b"%sevent: %s\ndata: %s\n\n" % (place.encode(), event.encode(), data)
 
 
-def _kind(entry: Entry) -> str:
-    return view.kind_of(entry.what)
+def _rings(journal: Journal) -> tuple[Ring, Ring]:
+    """Return a journal's rings: everything else, and events."""
+    return Ring(journal, events=False), Ring(journal, events=True)
+
+
+async def _woken(stream: Stream, seconds: float) -> bool:
+    """Wait until a stream has something to do; False: so many seconds have passed without it."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stream.woken.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -7,9 +7,10 @@ Every label has few values: rules, modes, statuses and reasons that this program
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -18,14 +19,20 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from qmpguard.admin.faults import Drop
 from qmpguard.policy.machine import DANGEROUS
 from qmpguard.policy.outlook import Chance
 from qmpguard.proxy.counts import BOUNDS, DROP_REASONS, Durations, Upkeep
 from qmpguard.proxy.snapshot import Pulse, Snapshot
 from qmpguard.version import __version__
 
+if TYPE_CHECKING:
+    from qmpguard.admin.states import Vm
+
+Encoder: TypeAlias = Callable[[Collector], bytes]
 Values: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
 #: QEMU's MigrationStatus (qapi/migration.json), and one for those that it has not yet
@@ -155,37 +162,123 @@ TOTALS = (
           "absent where nothing is to be written.", lambda u: (((where,), lines) for where, lines in u.lost.items())),
 )  # fmt: skip
 
+ADMIN_DROPS = Total(
+    "admin_drops", "reason", "Connections that the admin interface closed, and requests that it could not take.",
+    lambda _: (),
+)  # fmt: skip
+
 BUILD = "The version of qmpguard; 1."
 
 
-class Meter(Collector):
-    """Answers Prometheus from snapshots, and from what the process counts."""
+#: VMs of one step of the encoding: some hundred samples, a millisecond
+FEW = 16
 
-    def __init__(self, shots: Callable[[], Sequence[Snapshot]], upkeep: Callable[[], Upkeep]) -> None:
+
+class Meter(Collector):
+    """Answers Prometheus from snapshots, and from what the process and the admin interface itself count."""
+
+    def __init__(
+        self,
+        shots: Callable[[], Sequence[Snapshot]],
+        upkeep: Callable[[], Upkeep],
+        drops: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
         self._shots = shots
         self._upkeep = upkeep
+        self._drops = drops
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of every VM."""
+        yield from self._of_process()
+        shots = self._shots()
+        for family in _FAMILIES:
+            yield family(shots)
+
+    def encoded(self, encode: Encoder, vms: Sequence[Vm]) -> Iterator[bytes]:
+        """Yield the same, encoded, as steps of a millisecond."""
+        shots = []
+        for vm in tuple(vms):
+            shots.append(vm.snapshot())
+            yield b""
+        for metric in self._of_process():
+            yield _lines(encode, metric)
+        for family in _FAMILIES:
+            yield _lines(encode, family(shots[:FEW]))
+            for first in range(FEW, len(shots), FEW):
+                yield _lines(encode, family(shots[first : first + FEW]), head=False)
+        yield encode(_One())
+
+    def _of_process(self) -> Iterator[Metric]:
         yield InfoMetricFamily("qmpguard_build", BUILD, {"version": __version__})
         upkeep = self._upkeep()
         for total in TOTALS:
-            counter = CounterMetricFamily(f"qmpguard_{total.name}", total.meaning, labels=(total.label,))
-            for labels, value in total.read(upkeep):
-                counter.add_metric(labels, float(value))
-            yield counter
-        shots = self._shots()
-        for number in NUMBERS:
-            family = number.kind(f"qmpguard_{number.name}", number.meaning, labels=("vm", *number.labels))
-            for shot in shots:
-                for labels, value in number.read(shot):
-                    family.add_metric((shot.name, *labels), float(value))
-            yield family
-        for times in TIMES:
-            histogram = HistogramMetricFamily(f"qmpguard_{times.name}", times.meaning, labels=("vm",))
-            for shot in shots:
-                _add(histogram, shot.name, times.read(shot))
-            yield histogram
+            yield _total(total, total.read(upkeep))
+        yield _total(ADMIN_DROPS, (((reason,), count) for reason, count in self._drops().items()))
+
+
+class _One(Collector):
+    """What an encoder takes: one metric, or none."""
+
+    def __init__(self, *metrics: Metric) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _lines(encode: Encoder, metric: Metric, *, head: bool = True) -> bytes:
+    """Return a metric's lines; without ``head`` only the samples, as they follow those of other VMs."""
+    lines = encode(_One(metric)).splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith(b"#") or (head and line != b"# EOF\n"))
+
+
+def _total(total: Total, values: Values) -> Metric:
+    counter = CounterMetricFamily(f"qmpguard_{total.name}", total.meaning, labels=(total.label,))
+    for labels, value in values:
+        counter.add_metric(labels, float(value))
+    return counter
+
+
+def _number(number: Number, shots: Sequence[Snapshot]) -> Metric:
+    family = number.kind(f"qmpguard_{number.name}", number.meaning, labels=("vm", *number.labels))
+    for shot in shots:
+        for labels, value in number.read(shot):
+            family.add_metric((shot.name, *labels), float(value))
+    return family
+
+
+def _times(times: Times, shots: Sequence[Snapshot]) -> Metric:
+    histogram = HistogramMetricFamily(f"qmpguard_{times.name}", times.meaning, labels=("vm",))
+    for shot in shots:
+        _add(histogram, shot.name, times.read(shot))
+    return histogram
+
+
+_FAMILIES: tuple[Callable[[Sequence[Snapshot]], Metric], ...] = (
+    *(partial(_number, number) for number in NUMBERS),
+    *(partial(_times, times) for times in TIMES),
+)
+
+#: what scrapers ask for: every form that is answered. A version that a client has made up is answered as 1.0.0
+_ASKED = (
+    "",
+    "application/openmetrics-text; version=1.0.0",
+    "application/openmetrics-text",
+    "text/plain; version=1.0.0",
+)
+_ESCAPINGS = ("", *(f"; escaping={way}" for way in ("allow-utf-8", "underscores", "dots", "values")))
+_KINDS = frozenset(choose_encoder(asked + way)[1] for asked in _ASKED for way in _ESCAPINGS)
+
+
+def encoder(accept: str) -> tuple[Encoder, str]:
+    """Return the encoder that fits an Accept header, and the content type, of which there are few."""
+    try:
+        chosen = choose_encoder(accept)
+    except ValueError:  # a version that is none
+        return choose_encoder("")
+    if chosen[1] in _KINDS:
+        return chosen
+    return choose_encoder("application/openmetrics-text" if "openmetrics" in chosen[1] else "")
 
 
 def _add(family: HistogramMetricFamily, vm: str, durations: Durations) -> None:
@@ -199,7 +292,8 @@ def _add(family: HistogramMetricFamily, vm: str, durations: Durations) -> None:
 def documentation() -> str:
     """Return docs/metrics.md."""
     rows = [("qmpguard_build_info", "gauge", "version", BUILD)]
-    rows += [(f"qmpguard_{total.name}_total", "counter", total.label, total.meaning) for total in TOTALS]
+    totals = (*TOTALS, ADMIN_DROPS)
+    rows += [(f"qmpguard_{total.name}_total", "counter", total.label, total.meaning) for total in totals]
     for number in NUMBERS:
         counter = number.kind is CounterMetricFamily
         name = f"qmpguard_{number.name}{'_total' if counter else ''}"
@@ -221,7 +315,8 @@ It is answered from memory: a scrape sends QEMU nothing, and a QEMU that hangs d
 
 _TAIL = f"""
 Label values are few and fixed: rules, verdicts and modes are those of `qmpguard rules`; `reason` is one of
-{", ".join(f"`{reason}`" for reason in DROP_REASONS)};
+{", ".join(f"`{reason}`" for reason in DROP_REASONS)},
+for `qmpguard_admin_drops_total` one of {", ".join(f"`{drop.value}`" for drop in Drop)};
 `status` is QEMU's MigrationStatus, or `other` for one that this version does not know. No label holds what a client
 sent.
 

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
-from contextlib import suppress
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from qmpguard.address import TcpAddress
+from qmpguard.address import TcpAddress, UnixAddress
+from qmpguard.admin.connections import BODY_TIMEOUT, IDLE_TIMEOUT, Connections, prepare
 from qmpguard.admin.door import Door, read_token
+from qmpguard.admin.faults import Faults
 from qmpguard.admin.feed import Feed
+from qmpguard.admin.pace import Pace
 from qmpguard.admin.site import Site
-from qmpguard.errors import ConfigError
+from qmpguard.errors import ConfigError, UnavailableError
 from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.listener import Listener
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qmpguard.address import Address
-    from qmpguard.admin.feed import Vm
+    from qmpguard.admin.connections import Connection
+    from qmpguard.admin.states import Vm
     from qmpguard.record import Peer, Run
 
 log = logging.getLogger(__name__)
 
-#: connections at once, streams among them
-MAX_CONNECTIONS = 512
 #: seconds that an answer may still take at the end
 LAST_WORDS = 1.0
+#: seconds before a feed that has failed begins anew: the first times, and from then on
+PAUSES = (1.0, 2.0, 5.0, 15.0, 60.0)
+#: seconds between two looks at whether the socket's file is still there
+LOOK = 5.0
 
 
 class Admin:
@@ -50,45 +58,99 @@ class Admin:
             raise ConfigError(f"the admin interface at {listen} needs a token file: whoever reaches TCP could read all")
         self.opened = asyncio.Event()
         self._listen = listen
+        self._missed = False  # that the socket was removed and could not be made again is in the log
         names = {*hosts, listen.host} if isinstance(listen, TcpAddress) else set(hosts)
         self._door = Door(read_token(token_file) if token_file else None, names)
-        self._feed = Feed(vms, run)
-        self._site = Site(vms, run, self._feed, upkeep)
+        self._faults = Faults()
+        self._connections = Connections(self._faults)
+        self._feed = Feed(vms, run, Pace(), self._faults)
+        site = Site(vms, run, self._feed, upkeep, self._faults)
         self._runner = web.AppRunner(
-            self._site.application(self._door),
+            site.application(self._door, self._connections),
             access_log=None,
+            logger=self._faults.logger(),
             handle_signals=False,
             handler_cancellation=True,  # a stream ends with its client
             shutdown_timeout=LAST_WORDS,
+            keepalive_timeout=IDLE_TIMEOUT,
+            lingering_time=BODY_TIMEOUT,
+            auto_decompress=False,  # nobody reads a body
         )
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks = Tasks("admin")
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises `UnavailableError` when the socket cannot be had."""
+        """Serve until cancelled. Raises `UnavailableError` when the socket cannot be had; nothing else ends it."""
         await self._runner.setup()
-        listener: Listener | None = None
         try:
-            async with asyncio.TaskGroup() as self._tasks:
-                listener = Listener(self._listen, self._accepted)
-                log.info("admin=%s", self._listen)
-                self.opened.set()
-                await self._feed.run()
+            async with self._tasks:
+                await self._listen_until_cancelled()
         finally:
-            if listener is not None:
-                listener.close()
-            self._feed.close()
+            await self._end()
+
+    async def _listen_until_cancelled(self) -> None:
+        self._listener = Listener(self._listen, self._accepted)
+        try:
+            log.info("admin=%s", self._listen)
+            self.opened.set()
+            self._tasks.start("admin-feed", self._keep_feeding())
+            self._tasks.start("admin-socket", self._keep_socket())
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._listener.close()
+
+    async def _end(self) -> None:
+        self._feed.close()
+        try:
             await self._runner.cleanup()
+        except Exception as error:  # noqa: BLE001 -- it is the end of the admin interface only
+            self._faults.fault("cleanup", error)
+        self._connections.close()
+
+    async def _keep_feeding(self) -> None:
+        """Run the feed; if it fails, begin anew, after a pause that is longer each time."""
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            try:
+                await self._feed.run()
+            except Exception as error:  # noqa: BLE001 -- whatever it is: streams are told again after the pause
+                self._faults.fault("feed", error)
+            await asyncio.sleep(pause)
+
+    async def _keep_socket(self) -> None:
+        """Listen anew when the socket's file was removed: without it nobody can connect."""
+        if not isinstance(self._listen, UnixAddress) or self._listen.path.startswith("\0"):
+            return
+        while True:
+            await asyncio.sleep(LOOK)
+            self._listen_anew()
+
+    def _listen_anew(self) -> None:
+        assert isinstance(self._listen, UnixAddress)
+        if os.path.lexists(self._listen.path):
+            return  # it is ours, or another guard's by now
+        try:
+            fresh = Listener(self._listen, self._accepted)
+        except UnavailableError as error:
+            log.log(logging.WARNING if not self._missed else logging.DEBUG, "admin: its socket was removed: %s", error)
+            self._missed = True
+            return
+        log.warning("admin=%s listens anew: its socket was removed", self._listen)
+        self._listener.close()
+        self._listener, self._missed = fresh, False
 
     def _accepted(self, sock: socket.socket, _: Peer) -> None:
-        assert self._runner.server is not None
-        assert self._tasks is not None
-        if len(self._runner.server.connections) >= MAX_CONNECTIONS:
+        server = self._runner.server
+        connection = None if server is None else self._connections.admit(server())
+        if connection is None:
             sock.close()
             return
-        self._tasks.create_task(self._serve(sock))
+        self._tasks.start("admin-connection", self._serve(sock, connection))
 
-    async def _serve(self, sock: socket.socket) -> None:
-        assert self._runner.server is not None
+    async def _serve(self, sock: socket.socket, connection: Connection) -> None:
+        """Begin a connection; from then on it is aiohttp's."""
         sock.setblocking(False)
-        with suppress(OSError):
-            await asyncio.get_running_loop().connect_accepted_socket(self._runner.server, sock)
+        prepare(sock)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        except OSError:  # it has left already
+            sock.close()
+            connection.close()

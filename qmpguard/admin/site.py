@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import suppress
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from qmpguard.admin import view
-from qmpguard.admin.door import KNOWN, add_headers, middleware
-from qmpguard.admin.metrics import Meter
+from qmpguard.admin.answer import JSON, answer, listing, send
+from qmpguard.admin.connections import Phase
+from qmpguard.admin.door import CONNECTION, KNOWN, add_headers, middleware
+from qmpguard.admin.history import decisions
+from qmpguard.admin.metrics import Meter, encoder
 from qmpguard.admin.openapi import document
+from qmpguard.admin.states import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from qmpguard.admin.connections import Connections
     from qmpguard.admin.door import Door
-    from qmpguard.admin.feed import Feed, Vm
+    from qmpguard.admin.faults import Faults
+    from qmpguard.admin.feed import Feed
+    from qmpguard.admin.states import Vm
     from qmpguard.proxy.counts import Upkeep
-    from qmpguard.record import Run
+    from qmpguard.record import Entry, Run
 
 #: streams at once; each costs a queue and a socket
 MAX_STREAMS = 256
@@ -49,21 +54,27 @@ _FILES = {
 class Site:
     """The handlers of one process's admin interface."""
 
-    def __init__(self, vms: Callable[[], Sequence[Vm]], run: Run, feed: Feed, upkeep: Callable[[], Upkeep]) -> None:
+    def __init__(
+        self, vms: Callable[[], Sequence[Vm]], run: Run, feed: Feed, upkeep: Callable[[], Upkeep], faults: Faults
+    ) -> None:
         self._vms = vms
         self._run = run
         self._feed = feed
-        self._encoded: dict[str, tuple[float, bytes]] = {}  # by content type, of which there are few
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Meter(lambda: [one.snapshot() for one in vms()], upkeep))
+        self._pace = feed.pace
+        self._faults = faults
+        self._scraping = asyncio.Lock()
+        self._encoded: dict[str, tuple[float, list[bytes]]] = {}  # by content type, of which there are few
+        self._meter = Meter(lambda: [one.snapshot() for one in vms()], upkeep, lambda: faults.drops)
+        folder = resources.files("qmpguard.admin").joinpath("static")
+        self._files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in _FILES.items()}
 
-    def application(self, door: Door) -> web.Application:
+    def application(self, door: Door, connections: Connections) -> web.Application:
         """Return the application, with the door before every path."""
-        app = web.Application(middlewares=[middleware(door)])
+        app = web.Application(middlewares=[middleware(door, connections, self._faults)])
         app.on_response_prepare.append(add_headers)
         for path in _FILES:
-            app.router.add_get(path, page)
-        for path, answer in (
+            app.router.add_get(path, self.page)
+        for path, handler in (
             ("/healthz", self.healthz),
             ("/readyz", self.readyz),
             ("/metrics", self.metrics),
@@ -73,7 +84,7 @@ class Site:
             ("/api/v1/decisions", self.decisions),
             ("/api/v1/rules", self.rules),
         ):
-            app.router.add_get(path, answer)
+            app.router.add_get(path, handler)
         app.router.add_get("/api/v1/stream", self.stream, allow_head=False)
         return app
 
@@ -83,47 +94,77 @@ class Site:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether every VM can be used; 503 when one cannot."""
-        body = view.readiness([one.snapshot() for one in self._vms()], by_name=request[KNOWN])
+        vms: list[view.Object] = []
+
+        def look(vm: Vm) -> bytes:
+            vms.append(view.vm_readiness(vm.snapshot()))
+            return b""
+
+        await self._pace.whole(map(look, tuple(self._vms())))
+        body = view.readiness(vms, by_name=request[KNOWN])
         return web.json_response(body, status=200 if body["ready"] else 503)
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Give the metrics in the form that the scraper asks for."""
-        encode, kind = choose_encoder(request.headers.get("Accept", ""))
-        now = time.monotonic()
-        made, body = self._encoded.get(kind, (-METRICS_AGE, b""))
-        if now - made >= METRICS_AGE:
-            body = encode(self._registry)
-            self._encoded[kind] = now, body
-        return web.Response(body=body, headers={"Content-Type": kind})
+        encode, kind = encoder(request.headers.get("Accept", ""))
+        async with self._scraping:  # one that waits takes what the one before it has made
+            made, pieces = self._encoded.get(kind, (-METRICS_AGE, []))
+            if time.monotonic() - made >= METRICS_AGE:
+                pieces = await self._pace.whole(self._meter.encoded(encode, self._vms()))
+                self._encoded[kind] = time.monotonic(), pieces
+        return await send(request, pieces, kind)
 
     async def openapi(self, request: web.Request) -> web.Response:
         """Describe all of this."""
-        return web.json_response(document())
+        return web.Response(body=_document(), headers={"Content-Type": JSON})
 
-    async def vms(self, request: web.Request) -> web.Response:
+    async def page(self, request: web.Request) -> web.Response:
+        """Give the page, or one of its files."""
+        body, kind = self._files[request.path]
+        return web.Response(body=body, content_type=kind, charset="utf-8")
+
+    async def vms(self, request: web.Request) -> web.StreamResponse:
         """Tell of every VM."""
-        return web.json_response({"vms": [view.vm(one.snapshot(), self._run) for one in self._vms()]})
+        states = (self._feed.states.of(one) for one in tuple(self._vms()))
+        return await answer(request, self._pace, listing(b'{"vms":[', states, b"]}"))
 
     async def vm(self, request: web.Request) -> web.Response:
         """Tell of one VM."""
         one = self._find(request.match_info["name"])
         if one is None:
             raise web.HTTPNotFound(text="there is no VM of that name")
-        return web.json_response(view.vm(one.snapshot(), self._run))
+        return web.Response(body=self._feed.states.of(one), headers={"Content-Type": JSON})
 
-    async def decisions(self, request: web.Request) -> web.Response:
+    async def decisions(self, request: web.Request) -> web.StreamResponse:
         """Tell of the latest decisions, oldest first."""
         _only(request, "since", "vm", "limit")
         limit = _limit(request.query.get("limit"))
         since = self._since(request.query.get("since")) or 0
-        past = self._feed.past(since, self._filter(request))
-        found = [entry for entry in past if view.kind_of(entry.what) == "decision"][-limit:]
-        body = {"decisions": [view.entry(entry, self._run) for entry in found], "last": self._run.ref(self._run.last)}
-        return web.json_response(body)
+        return await answer(request, self._pace, self._decisions(since, self._filter(request), limit))
 
-    async def rules(self, request: web.Request) -> web.Response:
+    def _decisions(self, since: int, vm: str | None, limit: int) -> Iterator[bytes]:
+        last = self._run.last
+        found: list[Entry] = []
+        journals = [one.journal for one in self._vms() if vm in (None, one.name)]
+        for entry in decisions(journals, since, last):
+            if entry is not None:
+                found.append(entry)
+            if len(found) == limit:
+                break
+            yield b""
+        entries = (encode(view.entry(entry, self._run)) for entry in reversed(found))
+        yield from listing(b'{"decisions":[', entries, b'],"last":%b}' % encode(self._run.ref(last)))
+
+    async def rules(self, request: web.Request) -> web.StreamResponse:
         """Tell of the rules, and their modes for each VM."""
-        return web.json_response(view.rules([one.snapshot() for one in self._vms()]))
+        return await answer(request, self._pace, self._rules())
+
+    def _rules(self) -> Iterator[bytes]:
+        modes = {}
+        for one in tuple(self._vms()):
+            modes[one.name] = view.modes(one.snapshot())
+            yield b""
+        yield from listing(b'{"rules":[', (encode(row) for row in view.rules(modes)), b"]}")
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Tell of everything as it happens, from where the client has left off."""
@@ -132,18 +173,13 @@ class Site:
         vm, kinds = self._filter(request), _kinds(request.query.get("kinds"))
         if len(self._feed) >= MAX_STREAMS:
             raise web.HTTPServiceUnavailable(text=f"there are {MAX_STREAMS} streams already")
-        transport = request.transport
-        assert transport is not None
+        connection = request[CONNECTION]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        with (
-            suppress(ConnectionError),
-            self._feed.stream(since=since, vm=vm, kinds=kinds, drop=transport.abort) as (stream, first),
-        ):
+        with self._feed.stream(since=since, vm=vm, kinds=kinds, drop=connection.close) as stream:
             await response.prepare(request)
-            for message in first:
-                await response.write(message)
-            while (more := await _next(stream.queue)) is not None:
-                await response.write(more)
+            connection.enter(Phase.STREAMING)
+            while (data := await self._feed.next(stream, KEEP_ALIVE)) is not None:
+                await response.write(data)
         return response
 
     def _find(self, name: str) -> Vm | None:
@@ -165,20 +201,9 @@ class Site:
         return int(match[2]) if match[1] in (None, self._run.token) else 0
 
 
-async def page(request: web.Request) -> web.Response:
-    """Give the page, or one of its files."""
-    name, kind = _FILES[request.path]
-    body = resources.files("qmpguard.admin").joinpath("static", name).read_bytes()
-    return web.Response(body=body, content_type=kind, charset="utf-8")
-
-
-async def _next(queue: asyncio.Queue[bytes | None]) -> bytes | None:
-    """Return the next message, or a comment that keeps the connection alive."""
-    try:
-        async with asyncio.timeout(KEEP_ALIVE):
-            return await queue.get()
-    except TimeoutError:
-        return b": alive\n\n"
+@cache
+def _document() -> bytes:
+    return encode(document())
 
 
 def _only(request: web.Request, *names: str) -> None:

@@ -12,7 +12,7 @@ from qmpguard.proxy.snapshot import Pulse
 from qmpguard.record import Decision, Event, LinkChange, Override
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from qmpguard.policy.machine import Device, Facts
     from qmpguard.policy.verdict import Finding
@@ -68,7 +68,7 @@ def vm(shot: Snapshot, run: Run) -> Object:
         "rules": [{"id": rule, "mode": mode.value} for rule, mode in shot.rules],
         "overrides": [override(one) for one in shot.overrides],
         "drift": {"count": shot.counts.drifts, "last": None if shot.drift is None else entry(shot.drift, run)},
-        "counts": _counts(shot.counts),
+        "counts": counts(shot.counts),
     }
 
 
@@ -110,31 +110,34 @@ def kind_of(what: Happening) -> str:
             assert_never(what)
 
 
-def rules(shots: Sequence[Snapshot]) -> Object:
-    """Return the table of rules with the mode that each is in for each VM."""
-    modes = {shot.name: {rule: mode.value for rule, mode in shot.rules} for shot in shots}
-    return {
-        "rules": [
-            {
-                "id": rule,
-                "standard": standard,
-                "strict": strict,
-                "summary": summary,
-                "modes": {name: of_vm[rule] for name, of_vm in modes.items()},
-            }
-            for rule, standard, strict, summary in table()
-        ]
-    }
+def modes(shot: Snapshot) -> dict[str, str]:
+    """Return the mode of each rule for a VM."""
+    return {rule: mode.value for rule, mode in shot.rules}
 
 
-def readiness(shots: Sequence[Snapshot], *, by_name: bool) -> Object:
+def rules(of_vms: Mapping[str, Mapping[str, str]]) -> Iterator[Object]:
+    """Yield the rows of the table of rules, each with the mode that it is in for each VM."""
+    for rule, standard, strict, summary in table():
+        yield {
+            "id": rule,
+            "standard": standard,
+            "strict": strict,
+            "summary": summary,
+            "modes": {name: of_vm[rule] for name, of_vm in of_vms.items()},
+        }
+
+
+def vm_readiness(shot: Snapshot) -> Object:
+    """Return whether a VM is ready, and what is wrong."""
+    return {"name": shot.name, "ready": not shot.faults, "reasons": list(shot.faults), "notes": list(shot.notes)}
+
+
+def readiness(vms: Sequence[Object], *, by_name: bool) -> Object:
     """Return whether every VM is ready and what is wrong; without names and details for whom we do not know."""
-    ready = not any(shot.faults for shot in shots)
+    ready = all(vm["ready"] for vm in vms)
     if not by_name:
-        reasons = sorted({fault.partition(":")[0] for shot in shots for fault in shot.faults})
-        return {"ready": ready, "reasons": reasons}
-    vms = [{"name": s.name, "ready": not s.faults, "reasons": list(s.faults), "notes": list(s.notes)} for s in shots]
-    return {"ready": ready, "reasons": [f"{s.name}: {fault}" for s in shots for fault in s.faults], "vms": vms}
+        return {"ready": ready, "reasons": sorted({why.partition(":")[0] for vm in vms for why in vm["reasons"]})}
+    return {"ready": ready, "reasons": [f"{vm['name']}: {why}" for vm in vms for why in vm["reasons"]], "vms": vms}
 
 
 def _happening(what: Happening) -> tuple[str, Object]:
@@ -214,13 +217,14 @@ def _migration(course: Course, facts: Facts) -> Object:
     }
 
 
-def _counts(counts: Counts) -> Object:
+def counts(of: Counts) -> Object:
+    """Return what is counted of a VM."""
     return {
-        "passed": counts.passed,
-        "allowed": counts.allowed,
-        "warned": counts.warned,
-        "refused": counts.refused,
-        "events": counts.events,
-        "clients": counts.clients,
-        "links": counts.links,
+        "passed": of.passed,
+        "allowed": of.allowed,
+        "warned": of.warned,
+        "refused": of.refused,
+        "events": of.events,
+        "clients": of.clients,
+        "links": of.links,
     }

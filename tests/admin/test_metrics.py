@@ -60,7 +60,7 @@ async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path
     told = {bare(name) for name in re.findall(r"^\| `(\w+)`", documentation(), re.MULTILINE)}
     assert told == {bare(name) for name in families}
     assert {family.name for family in read_openmetrics(strict)} == told  # type: ignore[no-untyped-call]
-    ours = {"qmpguard_build", "qmpguard_reloads", "qmpguard_lines_lost"}
+    ours = {"qmpguard_build", "qmpguard_reloads", "qmpguard_lines_lost", "qmpguard_admin_drops"}
     of_vms = [family for name, family in families.items() if bare(name) not in ours]
     labels = [sample.labels for family in of_vms for sample in family.samples]
     assert {one.get("vm") for one in labels} == {"test"}

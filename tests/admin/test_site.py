@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.admin import feed, site
-from qmpguard.admin.feed import MAX_WAITING, Stream
 from tests.admin.visiting import visiting
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import assert_refused, capabilities, connected, eventually, guarding
+from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,14 +162,6 @@ async def test_a_stream_is_resumed_where_it_was_left(tmp_path: Path) -> None:
 
 
 async def test_one_who_does_not_read_is_dropped_and_slows_nobody(tmp_path: Path) -> None:
-    dropped = []
-    stream = Stream(None, frozenset({"event"}), lambda: dropped.append(True))
-    for _ in range(MAX_WAITING):
-        stream.put(b"message")
-    assert not dropped
-    stream.put(b"one too many")
-    assert dropped
-
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path) as guard,
@@ -237,12 +228,14 @@ async def test_a_stream_follows_vms_that_come_and_go(tmp_path: Path, monkeypatch
         ours = feed.Feed(lambda: vms, one.hub.journal.run)
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(ours.run())
-            with ours.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None) as (stream, first):
-                assert [json.loads(m.split(b"data: ")[1])["name"] for m in first[1:]] == ["test"]
+            with ours.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None) as stream:
+                first = await ours.next(stream, PATIENCE)
+                assert first is not None
+                assert [json.loads(m.split(b"data: ")[1])["name"] for m in first.split(b"\n\n")[1:-1]] == ["test"]
                 vms.append(two.hub)
                 await eventually(lambda: bool(two.hub.journal._listeners))
                 vms.remove(one.hub)
                 await eventually(lambda: not one.hub.journal._listeners)
-                assert stream.queue.qsize()
+                await eventually(lambda: stream.names)
             assert not two.hub.journal._listeners
             task.cancel()

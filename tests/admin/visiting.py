@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
-    from qmpguard.admin.feed import Vm
+    from qmpguard.admin.states import Vm
     from qmpguard.daemon.guard import Guard
     from qmpguard.record import Run
 
