@@ -128,6 +128,8 @@ NUMBERS = (
     Number("upstream_connects", _C, "Links to QEMU that came up.", lambda s: _one(s.counts.links)),
     Number("clients", _G, "Clients connected now.", lambda s: _one(len(s.clients))),
     Number("client_connects", _C, "Clients that have connected.", lambda s: _one(s.counts.clients)),
+    Number("faults", _C, "Exceptions of the guard itself: each ended one request, client or link, and is in the log.",
+           lambda s: (((where,), count) for where, count in tuple(s.counts.faults.items())), ("where",)),
     Number("client_drops", _C, "Clients that were disconnected and did not end the conversation.", _drops, ("reason",)),
     Number("commands", _C, "Commands by what became of them: passed unjudged, or judged and allowed, warned of or "
            "refused.", _commands, ("outcome",)),

@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 #: upper bounds in seconds: a survey takes a millisecond, a QEMU that is busy with a large device may take a minute
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+#: there is almost no descriptor left in the process (proxy/fds.py)
+NO_DESCRIPTORS = "no_descriptors"
 #: why clients are disconnected though they did not end the conversation: the reason in the log, and its short name
 DROPS: Mapping[str, str] = {
     "QEMU is gone": "qemu_gone",
     "QEMU did not appear": "qemu_absent",
     "it does not read what it is sent": "does_not_read",
     "it sent more descriptors than could be received": "descriptors",
+    "it sent a descriptor, and the process has almost none left (RLIMIT_NOFILE)": NO_DESCRIPTORS,
     TOO_MUCH: "too_much_held",
+    "the guard failed, its log has the trace": "guard_failed",
 }
 #: what is no drop
 ENDS = frozenset({"it ended the conversation", "the guard stops"})
 TOO_MANY, NOT_ALLOWED, BROKEN = "too_many_clients", "not_allowed", "connection_broken"
-#: there is almost no descriptor left in the process (proxy/fds.py)
-NO_DESCRIPTORS = "no_descriptors"
-DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, NO_DESCRIPTORS, BROKEN)
+DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, BROKEN)
 
 
 @dataclass(frozen=True, slots=True)

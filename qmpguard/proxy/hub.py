@@ -28,7 +28,7 @@ from qmpguard.proxy.schemas import Schemas
 from qmpguard.proxy.session import Session
 from qmpguard.proxy.slot import Slot
 from qmpguard.proxy.snapshot import Snapshot, take
-from qmpguard.proxy.stream import Outbox, Stream
+from qmpguard.proxy.stream import FAILED, Outbox, Stream
 from qmpguard.proxy.uplink import Uplink
 from qmpguard.proxy.watch import Watch
 from qmpguard.record import Peer, Run
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from qmpguard.wire.replies import Greeting, QemuEvent
 
 log = logging.getLogger(__name__)
-
-#: what a client is told, and the log, where the guard itself has failed
-FAILED = "the guard failed at this request"
 
 
 class Hub:
@@ -302,7 +299,7 @@ class Hub:
         slot.discard()
         with self.outbox:
             self._dealer.release(slot)
-            slot.session.settle(slot, error_reply(f"{FAILED}; its log says how", slot.id))
+            slot.session.settle(slot, error_reply(FAILED, slot.id))
 
     def _barred(self, slot: Slot, request: Request) -> bytes | None:
         """Return the refusal of what this client may not ask, whatever QEMU's machine is; None where it may."""

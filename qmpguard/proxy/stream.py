@@ -15,7 +15,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from qmpguard.proxy.fds import Descriptor, close_all
+from qmpguard.proxy.fds import Descriptor, close_all, is_reserved
 from qmpguard.proxy.hangups import Hangups
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ READ_SIZE = 64 * 1024
 WRITE_SIZE = 256 * 1024
 #: the most descriptors in one message (Linux: SCM_MAX_FD)
 MAX_FDS = 253
+#: why a stream is closed whose descriptor would be one of the last that the process can have
+NO_DESCRIPTORS = "it sent a descriptor, and the process has almost none left (RLIMIT_NOFILE)"
+#: why a stream is closed after an exception of our own
+FAILED = "the guard failed, its log has the trace"
 # as plain numbers: the enumerations of the standard library are a hundred times slower to combine
 _NO_SIGNAL = int(socket.MSG_NOSIGNAL)
 _CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
@@ -233,7 +237,7 @@ class Stream:
         """End the stream after an exception that nobody expected: it has the trace logged and counted."""
         self._outbox.failed(error)
         try:
-            self._lose(f"the guard failed: {type(error).__name__}")
+            self._lose(FAILED)
         except Exception as second:  # noqa: BLE001 -- as above
             self._outbox.failed(second)
 
@@ -384,6 +388,9 @@ class Stream:
             # some descriptors were lost in the kernel: nobody can tell which command lacks one
             close_all(descriptors)
             raise OSError("it sent more descriptors than could be received")
+        if descriptors and is_reserved(descriptors[0].fileno()):
+            close_all(descriptors)
+            raise OSError(NO_DESCRIPTORS)
         return buffer[:size].tobytes(), descriptors
 
     def _lose(self, reason: str) -> None:
