@@ -276,7 +276,7 @@ def encoder(accept: str) -> tuple[Encoder, str]:
     """Return the encoder that fits an Accept header, and the content type, of which there are few."""
     try:
         chosen = choose_encoder(accept)
-    except ValueError:  # a version that is none
+    except (ValueError, TypeError):  # a version that is none
         return choose_encoder("")
     if chosen[1] in _KINDS:
         return chosen

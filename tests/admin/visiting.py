@@ -32,6 +32,7 @@ class Visitor:
 
     http: aiohttp.ClientSession
     base: str
+    admin: Admin | None = None  # where it is in this process
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """The status, and the JSON or the text."""
@@ -68,14 +69,14 @@ class Listening:
 @asynccontextmanager
 async def serving(
     listen: Address, vms: Sequence[Vm], run: Run, *, token_file: str | None = None, hosts: Sequence[str] = ()
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[Admin]:
     """Serve the admin interface of some VMs."""
     admin = Admin(listen, lambda: vms, run, token_file=token_file, hosts=hosts)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(admin.run())
         await admin.opened.wait()
         try:
-            yield
+            yield admin
         finally:
             task.cancel()
 
@@ -87,10 +88,10 @@ async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[Visitor]:
     connector = aiohttp.UnixConnector(str(path), limit=0)
     hub = guard.hub
     async with (
-        serving(UnixAddress(str(path)), [hub], hub.journal.run),
+        serving(UnixAddress(str(path)), [hub], hub.journal.run) as admin,
         aiohttp.ClientSession(connector=connector) as http,
     ):
-        yield Visitor(http, "http://localhost")
+        yield Visitor(http, "http://localhost", admin)
 
 
 @asynccontextmanager
@@ -103,10 +104,10 @@ async def visiting_by_tcp(
     port = port or free_port()
     address = TcpAddress("127.0.0.1", port)
     async with (
-        serving(address, hubs, hubs[0].journal.run, token_file=str(folder / "token"), hosts=hosts),
+        serving(address, hubs, hubs[0].journal.run, token_file=str(folder / "token"), hosts=hosts) as admin,
         aiohttp.ClientSession() as http,
     ):
-        yield Visitor(http, f"http://127.0.0.1:{port}")
+        yield Visitor(http, f"http://127.0.0.1:{port}", admin)
 
 
 def free_port() -> int:
