@@ -120,6 +120,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Pass it on; the place is free."""
+        self._transport = None  # asyncio forgets that it is closed already, and would end it twice
         self.close()
         self.http.connection_lost(error)
 

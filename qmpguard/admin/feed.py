@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 from qmpguard.admin import view
@@ -40,8 +41,10 @@ class Feed:
         self._run = run
         self._streams: set[Stream] = set()
         self._present: dict[str, Vm] = {}
-        self._ears: dict[Journal, Callable[[], None]] = {}
+        self._ears: dict[Journal, tuple[tuple[Ring, Ring], Callable[[], None]]] = {}
+        self._orders = count(step=2)
         self._names: tuple[str, ...] = ()
+        self._whole = False  # the next look is at all VMs, since some are new
         self._last = 0  # the number of the last entry that was heard
         self._changed = asyncio.Event()
         self._touched: set[str] = set()  # VMs to which something has happened since the last look
@@ -71,10 +74,10 @@ class Feed:
         self, *, since: int | None, vm: str | None, kinds: frozenset[str], drop: Callable[[], None]
     ) -> Iterator[Stream]:
         """Open a stream. `next` gives the past from ``since`` on, then the VMs as they are, then what happens."""
+        self._listen(anyone=True)
         self._last = self._run.last
         stream = Stream(vm, kinds, self._run.last, drop)
         self._streams.add(stream)
-        self._listen()
         if since is not None:
             stream.backlog.begin(self._wanted(stream), since)
         self._changed.set()
@@ -108,23 +111,32 @@ class Feed:
     # what happens
 
     def _wanted(self, stream: Stream) -> Iterator[Ring]:
-        return (ring for journal in self._ears for ring in _rings(journal) if stream.wants(ring))
+        return (ring for rings, _ in self._ears.values() for ring in rings if stream.wants(ring))
 
-    def _listen(self) -> None:
-        """Listen to the journals of the present VMs if there are streams, and to no other."""
-        self._present = {one.name: one for one in self._vms()} if self._streams else {}
-        journals = {one.journal for one in self._present.values()}
+    def _listen(self, *, anyone: bool = False) -> None:
+        """Listen to the journals of the present VMs if there is anyone to tell, and to no other."""
+        vms = self._vms() if anyone or self._streams else ()
+        self._present = {one.name: one for one in vms}
+        before, self._names = self._names, tuple(self._present)
+        if self._names != before:
+            self.states.keep_only(self._names)
+            self._whole = True
+            for stream in self._streams:
+                stream.renamed()
+        journals = {one.journal for one in vms}
         for journal in journals - self._ears.keys():
             self._hear(journal)
         for journal in self._ears.keys() - journals:
-            self._ears.pop(journal)()
+            self._ears.pop(journal)[1]()
 
     def _hear(self, journal: Journal) -> None:
         """Listen to a journal. What it has had since a stream was opened is that stream's too."""
-        rings = _rings(journal)
-        self._ears[journal] = journal.listen(partial(self._happened, rings))
+        order = next(self._orders)
+        rings = Ring(order, journal, events=False), Ring(order + 1, journal, events=True)
+        self._ears[journal] = rings, journal.listen(partial(self._happened, rings))
         for stream in self._streams:
-            stream.backlog.begin(filter(stream.wants, rings), stream.backlog.opened)
+            for ring in filter(stream.wants, rings):
+                stream.backlog.join(ring)
             stream.woken.set()
 
     def _happened(self, rings: tuple[Ring, Ring], entry: Entry) -> None:
@@ -150,12 +162,7 @@ class Feed:
         self._listen()
         names = self._touched & self._present.keys()
         self._touched.clear()
-        before, self._names = self._names, tuple(self._present)
-        if self._names != before:
-            self.states.keep_only(self._present)
-            whole = True
-            for stream in self._streams:
-                stream.renamed()
+        whole, self._whole = whole or self._whole, False
         steps = (self._see(name) for name in (tuple(self._present) if whole else names))
         while await self.pace.slice(steps):
             pass
@@ -225,11 +232,6 @@ def message(event: str, data: bytes, identity: str | None = None) -> bytes:
     """Return one server-sent event (HTML, section 9.2). JSON has no line ends of its own, so one line holds it."""
     place = "" if identity is None else f"id: {identity}\n"
     return b"%sevent: %s\ndata: %s\n\n" % (place.encode(), event.encode(), data)
-
-
-def _rings(journal: Journal) -> tuple[Ring, Ring]:
-    """Return a journal's rings: everything else, and events."""
-    return Ring(journal, events=False), Ring(journal, events=True)
 
 
 async def _woken(stream: Stream, seconds: float) -> bool:

@@ -3,8 +3,9 @@
 It holds no message. What has happened stays in the journals' rings until it is taken, so a stream that reads slowly
 costs no more than one that reads at once, and of a state only the latest is ever told. Invariants:
 
-* ``_heads`` holds each ring at most once, with the number of its first entry that was not taken; ``_inside`` is its
-  rings. Numbers are of the whole process, so the least of them is the oldest entry of all VMs.
+* ``_heads`` holds each ring at most once, with a number that is no greater than that of its first entry that was not
+  taken, and greater than that of any that was; ``_inside`` is its rings. Numbers are of the whole process, so the
+  least of them comes before every entry that is still to be taken.
 * What happened before the stream was opened may have left its ring: it is then skipped. What has happened since and
   has left its ring untaken is a loss, and ends the stream (`FellBehindError`): its client may resume.
 """
@@ -26,10 +27,15 @@ class FellBehindError(Exception):
 
 
 class Ring(NamedTuple):
-    """One of the two rings of a journal: QEMU's events, or everything else."""
+    """One of the two rings of a journal: QEMU's events, or everything else. ``order`` is unlike any other ring's."""
 
+    order: int
     journal: Journal
     events: bool
+
+    def after(self, number: int) -> Entry | None:
+        """Return its first entry after a number."""
+        return self.journal.after(number, events=self.events)
 
 
 class Backlog:
@@ -42,13 +48,17 @@ class Backlog:
         self._first: dict[Ring, int] = {}  # of rings that still have a past: their first entry after it
 
     def begin(self, rings: Iterable[Ring], since: int) -> None:
-        """Read some rings from a number on. Those that have nothing yet come by `add`."""
-        for ring in rings:
-            first = ring.journal.after(since, events=ring.events)
-            if first is not None and ring not in self._inside:
-                self._heads.append((first.number, ring))
-                self._inside.add(ring)
-        heapify(self._heads)
+        """Read the past of some rings from a number on. Nothing is looked up yet: there may be thousands of rings."""
+        if since < self.opened:
+            self._inside.update(rings)
+            self._heads = [(since + 1, ring) for ring in self._inside]
+            heapify(self._heads)
+
+    def join(self, ring: Ring) -> None:
+        """Read a ring that was not known when the stream was opened, from then on."""
+        first = ring.after(self.opened)
+        if first is not None:
+            self.add(ring, first.number)
 
     def add(self, ring: Ring, number: int) -> None:
         """Called when something has happened."""
@@ -71,9 +81,9 @@ class Backlog:
         if not self._heads:
             return None
         number, ring = self._heads[0]
-        entry = ring.journal.after(number - 1, events=ring.events)
+        entry = ring.after(number - 1)
         if entry is not None and entry.number == number:
-            self._advance(ring, ring.journal.after(number, events=ring.events))
+            self._advance(ring, ring.after(number))
             return entry
         if number > self.opened or self._lost(ring, entry):
             raise FellBehindError
@@ -81,8 +91,8 @@ class Backlog:
         return None
 
     def _lost(self, ring: Ring, entry: Entry | None) -> bool:
-        """Say whether a ring's next entry is not the first that came after the past."""
-        return entry is None or (entry.number > self.opened and entry.number != self._first.get(ring, entry.number))
+        """Say whether a ring's next entry is of the present, and not the first of it."""
+        return entry is not None and self.opened < entry.number != self._first.get(ring, entry.number)
 
     def _advance(self, ring: Ring, entry: Entry | None) -> None:
         if entry is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,13 @@ from qmpguard.admin.connections import MAX_CONNECTIONS, Connection, Connections,
 from qmpguard.admin.faults import Drop, Faults
 from qmpguard.admin.feed import Feed
 from qmpguard.admin.site import MAX_STREAMS
+from qmpguard.record import Event
 from tests.admin.visiting import TOKEN, Visitor, visiting, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, eventually, guarding
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from qmpguard.daemon.guard import Guard
@@ -147,7 +150,7 @@ async def test_one_who_does_not_read_a_stream_is_closed(place: Place, monkeypatc
     await reader.readline()
     await eventually(lambda: bool(hub.journal._listeners))
     for n in range(100_000):
-        hub.chronicle.event(b'{"event": "RTC_CHANGE", "data": {"x": "%b"}}' % (b"x" * 3000))
+        hub.chronicle.happened(Event("RTC_CHANGE", json.dumps("x" * 3000)))
         if n % 100 == 0:
             await asyncio.sleep(0.001)
         if not hub.journal._listeners:
@@ -163,6 +166,27 @@ def _make_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def _table(place: Place) -> list[Connection]:
     assert place.visitor.admin is not None
     return list(place.visitor.admin._connections._all.values())
+
+
+class Nothing:
+    """A protocol that does nothing."""
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+async def test_a_connection_that_closes_when_all_is_written_ends_once(caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    connection = Connection(Nothing(), Connections(Faults()))  # type: ignore[arg-type]
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+    transport.write(bytes(1 << 20))
+    transport.close()
+    reader, writer = await asyncio.open_unix_connection(sock=theirs)
+    assert len(await ended(reader)) == 1 << 20
+    writer.close()
+    await asyncio.sleep(0)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 # places

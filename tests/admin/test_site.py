@@ -236,6 +236,6 @@ async def test_a_stream_follows_vms_that_come_and_go(tmp_path: Path, monkeypatch
                 await eventually(lambda: bool(two.hub.journal._listeners))
                 vms.remove(one.hub)
                 await eventually(lambda: not one.hub.journal._listeners)
-                await eventually(lambda: stream.names)
+                await eventually(lambda: stream.stale is not None)
             assert not two.hub.journal._listeners
             task.cancel()

@@ -165,7 +165,7 @@ def test_the_past_may_leave_its_ring_but_what_comes_after_it_may_not(more: int) 
     vm = fleet.add()
     for _ in range(SIZE):
         fleet.happen(vm, DECISION)
-    ring = Ring(vm.journal, events=False)
+    ring = Ring(0, vm.journal, events=False)
     backlog = Backlog(fleet.run.last)
     backlog.begin([ring], 0)
     for _ in range(more):
