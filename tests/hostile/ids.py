@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NUMBER = re.compile(rb"-?\d[-+.eE\d]*")
 
 
@@ -22,7 +23,14 @@ class Id(NamedTuple):
 
 def text(value: str) -> Id:
     """Return a string as an id."""
-    return Id(json.dumps(value).encode(), lambda echo: echo is not None and bool(json.loads(echo) == value))
+    return Id(json.dumps(value).encode(), lambda echo: echo is not None and _string(echo) == value)
+
+
+def _string(echo: bytes) -> object:
+    try:
+        return json.loads(echo)
+    except (ValueError, RecursionError):
+        return None
 
 
 def spelled(raw: bytes, value: str) -> Id:
@@ -81,6 +89,8 @@ def any_id(random: Random, serial: int) -> tuple[str, Id]:
 def echo_of(reply: bytes) -> bytes | None:
     """Return the id of a reply as it is written there; None: it has none."""
     if reply.startswith(b'{"id": '):
-        return reply[7 : reply.rfind(b', "error": {"class": ')]
+        end = reply.rfind(b', "error": {"class": ')
+        short = _STRING.match(reply, 7)  # of a reply that is none of QEMU's
+        return reply[7:end] if end >= 0 else short and short[0]
     place = reply.rfind(b', "id": ')
     return reply[place + 8 : reply.rstrip().rfind(b"}")] if place >= 0 else None
