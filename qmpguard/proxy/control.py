@@ -15,6 +15,7 @@ from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.survey import Answer, Missing, Query
 from qmpguard.policy.verdict import Refusal
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     import socket
@@ -122,10 +123,11 @@ class RefusedError(UnavailableError):
 
 async def _disconnect(client: QMPClient, sock: socket.socket) -> None:
     """End a conversation, also when cancelled meanwhile: qemu.qmp would leave an error unread, and asyncio says so."""
-    ending = asyncio.get_running_loop().create_task(_end(client))
-    while not ending.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait((ending,))
+    async with Tasks() as tasks:
+        ending = tasks.start("disconnect", _end(client))
+        while not ending.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((ending,))
     sock.close()
 
 
@@ -133,5 +135,5 @@ async def _end(client: QMPClient) -> None:
     try:
         async with asyncio.timeout(HANDSHAKE):
             await client.disconnect()
-    except (QMPError, OSError, EOFError, TimeoutError) as error:
-        log.debug("control session ended: %s", error)
+    except Exception as error:  # noqa: BLE001 -- it re-raises what its reader met: an answer that is no UTF-8, or too deep
+        log.debug("control session ended: %r", error)
