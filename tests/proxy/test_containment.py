@@ -248,6 +248,40 @@ async def test_a_verdict_that_fails_is_a_refusal(tmp_path: Path, monkeypatch: py
         assert qemu.commands().count("migrate-start-postcopy") == 0
 
 
+async def test_what_fails_before_the_verdict_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Gate, request: Request) -> None:
+        raise TypeError("unhashable")
+
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock", oob=True) as client,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Gate, "read", failing)
+            client.send({"execute": "query-name", "id": 1}, {"exec-oob": "query-yank", "id": 2})
+            replies = [json.loads(line) for line in await answered_in_order(client, 2)]
+            assert sorted(reply["id"] for reply in replies) == [1, 2]
+            assert all("the guard failed" in reply["error"]["desc"] for reply in replies)
+        assert guard.hub.counts.faults == {"intercept": 2}
+        assert await client.ask("query-status") == RUNNING
+        assert "query-name" not in qemu.commands()
+
+
+async def test_a_refused_device_counts_as_refused_whatever_its_id(tmp_path: Path) -> None:
+    """QEMU's reply is read as QEMU sent it: with the client's id in it, it might not be readable."""
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as client,
+    ):
+        qemu.answers["device_add"] = lambda _: {"class": "GenericError", "desc": "no such host device"}
+        for identity in IDS.values():
+            client.raw(b"{" + REQUESTS["hidden primary"] + b', "id": ' + identity + b"}")
+            assert b"no such host device" in await client.line()
+        assert not guard.hub.gate.primaries.hidden
+
+
 async def test_a_request_that_cannot_be_encoded_is_not_sent_and_ends_its_client_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +376,7 @@ async def test_a_flood_is_answered_a_few_messages_a_turn(
                     pass
             watching.cancel()
             task.cancel()
-    assert 0 < worst <= TURN
+    assert 0 < worst <= TURN <= 64
 
 
 async def test_departing_costs_the_same_however_many_clients_there_are(tmp_path: Path) -> None:
@@ -533,7 +567,7 @@ async def test_what_qemu_says_oddly_loses_no_reply_without_a_closed_connection(t
                 await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
         async with connected(tmp_path / "guard.sock") as client:
             assert await client.ask("query-status") == RUNNING
-        assert set(guard.hub.counts.faults) <= {"stream"}
+        assert not guard.hub.counts.faults
 
 
 @pytest.mark.parametrize(
