@@ -13,6 +13,12 @@ from qmpguard.errors import UsageError
 
 #: what fits into struct sockaddr_un beside its terminating zero (unix(7))
 MAX_UNIX_PATH = 107
+#: the largest number that a descriptor can have: an int of C
+MAX_FD = 2**31 - 1
+#: digits of a number at most; Python refuses to read thousands
+MAX_DIGITS = 10
+#: characters of a host's name (RFC 1035, 2.3.4)
+MAX_HOST = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ QemuAddress: TypeAlias = Address | Inbound
 def parse_listen_address(text: str) -> ListenAddress:
     """Return where clients connect: as `parse_address`, or ``fd:NAME``; raises `UsageError`. Digits are a number."""
     kind, colon, name = text.partition(":")
-    if not colon or kind != "fd" or name.isdigit():
+    if not colon or kind != "fd" or (name.isascii() and name.isdigit()):
         return parse_address(text)
     if not (name and name.isascii() and name.isprintable() and ":" not in name):
         raise UsageError(f"{text!r}: write fd:N for a descriptor, or fd:NAME for a socket that systemd passes")
@@ -94,19 +100,45 @@ def parse_address(text: str) -> Address:
     if colon and kind == "tcp":
         return _tcp(text, rest)
     if colon and kind == "fd":
-        if not (rest.isascii() and rest.isdigit()):
+        if (number := _number(rest)) is None or number > MAX_FD:
             raise UsageError(f"{text!r}: a descriptor is written fd:N, as in fd:3")
-        return FdAddress(int(rest))
+        return FdAddress(number)
     path = rest if colon and kind == "unix" else text
     if not path or "\0" in path:
         raise UsageError(f"{text!r} is no address: write unix:/path, tcp:host:port or fd:N")
-    if len(path.encode(errors="surrogateescape")) > MAX_UNIX_PATH:
+    if len(_path_bytes(text, path)) > MAX_UNIX_PATH:
         raise UsageError(f"{text!r}: a unix socket's path has at most {MAX_UNIX_PATH} bytes")
     return UnixAddress(path)
 
 
 def _tcp(text: str, rest: str) -> TcpAddress:
-    host, _, port = rest.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
+    host, _, digits = rest.rpartition(":")
+    port = _number(digits)
+    if not host or port is None or port > 65535:
         raise UsageError(f"{text!r}: a TCP address is written tcp:host:port, as in tcp:127.0.0.1:4444")
-    return TcpAddress(host.removeprefix("[").removesuffix("]"), int(port))
+    host = host.removeprefix("[").removesuffix("]")
+    if not _is_host(host):
+        raise UsageError(f"{text!r}: {host!r} is no name or address of a host")
+    return TcpAddress(host, port)
+
+
+def _is_host(host: str) -> bool:
+    """Say whether a host can be looked up: its name has labels of 1 to 63 characters (RFC 5890), and no blanks."""
+    if not host or len(host) > MAX_HOST or not host.isprintable() or " " in host:
+        return False
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+def _number(digits: str) -> int | None:
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else None
+
+
+def _path_bytes(text: str, path: str) -> bytes:
+    try:
+        return path.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise UsageError(f"{text!r}: a path cannot have half a character in it") from None

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 MAX_CLIENTS = 1024
 
 
+class Absent(Enum):
+    """What becomes of clients that connect while QEMU, which has been there, is gone."""
+
+    REFUSE = "refuse"
+    WAIT = "wait"
+
+
 @dataclass(frozen=True, slots=True)
 class VmConfig:
     """One VM: where its QEMU is, where its clients come in, who they may be, and what is judged how.
@@ -38,6 +45,7 @@ class VmConfig:
     max_clients: int = MAX_CLIENTS
     max_request: int = MAX_REQUEST
     takeover: str | None = None
+    absent: Absent = Absent.REFUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +90,9 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that one process guards."""
+    """Everything that one process guards. ``end_with_qemu``: it ends when the QEMUs of all its VMs have ended."""
 
     vms: tuple[VmConfig, ...]
     admin: AdminConfig | None = None
     log: LogConfig = field(default_factory=LogConfig)
+    end_with_qemu: bool = False

@@ -24,8 +24,8 @@ DESCRIPTION = (
     "monitor of its own is refused, or warned of where rule new-monitor only warns."
 )
 
-#: options of `run` that have no meaning here: where QEMU is
-WITHOUT = frozenset({"qemu", "qemu-listen", "takeover"})
+#: options of `run` that have no meaning here: where QEMU is, and what becomes of clients when it has ended
+WITHOUT = frozenset({"qemu", "qemu-listen", "takeover", "absent", "end-with-qemu"})
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: bytes of a file that are read at most; a thousand VMs take a third of a megabyte
-MAX_FILE = 16 << 20
+MAX_FILE = 4 << 20
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -31,6 +31,10 @@ class File:
             self.values: Mapping[str, object] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise _unreadable(name, text, str(error)) from None
+        except RecursionError:
+            raise ConfigError(f"{name}: its arrays or tables are nested too deeply") from None
+        except ValueError as error:  # a number with too many digits, or a date that is none
+            raise ConfigError(f"{name}: {error}") from None
         self._places = Places(text)
 
     def item(self, path: Path, value: object) -> Item:
@@ -53,6 +57,8 @@ def _text(name: str) -> str:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise ConfigError(f"{name}: {error.strerror}") from None
+    except ValueError as error:  # a path that cannot be one
+        raise ConfigError(f"{name!r}: {error}") from None
     if len(data) > MAX_FILE:
         raise ConfigError(f"{name}: it has more than {MAX_FILE >> 20} MiB; is it the right file?")
     try:
@@ -70,5 +76,8 @@ def _unreadable(name: str, text: str, message: str) -> ConfigError:
 
 def _shown(value: object) -> str:
     """Return a value about as it was written."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # a number of thousands of digits; nested too deeply
+        return "..."
     return text if len(text) <= 200 else text[:200] + "..."

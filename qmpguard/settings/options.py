@@ -25,6 +25,7 @@ class Option:
     path: Path
     metavar: str
     help: str
+    bare: str | None = None  # the value of the flag where it stands alone
 
     @property
     def variable(self) -> str:
@@ -33,7 +34,11 @@ class Option:
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Add it to a command."""
-        parser.add_argument(f"--{self.flag}", metavar=self.metavar, help=f"{self.help} [{self.variable}]")
+        told = f"{self.help} [{self.variable}]"
+        if self.bare is None:
+            parser.add_argument(f"--{self.flag}", metavar=self.metavar, help=told)
+        else:
+            parser.add_argument(f"--{self.flag}", metavar=self.metavar, help=told, nargs="?", const=self.bare)
 
 
 VM: Path = ("vm", 0)
@@ -54,6 +59,19 @@ OPTIONS = (
     ),
     Option(
         "takeover", (*VM, "takeover"), "PATH", "move QEMU's socket to PATH.qemu, and let the clients connect at PATH"
+    ),
+    Option(
+        "absent",
+        (*VM, "absent"),
+        "HOW",
+        "clients that come after QEMU's end: refuse them, as QEMU would, or let them wait (default: refuse)",
+    ),
+    Option(
+        "end-with-qemu",
+        ("end_with_qemu",),
+        "BOOL",
+        "end when QEMU ends, of several VMs all of them (default: false)",
+        bare="true",
     ),
     Option("name", (*VM, "name"), "NAME", "the VM's name in logs (default: vm)"),
     Option("profile", (*POLICY, "profile"), "PROFILE", "standard, or strict: also no way around the guard"),

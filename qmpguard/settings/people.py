@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: the largest id (the one above means "none" to chown(2))
 MAX_ID = 2**32 - 2
+#: of an id
+MAX_DIGITS = 10
 
 
 def users(item: Item) -> frozenset[int]:
@@ -47,9 +49,11 @@ def _ids(item: Item, kind: str, look_up: Callable[[str], int]) -> frozenset[int]
 
 
 def _id(item: Item, kind: str, name: str, look_up: Callable[[str], int]) -> int:
-    if name.isascii() and name.isdigit() and int(name) <= MAX_ID:
+    if name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS and int(name) <= MAX_ID:
         return int(name)
     try:
         return look_up(name)
-    except KeyError:
+    except (KeyError, UnicodeError):
         raise item.wrong(f"there is no {kind} {name!r} on this machine; a number will do, too") from None
+    except (OSError, ValueError) as error:
+        raise item.wrong(f"{kind} {name!r} cannot be looked up: {error}") from None

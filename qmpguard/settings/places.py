@@ -25,6 +25,7 @@ class Places:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+        self._counted = (0, 1)  # a place and its line: lines are counted on from there
         self._lines: dict[Path, int] = {}
         self._counts: dict[Path, int] = {}  # tables of each array of tables so far
         self._read()
@@ -99,4 +100,7 @@ class Places:
                 return
 
     def _line(self) -> int:
-        return self._text.count("\n", 0, self._at) + 1
+        at, line = self._counted
+        line += self._text.count("\n", at, self._at)
+        self._counted = (self._at, line)
+        return line

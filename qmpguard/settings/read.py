@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import Inbound, UnixAddress
 from qmpguard.config import Config
-from qmpguard.errors import UsageError
+from qmpguard.errors import ConfigError, QmpguardError, UsageError
 from qmpguard.settings.file import File
 from qmpguard.settings.table import Section, Table
 from qmpguard.settings.tables import read_admin, read_log, read_policy, read_vm
+from qmpguard.settings.values import flag
+from qmpguard.threads import BlockingCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from qmpguard.address import ListenAddress
     from qmpguard.config import VmConfig
-    from qmpguard.errors import QmpguardError
     from qmpguard.settings.options import Words
     from qmpguard.settings.places import Path
     from qmpguard.settings.table import Item, Source
 
+#: seconds that reading may take: files may be on a hung file system, and users looked up at a server that hangs
+TIMEOUT = 30.0
+#: characters of an error that nobody expected
+MAX_TOLD = 300
+_reading = BlockingCalls("reading the configuration", TIMEOUT)
 #: what a VM is called that flags describe, where they do not name it
 NAME = "vm"
 
@@ -37,12 +43,34 @@ class Settings:
 
 def read_file(name: str) -> Settings:
     """Read a file. Raises `ConfigError`, which names the line."""
-    file = File(name)
-    return _read(file, file.values)
+    return _settings(lambda: _of_file(name))
 
 
 def read_words(words: Words) -> Settings:
     """Read what flags and environment say, and the file that they name. Raises `UsageError` or `ConfigError`."""
+    return _settings(lambda: _of_words(words))
+
+
+def _settings(read: Callable[[], Settings]) -> Settings:
+    """Return what is read, within `TIMEOUT`. Whatever is wrong with it is a `QmpguardError`."""
+    try:
+        return _reading.call_now(read)
+    except QmpguardError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the configuration cannot be read: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:MAX_TOLD]
+
+
+def _of_file(name: str) -> Settings:
+    file = File(name)
+    return _read(file, file.values)
+
+
+def _of_words(words: Words) -> Settings:
     if words.config is None:
         values = {**words.values, "vm": [words.values.get("vm", {})]}
         return _read(words, values, name=NAME)
@@ -69,10 +97,12 @@ class _Both:
 def _over(file: Mapping[str, object], words: Mapping[str, object]) -> dict[str, object]:
     """Return the values of a file with those of flags over them, table by table."""
     merged = dict(file)
-    for key, table in words.items():
+    for key, word in words.items():
         below = file.get(key, {})
-        if isinstance(below, dict) and isinstance(table, dict):
-            merged[key] = {**below, **table}
+        if not isinstance(word, dict):
+            merged[key] = word
+        elif isinstance(below, dict):
+            merged[key] = {**below, **word}
     return merged
 
 
@@ -88,10 +118,13 @@ def _read(source: Source, values: Mapping[str, object], *, name: str | None = No
         _claim(taken, ends, vms[-1])
     admin = read_admin(top.table("admin"))
     log = read_log(top.table("log"))
+    end_with_qemu = top.take("end_with_qemu", flag, default=False)
     top.done()
     if not vms:
         raise source.lacks(("vm",))
-    return Settings(Config(tuple(vms), admin, log), tuple(section for section in report if section.values))
+    return Settings(
+        Config(tuple(vms), admin, log, end_with_qemu), tuple(section for section in report if section.values)
+    )
 
 
 #: what only one VM may have

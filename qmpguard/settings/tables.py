@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from qmpguard.access import Access, Role
 from qmpguard.address import MAX_UNIX_PATH, Inbound, TcpAddress, UnixAddress
-from qmpguard.config import MAX_CLIENTS, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
+from qmpguard.config import Absent, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.rules import UNVERIFIED, table
 from qmpguard.proxy.takeover import ASIDE
 from qmpguard.settings import people, values
-from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
     from qmpguard.address import ListenAddress, QemuAddress
@@ -25,6 +24,8 @@ LONGEST_WAIT, LONGEST_INTERVAL = 3600.0, 86400.0
 MOST_CLIENTS = 65536
 #: bytes of a request: every client needs some, and QEMU reads 64 MiB, which a sixth of it may become in our spelling
 SMALLEST_REQUEST, LARGEST_REQUEST = 4096, 10 << 20
+#: what holds for a VM where nothing is written: the defaults of its config, and of no other place
+_DEFAULT = VmConfig("", UnixAddress(""), UnixAddress(""))
 #: a list with nothing in it
 NONE: tuple[str, ...] = ()
 
@@ -63,15 +64,16 @@ def read_vm(settings: Table, policy: Policy, *, name: str | None = None) -> VmCo
         ends.qemu,
         ends.listen,
         read_policy(settings.table("policy")) if settings.has("policy") else policy,
-        survey_timeout=settings.take("survey_timeout", values.seconds(0, LONGEST_WAIT), 60.0),
-        watch=settings.take("drift_interval", values.seconds(0, LONGEST_INTERVAL, zero="no look"), 30.0),
-        socket_mode=settings.take("socket_mode", values.file_mode, 0o600),
+        survey_timeout=settings.take("survey_timeout", values.seconds(0, LONGEST_WAIT), _DEFAULT.survey_timeout),
+        watch=settings.take("drift_interval", values.seconds(0, LONGEST_INTERVAL, zero="no look"), _DEFAULT.watch),
+        socket_mode=settings.take("socket_mode", values.file_mode, _DEFAULT.socket_mode),
         socket_group=settings.take("socket_group", people.group, None),
         access=_read_access(settings, ends.listen),
-        role=settings.take("role", values.choice(Role), Role.OPERATOR),
-        max_clients=settings.take("max_clients", values.count(1, MOST_CLIENTS), MAX_CLIENTS),
-        max_request=settings.take("max_request", values.count(SMALLEST_REQUEST, LARGEST_REQUEST), MAX_REQUEST),
+        role=settings.take("role", values.choice(Role), _DEFAULT.role),
+        max_clients=settings.take("max_clients", values.count(1, MOST_CLIENTS), _DEFAULT.max_clients),
+        max_request=settings.take("max_request", values.count(SMALLEST_REQUEST, LARGEST_REQUEST), _DEFAULT.max_request),
         takeover=ends.takeover,
+        absent=settings.take("absent", values.choice(Absent), _DEFAULT.absent),
     )
     settings.done(("policy",))
     return vm

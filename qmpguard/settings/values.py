@@ -30,15 +30,31 @@ def text(item: Item) -> str:
     """Return a text that is not empty."""
     if not isinstance(item.value, str) or not item.value:
         raise item.wrong("it is a text in quotes" if not item.words else "it must not be empty")
+    _plain(item, item.value)
     return item.value
+
+
+def _plain(item: Item, value: str) -> None:
+    """Raise the error of a text with a zero byte, which no path, host or name of a user can have."""
+    if "\0" in value:
+        raise item.wrong("there must be no zero byte in it")
 
 
 def name(item: Item) -> str:
     """Return a VM's name."""
     value = text(item)
-    if not _NAME.fullmatch(value) or len(value) > MAX_NAME:
+    if not _NAME.fullmatch(value) or len(value) > MAX_NAME or not _is_unicode(value):
         raise item.wrong(f"a name has no spaces and no '/', and at most {MAX_NAME} characters")
     return value
+
+
+def _is_unicode(value: str) -> bool:
+    """Say whether a text can be written as UTF-8; bytes of the command line that are none come as half characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def address(item: Item) -> Address:
@@ -108,7 +124,7 @@ def count(low: int, high: int) -> Callable[[Item], int]:
 
     def read(item: Item) -> int:
         value = _number(item)
-        if value is None or value != int(value) or not low <= value <= high:
+        if value is None or not low <= value <= high or value != int(value):
             raise item.wrong(f"it is a whole number from {low} to {high}")
         return int(value)
 
@@ -131,9 +147,12 @@ def choice(kind: type[E], *members: E) -> Callable[[Item], E]:
 def names(item: Item) -> tuple[str, ...]:
     """Return a list of names: in a file an array, in a flag with commas between them."""
     if item.words:
+        _plain(item, str(item.value))
         return tuple(part.strip() for part in str(item.value).split(",") if part.strip())
     if not isinstance(item.value, list) or not all(isinstance(part, str) and part for part in item.value):
         raise item.wrong('it is a list of texts, as in ["one", "two"]')
+    for part in item.value:
+        _plain(item, part)
     return tuple(item.value)
 
 

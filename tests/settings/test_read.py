@@ -196,7 +196,7 @@ def test_flags_describe_one_vm_and_stand_above_the_environment() -> None:
     assert config == Config((vm,), log=LogConfig(format=LogFormat.JSON))
 
 
-BAD = {"rules": "x", "otel": "maybe", "allow-failover-primary": "maybe"}
+BAD = {"rules": "x", "otel": "maybe", "end-with-qemu": "maybe", "allow-failover-primary": "maybe"}
 ANYTHING = {"extra-types", "traffic-exclude", "admin-hosts"}  # lists of names: nothing is wrong for them
 
 
