@@ -121,11 +121,8 @@ class Client:
 
 @asynccontextmanager
 async def connected(path: Path | TcpAddress, *, negotiate: bool = True, oob: bool = False) -> AsyncGenerator[Client]:
-    """Connect a client that speaks bytes; ``negotiate``: past the greeting and qmp_capabilities."""
-    if isinstance(path, TcpAddress):
-        reader, writer = await asyncio.open_connection(path.host, path.port, limit=1 << 26)
-    else:
-        reader, writer = await asyncio.open_unix_connection(path, limit=1 << 26)
+    """Connect a client that speaks bytes, as soon as somebody listens; ``negotiate``: past qmp_capabilities."""
+    reader, writer = await _open(path)
     client = Client(reader, writer)
     try:
         if negotiate:
@@ -134,6 +131,18 @@ async def connected(path: Path | TcpAddress, *, negotiate: bool = True, oob: boo
         yield client
     finally:
         writer.close()
+
+
+async def _open(path: Path | TcpAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect; after QEMU's end the guard refuses everybody until there is a link again."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                if isinstance(path, TcpAddress):
+                    return await asyncio.open_connection(path.host, path.port, limit=1 << 26)
+                return await asyncio.open_unix_connection(path, limit=1 << 26)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

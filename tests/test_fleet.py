@@ -19,6 +19,7 @@ from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
+from qmpguard.tasks import Tasks
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
 
@@ -34,7 +35,7 @@ WARN = Policy(mode=Mode.WARN)
 
 @asynccontextmanager
 async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Fleet]:
-    async with asyncio.TaskGroup() as tasks:
+    async with Tasks() as tasks:
         fleet = Fleet(tasks, Schemas(), Sockets(), Run())
         fleet.fit(vms)
         try:

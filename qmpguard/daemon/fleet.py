@@ -1,4 +1,11 @@
-"""The VMs that a process guards: started, changed and stopped to fit a config, as a whole or not at all."""
+"""The VMs that a process guards: started, changed and stopped to fit a config, as a whole or not at all.
+
+* Whatever a config needs is opened before anything changes: sockets for clients and for QEMUs that dial in, passed
+  connections, permissions. Listening sockets are a pool by address, so VMs can be renamed or moved.
+* A guard that leaves is ended by a task of its own, whatever comes after it, within `DRAIN` and a second. A guard with
+  its name or with its QEMU begins when it has let go, and goes on with its link where that is at rest.
+* A fault of one VM ends no other one: nothing that a guard does ends the process.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.daemon.guard import Guard
+from qmpguard.daemon.pool import Pool
 from qmpguard.proxy.budget import Budget
+from qmpguard.proxy.uplink import Presence
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +27,6 @@ if TYPE_CHECKING:
     from qmpguard.config import VmConfig
     from qmpguard.daemon.systemd import Sockets
     from qmpguard.proxy.hub import Hub
-    from qmpguard.proxy.listener import Listener
     from qmpguard.proxy.schemas import Schemas
     from qmpguard.record import Entry, Peer, Run
     from qmpguard.wire.messages import Request
@@ -41,16 +50,21 @@ class Changes:
 
 
 class Fleet:
-    """The guards of a process, by the names of their VMs, in the order of the config. ``tasks`` owns what they do."""
+    """The guards of a process, by the names of their VMs, in the order of the config. ``tasks`` owns what they do.
 
-    def __init__(self, tasks: asyncio.TaskGroup, schemas: Schemas, sockets: Sockets, run: Run) -> None:
+    ``ended`` is set while there are VMs and the QEMUs of all have ended.
+    """
+
+    def __init__(self, tasks: Tasks, schemas: Schemas, sockets: Sockets, run: Run) -> None:
         self.guards: dict[str, Guard] = {}
+        self.ended = asyncio.Event()
         self._tasks = tasks
         self._schemas = schemas
         self._sockets = sockets
         self._run = run
         self._budget = Budget()
         self._running: dict[Guard, asyncio.Task[None]] = {}
+        self._leaving: dict[Guard, asyncio.Event] = {}  # set when it has let go of its QEMU
         self._listeners: list[Callable[[Entry], None]] = []
         self.remarks: list[Callable[[], str]] = []  # what should be known of every VM; empty: nothing
         self._traffic: Callable[[str, Peer, Request], None] | None = None
@@ -74,31 +88,29 @@ class Fleet:
 
     def fit(self, vms: Iterable[VmConfig]) -> Changes:
         """Guard these VMs and no others. Raises `UnavailableError` or `ConfigError`, and then nothing has changed."""
-        wanted = {vm.name: self._for(vm) for vm in vms}
         configs = {vm.name: vm for vm in vms}
+        wanted = {name: self._for(vm) for name, vm in configs.items()}
         with ExitStack() as undo:
-            listeners = self._open(wanted, configs, undo)
+            sockets = Pool(self.guards.values()).open(wanted, configs, undo)
             undo.pop_all()  # nothing fails from here on
         changes = self._changes(wanted, configs)
         leaving = [guard for name, guard in self.guards.items() if wanted.get(name) is not guard]
-        spare = {id(guard.listener): guard.listener for guard in self.guards.values()}
+        arriving = [guard for name, guard in wanted.items() if self.guards.get(name) is not guard]
         for name, guard in wanted.items():
-            spare.pop(id(listeners[name]), None)
-            guard.listen(listeners[name])
             guard.adopt(configs[name])
-        for listener in spare.values():
-            if listener is not None:
-                listener.accept()  # who has connected already belongs to a guard that may stay
-                listener.close()
-        before, self.guards = self.guards, wanted
-        self._start(before, leaving)
+        sockets.hand_out(wanted)
+        self.guards = wanted
+        self._start(leaving, arriving)
+        self._note_ended()
         return changes
 
     async def drain(self) -> None:
         """End all VMs: what is under way may take a little longer."""
-        async with asyncio.TaskGroup() as draining:
+        async with Tasks() as draining:
             for guard in self.guards.values():
-                draining.create_task(guard.drain())
+                draining.start("drain", guard.drain())
+            for gone in tuple(self._leaving.values()):
+                draining.start("left", _until(gone))
 
     def cancel(self) -> None:
         """End all VMs at once."""
@@ -110,26 +122,9 @@ class Fleet:
     def _for(self, vm: VmConfig) -> Guard:
         """Return the guard of a VM, a new one where there is none or QEMU is elsewhere now."""
         guard = self.guards.get(vm.name)
-        if guard is not None and (guard.config.qemu, guard.config.takeover) == (vm.qemu, vm.takeover):
+        if guard is not None and _same_qemu(guard.config, vm):
             return guard
         return Guard(vm, self._schemas, self._sockets, self._run, self._budget)
-
-    def _open(
-        self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack
-    ) -> dict[str, Listener]:
-        """Return a socket for each VM: one that is open already at that address, or a new one."""
-        opened = {str(guard.config.listen): guard.listener for guard in self.guards.values()}
-        listeners = {}
-        for name, guard in wanted.items():
-            vm = configs[name]
-            listener = opened.get(str(vm.listen))
-            if listener is None:
-                listener = guard.open(vm)
-                undo.callback(listener.close)
-            else:
-                undo.callback(listener.permit, *listener.permit(vm.socket_mode, vm.socket_group))
-            listeners[name] = listener
-        return listeners
 
     def _changes(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig]) -> Changes:
         before = self.guards
@@ -143,28 +138,81 @@ class Fleet:
             ),
         )
 
-    def _start(self, before: Mapping[str, Guard], leaving: list[Guard]) -> None:
+    # their lives
+
+    def _start(self, leaving: list[Guard], arriving: list[Guard]) -> None:
         """Run the new guards; one that takes the place of another waits until that has let go of QEMU."""
         for guard in leaving:
-            guard.listener = None  # closed, or another's by now
-        for name, guard in self.guards.items():
-            if before.get(name) is guard:
-                continue
-            guard.hub.traffic, guard.hub.remarks = self._traffic, self.remarks
+            gone = self._leaving[guard] = asyncio.Event()
+            if (heir := self._heir(guard)) is not None:
+                heir.hub.uplink.succeed(guard.hub.uplink)
+            self._tasks.start("leave", self._leave(guard, gone))
+        for guard in arriving:
+            guard.hub.traffic, guard.hub.remarks = self._traffic, (self._remark, guard.remark)
+            guard.on_presence = self._note_ended
             for listener in self._listeners:
                 guard.hub.journal.listen(listener)
-            self._running[guard] = self._tasks.create_task(self._guard(guard, before.get(name)))
-        for guard in leaving:
-            if guard.config.name not in self.guards:
-                self._tasks.create_task(self._end(guard))
+            before = [gone for other, gone in self._leaving.items() if _is_in_the_way(other.config, guard.config)]
+            self._running[guard] = self._tasks.start("vm", _run(guard, before))
 
-    async def _guard(self, guard: Guard, after: Guard | None) -> None:
-        if after is not None:
-            await self._end(after)
-        await guard.run()
+    async def _leave(self, guard: Guard, gone: asyncio.Event) -> None:
+        """End a guard that is wanted no more, whatever happens meanwhile."""
+        task = self._running[guard]
+        try:
+            if guard.hub.link is not None:
+                await guard.drain()
+                await self._hand_on(guard)
+        finally:
+            del self._running[guard], self._leaving[guard]
+            task.cancel()
+            await asyncio.wait([task])
+            guard.close()
+            gone.set()
 
-    async def _end(self, guard: Guard) -> None:
-        await guard.drain()
-        task = self._running.pop(guard)
-        task.cancel()
-        await asyncio.wait([task])
+    async def _hand_on(self, guard: Guard) -> None:
+        """Let another guard that is to have the same QEMU go on with the link, if it is at rest."""
+        if self._heir(guard) is None:
+            return
+        inheritance = await guard.hub.uplink.release(within=True)
+        heir = self._heir(guard)
+        if inheritance is not None and heir is not None:
+            heir.hub.uplink.inherit(inheritance)
+        elif inheritance is not None:
+            inheritance.sock.close()
+        elif heir is not None:
+            heir.hub.uplink.succeed(guard.hub.uplink)
+
+    def _heir(self, guard: Guard) -> Guard | None:
+        """Return the guard that is to have the same QEMU, and waits for it; None where there is none."""
+        return next((other for other in self.guards.values() if _same_qemu(other.config, guard.config)), None)
+
+    # what is known of all
+
+    def _note_ended(self) -> None:
+        if self.guards and all(guard.hub.uplink.presence is Presence.ENDED for guard in self.guards.values()):
+            self.ended.set()
+        else:
+            self.ended.clear()
+
+    def _remark(self) -> str:
+        return "; ".join(text for remark in self.remarks if (text := remark()))
+
+
+async def _run(guard: Guard, before: list[asyncio.Event]) -> None:
+    """Run a guard when others have left."""
+    for gone in before:
+        await gone.wait()
+    await guard.run()
+
+
+async def _until(gone: asyncio.Event) -> None:
+    await gone.wait()
+
+
+def _same_qemu(one: VmConfig, other: VmConfig) -> bool:
+    return (one.qemu, one.takeover) == (other.qemu, other.takeover)
+
+
+def _is_in_the_way(leaving: VmConfig, arriving: VmConfig) -> bool:
+    """Say whether a guard must have left before another begins: of the same QEMU, or by the same name."""
+    return leaving.name == arriving.name or leaving.qemu == arriving.qemu

@@ -1,36 +1,57 @@
-"""One guarded VM: a hub, and the socket that its clients come in by."""
+"""One guarded VM: a hub, and the sockets that its clients, and perhaps its QEMU, come in by.
+
+A fault of one VM stays its own: `Guard.run` ends only when it is cancelled. What fails in it is logged, counted in the
+hub's counts, shown, and begun anew after `RESTART` seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from qmpguard.address import parse_address
-from qmpguard.config import VmConfig
+from qmpguard.address import Inbound, parse_address
+from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon.systemd import Sockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
+from qmpguard.proxy.absence import Cause
 from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.inbound import QemuListener, own
 from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.takeover import take_over
+from qmpguard.proxy.uplink import Presence
+from qmpguard.proxy.upstream import check
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.proxy.budget import Budget
+    from qmpguard.proxy.listener import Place
     from qmpguard.proxy.schemas import Schemas
     from qmpguard.record import Run
+
+log = logging.getLogger(__name__)
 
 #: seconds that replies may still take after a signal to stop
 DRAIN = 5.0
 #: seconds that `guarding` waits for QEMU; it starts in a fifth of one
 START = 20.0
+#: seconds before what has failed is begun anew
+RESTART = 1.0
+#: in which QEMU has been there, and is gone
+_GONE = frozenset({Presence.LOST, Presence.ENDED})
 
 
 class Guard:
-    """One guarded VM. What its config says can change while it runs, but for where QEMU is."""
+    """One guarded VM. What its config says can change while it runs, but for where QEMU is.
+
+    ``on_presence`` is called when QEMU has come or gone.
+    """
 
     def __init__(
         self,
@@ -44,7 +65,13 @@ class Guard:
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
         self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
+        self.hub.uplink.on_presence = self._on_presence
+        self.on_presence: Callable[[], None] = _nothing
         self._sockets = sockets or Sockets()
+        self._fault = ""  # why clients cannot connect though they should
+        self._retry: asyncio.TimerHandle | None = None
+
+    # sockets
 
     def open(self, config: VmConfig | None = None) -> Listener:
         """Return an open socket for the clients, of the present config or of one to come.
@@ -55,8 +82,20 @@ class Guard:
         if config.takeover is not None:
             return take_over(config.takeover, self.hub.attach)
         address = self._sockets.resolve(config.listen)
+        if address is config.listen:
+            address = own(address)
         mode, group = config.socket_mode, config.socket_group
         return Listener(address, self.hub.attach, mode=mode, group=group, label=f"vm={config.name}")
+
+    def open_for_qemu(self) -> QemuListener | None:
+        """Return an open socket for a QEMU that dials in; None where it does not.
+
+        Raises `UnavailableError` when it cannot be had, or when a connection that was passed is none.
+        """
+        if isinstance(self.config.qemu, Inbound):
+            return QemuListener(self.config.qemu.at)
+        check(self.config.qemu)
+        return None
 
     def listen(self, listener: Listener) -> None:
         """Take the clients of an open socket from now on."""
@@ -65,35 +104,98 @@ class Guard:
         listener.label = f"vm={self.config.name}"
         listener.on_full = self.hub.counts.no_descriptors
         self.listening.set()
+        self._admit()
+
+    def refuses(self, config: VmConfig) -> bool:
+        """Say whether clients cannot connect by a config, as they could not at QEMU: it was there, and is gone."""
+        return config.absent is Absent.REFUSE and self.hub.uplink.presence in _GONE
+
+    def _on_presence(self) -> None:
+        self._admit()
+        self.on_presence()
+
+    def _admit(self) -> None:
+        """Let clients connect, or not, as they could at QEMU."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._fault, before = "", self._fault
+        if self.listener is None:
+            return
+        if self.refuses(self.config):
+            self.listener.suspend()
+            return
+        try:
+            self.listener.resume()
+        except UnavailableError as error:
+            self._fault = f"clients cannot connect: {error}"
+            if self._fault != before:
+                log.error("vm=%s %s; trying again every %g s", self.config.name, self._fault, RESTART)
+            self._retry = asyncio.get_running_loop().call_later(RESTART, self._admit)
+
+    def remark(self) -> str:
+        """Return what should be known of the VM's socket; empty: nothing."""
+        return self._fault
+
+    # its life
 
     def adopt(self, config: VmConfig) -> None:
-        """Follow a config that differs in anything but where QEMU is. Clients stay, and verdicts that are under way."""
+        """Follow a config that differs in anything but where QEMU is. Clients stay, and verdicts that are under way.
+
+        `listen` follows.
+        """
         self.config = config
         self.hub.adopt(config.policy, limits(config))
 
     async def run(self) -> None:
-        """Guard until cancelled. Raises what `open` raises when there is no socket yet."""
+        """Guard until cancelled. Raises what `open` and `open_for_qemu` raise when there are no sockets yet."""
         if self.listener is None:
             self.listen(self.open())
         assert self.listener is not None
+        if self.hub.uplink.listener is None:
+            self.hub.uplink.listener = self.open_for_qemu()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with Tasks(f"vm={self.config.name}", self.hub.counts.faults) as tasks:
                 if (place := self.listener.place) is not None:
-                    tasks.create_task(place.keep(self.listener, self.hub.connected))
-                await self.hub.run()
+                    tasks.start("takeover", self._keep(tasks, self.listener, place))
+                await self._serve(tasks)
         finally:
             self.close()
 
+    async def _serve(self, tasks: Tasks) -> None:
+        """Run the hub until cancelled; a fault of the guard's own is followed by a new beginning."""
+        while True:
+            try:
+                await self.hub.run()
+            except Exception as error:  # noqa: BLE001 -- whatever it is: it concerns no other VM
+                tasks.record("hub", error)
+                self.hub.chronicle.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
+            await asyncio.sleep(RESTART)
+
+    async def _keep(self, tasks: Tasks, listener: Listener, place: Place) -> None:
+        while True:
+            try:
+                await place.keep(listener, self.hub.connected)
+            except Exception as error:  # noqa: BLE001 -- likewise: the link goes on, and so does the next look
+                tasks.record("takeover", error)
+            await asyncio.sleep(RESTART)
+
     async def drain(self) -> None:
         """Take no more clients or requests, and wait a little for the replies that are under way."""
-        self.close()
+        self.hub.uplink.stop()
+        self._stop_listening()
         self.hub.quiesce()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):
                 await self.hub.drained.wait()
 
     def close(self) -> None:
-        """Take no more clients."""
+        """Take no more clients, and no QEMU."""
+        self._stop_listening()
+        self.hub.uplink.close()
+
+    def _stop_listening(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
         if self.listener is not None:
             self.listener.close()
 
@@ -107,10 +209,11 @@ async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy |
     what is no address.
     """
     guard = Guard(VmConfig(name, parse_address(qemu), parse_address(listen), policy or Policy()))
+    guard.hub.uplink.listener = guard.open_for_qemu()
     guard.listen(guard.open())
     try:
-        async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(guard.run())
+        async with Tasks(f"vm={name}", guard.hub.counts.faults) as tasks:
+            task = tasks.start("guard", guard.run())
             await _answered(guard, qemu)
             yield guard
             task.cancel()
@@ -125,16 +228,15 @@ async def _answered(guard: Guard, qemu: str) -> None:
         async with asyncio.timeout(START):
             await guard.hub.connected.wait()
     except TimeoutError:
-        raise UnavailableError(f"QEMU did not answer at {qemu} within {START:g} s") from None
+        reason = guard.hub.chronicle.standing.reason
+        raise UnavailableError(f"QEMU did not answer at {qemu} within {START:g} s: {reason}") from None
 
 
 def limits(config: VmConfig) -> Limits:
-    """Return what a config says of the clients."""
-    return Limits(
-        survey_timeout=config.survey_timeout,
-        watch=config.watch,
-        max_clients=config.max_clients,
-        max_request=config.max_request,
-        access=config.access,
-        role=config.role,
-    )
+    """Return what a config says of the clients: each limit that it names, by the same name."""
+    named = {field.name for field in fields(VmConfig)}
+    return Limits(**{field.name: getattr(config, field.name) for field in fields(Limits) if field.name in named})
+
+
+def _nothing() -> None:
+    pass

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import QmpguardError
+from qmpguard.threads import BlockingCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from qmpguard.daemon.fleet import Fleet
 
 log = logging.getLogger(__name__)
+
+#: seconds that loading may take; what it consists of has limits of its own, which are shorter and say more
+PATIENCE = 45.0
+#: characters of an error that nobody expected
+MAX_FAULT = 300
 
 
 class Reloads:
@@ -32,6 +38,7 @@ class Reloads:
         self._fleet = fleet
         self._follow = follow
         self._asked = asyncio.Event()
+        self._loading = BlockingCalls("reading the configuration", PATIENCE)
         fleet.remarks.append(self._remark)
 
     def ask(self) -> None:
@@ -44,22 +51,26 @@ class Reloads:
             await self._asked.wait()
             self._asked.clear()
             begin()
-            await self._once()
+            try:
+                await self._once()
+            except QmpguardError as error:
+                self._fail(str(error))
+            except Exception as error:  # noqa: BLE001 -- whatever it is: the next reload is to be possible
+                self._fail(f"{type(error).__name__}: {error}"[:MAX_FAULT], error)
             end()
 
     async def _once(self) -> None:
-        try:
-            config = await asyncio.to_thread(self._load)  # looking up users may ask a server
-            changes = self._fleet.fit(config.vms)
-        except QmpguardError as error:
-            self.failed += 1
-            self.fault = str(error)
-            log.error("reload failed, nothing has changed: %s", error)
-            return
+        config = await self._loading.call(self._load)
+        changes = self._fleet.fit(config.vms)
         self._follow(config)
         self.done += 1
         self.fault = ""
         log.info("reloaded: %s", changes)
+
+    def _fail(self, fault: str, error: Exception | None = None) -> None:
+        self.failed += 1
+        self.fault = fault
+        log.error("reload failed, nothing has changed: %s", fault, exc_info=error)
 
     def _remark(self) -> str:
         return f"the last reload failed and changed nothing: {self.fault}" if self.fault else ""

@@ -20,6 +20,7 @@ from qmpguard.ledger.logbook import Logbook
 from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
+from qmpguard.tasks import Tasks
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ async def serve(
     sockets, notifier = sockets or Sockets(), Notifier()
     stop = asyncio.Event()
     try:
-        async with AsyncExitStack() as last, asyncio.TaskGroup() as tasks:
+        async with AsyncExitStack() as last, asyncio.TaskGroup() as tasks, Tasks() as vms:
             run = Run()
-            fleet = Fleet(tasks, Schemas(), sockets, run)
+            fleet = Fleet(vms, Schemas(), sockets, run)
             logbook = Logbook(config.log, fleet)
             last.callback(logbook.close)
             reloads = Reloads(load or (lambda: config), fleet, lambda now: _follow(config, now, logbook))
@@ -80,6 +81,8 @@ async def serve(
                 own.append(tasks.create_task(_export(fleet)))
             if child is not None:
                 own.append(tasks.create_task(child.run(stop)))
+            if config.end_with_qemu or child is not None:
+                own.append(tasks.create_task(_end_with_qemu(fleet, stop)))
             own.append(tasks.create_task(_announce(list(fleet.guards.values()))))
             _tell(notifier, fleet, sockets)
             await stop.wait()
@@ -118,6 +121,13 @@ def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep
 
     address = sockets.resolve(config.listen)
     return Admin(address, lambda: fleet.hubs, run, upkeep, token_file=config.token_file, hosts=config.hosts)
+
+
+async def _end_with_qemu(fleet: Fleet, stop: asyncio.Event) -> None:
+    """Set ``stop`` when the QEMUs of all VMs have ended, after they had been there."""
+    await fleet.ended.wait()
+    log.info("every QEMU has ended")
+    stop.set()
 
 
 async def _export(fleet: Fleet) -> None:

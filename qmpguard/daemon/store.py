@@ -6,7 +6,6 @@ a process has to be killed for, what is in the store is never a link that somebo
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from qmpguard.proxy.handover import Inheritance, decode
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,9 +48,9 @@ async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
     """Leave the links that are at rest to the next process. After this, no guard has a link."""
     if not notifier.is_heard:
         return
-    async with asyncio.TaskGroup() as tasks:
+    async with Tasks() as tasks:
         for guard in guards.values():
-            tasks.create_task(_leave(notifier, guard))
+            tasks.start("bequeath", _leave(notifier, guard))
     notifier.barrier()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpguard.proxy.counts import Counts
@@ -49,6 +50,11 @@ class Chronicle:
         log.warning("vm=%s link=down reason=%r", self._name, reason)
         entry = self.happened(LinkChange(up=False, what=reason))
         self.standing = LinkState(up=False, since=entry.time, reason=reason)
+
+    def absent(self, reason: str, cause: str) -> None:
+        """Say better why there is no link; ``cause`` is one short name of few, for machines."""
+        if not self.standing.up:
+            self.standing = replace(self.standing, reason=reason, cause=cause)
 
     def event(self, event: QemuEvent) -> None:
         """Write down an event of QEMU."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING
 
+from qmpguard.address import FdAddress
+from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listener import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from qmpguard.address import Address
     from qmpguard.record import Peer
 
@@ -27,48 +28,66 @@ MODE = 0o600
 KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 
 
-async def answer(address: Address) -> AsyncGenerator[socket.socket]:
-    """Yield the connections that QEMU makes, one at a time. Raises `UnavailableError` when it cannot listen."""
-    door = _Door()
-    listener = Listener(address, door.knock, mode=MODE)
-    log.info("waiting for QEMU to connect at %s", address)
-    try:
-        while True:
-            yield await door.next()
-    finally:
-        listener.close()
-        door.close()
+class QemuListener:
+    """Where one QEMU dials in. A connection waits here until the one before it has ended.
 
-
-class _Door:
-    """Where a connection waits until the one before it has ended. The newest is kept: a QEMU that died had the others.
-
-    The one in use is never taken away by another that comes.
+    The newest of those that wait is kept: a QEMU that died had the others. The one in use is never taken away by
+    another that comes.
     """
 
-    def __init__(self) -> None:
-        self._waiting: socket.socket | None = None
-        self._knocked = asyncio.Event()
-
-    def knock(self, sock: socket.socket, peer: Peer) -> None:
-        log.info("a QEMU connects: %s", peer)
-        self.close()
-        self._waiting = sock
-        self._knocked.set()
+    def __init__(self, address: Address) -> None:
+        """Listen. Raises `UnavailableError` when that cannot be."""
+        self._waiting: tuple[socket.socket, Peer] | None = None
+        self._arrived = asyncio.Event()
+        self._listener = Listener(own(address), self._accepted, mode=MODE, label=f"qemu_listen={address}")
+        log.info("waiting for QEMU to connect at %s", address)
 
     async def next(self) -> socket.socket:
-        while (sock := self._waiting) is None:
-            self._knocked.clear()
-            await self._knocked.wait()
-        self._waiting = None
+        """Return the next connection, which the caller owns."""
+        while self._waiting is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+        (sock, peer), self._waiting = self._waiting, None
+        log.info("a QEMU connects: %s", peer)
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in KEEPALIVE.items():
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            _keep_alive(sock)
         return sock
 
     def close(self) -> None:
+        """Stop listening, and close who waits."""
+        self._listener.close()
+        self._drop()
+
+    def _accepted(self, sock: socket.socket, peer: Peer) -> None:
+        self._drop()
+        self._waiting = sock, peer
+        self._arrived.set()
+
+    def _drop(self) -> None:
         if self._waiting is not None:
-            self._waiting.close()
+            self._waiting[0].close()
             self._waiting = None
+
+
+def own(address: Address) -> Address:
+    """Return an address that its user may close: of a passed listening socket a duplicate.
+
+    The socket itself stays open as long as the process, so that its number never becomes that of another one.
+    Raises `UnavailableError` for what is no listening socket.
+    """
+    if not isinstance(address, FdAddress):
+        return address
+    try:
+        with socket.socket(fileno=os.dup(address.number)) as sock:
+            if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise UnavailableError(f"cannot listen at {address}: it is no listening stream socket")
+            return FdAddress(sock.detach())
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(f"cannot listen at {address}: {getattr(error, 'strerror', error)}") from error
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.address import Address
+from qmpguard.address import Address, FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.fds import is_reserved
 from qmpguard.proxy.pace import Pace
@@ -68,6 +68,7 @@ class Listener:
     anything is made for it. ``on_full`` is called when a client was closed because the descriptor table is nearly full;
     None: the socket is the guard's own, and its clients may use the reserved part. A ``place`` gives the path back when
     the listener closes, and decides who may connect. ``errors`` counts what accept(2) and ``accepted`` have raised.
+    While it is ``suspended`` nobody can connect.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Listener:
         self.on_full = on_full
         self.place = place
         self.errors: Counter[str] = Counter()
+        self.suspended = False
         self._admits = admits
         self._address = address
         self._permissions = (mode, group)
@@ -104,12 +106,36 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
-        if self.is_closed:
+        if self.is_closed and not self.suspended:
             return
         if self.place is not None:
             self.place.leave()
-        self._unwatch()
-        self._listening.close()
+        if not self.is_closed:
+            self._unwatch()
+            self._listening.close()
+        self.suspended = False
+
+    def suspend(self) -> None:
+        """Let nobody connect until `resume`, and remove the socket's file, as when QEMU has ended.
+
+        A socket that was passed to the process stays open: a client that connects there is closed at once.
+        """
+        if self.suspended or self.is_closed:
+            return
+        self.suspended = True
+        if not isinstance(self._address, FdAddress):
+            self._unwatch()
+            self._listening.close()
+
+    def resume(self) -> None:
+        """Let clients connect again. Raises `UnavailableError`, and then it is still suspended.
+
+        With a ``place`` it is `Place.keep` that listens anew, since the path may be another's by now.
+        """
+        if self.suspended and self.is_closed and self.place is None:
+            self._listening = open_listening(self._address, *self._permissions)
+            self._watch()
+        self.suspended = False
 
     @property
     def is_closed(self) -> bool:
@@ -127,10 +153,12 @@ class Listener:
         Raises `UnavailableError`, and then the old socket is still open.
         """
         fresh = open_listening(self._address, *self._permissions)
-        self.accept()  # who has connected to the old one
-        self._unwatch()
-        self._listening.close()
+        if not self.is_closed:
+            self.accept()  # who has connected to the old one
+            self._unwatch()
+            self._listening.close()
         self._listening = fresh
+        self.suspended = False
         self._watch()
 
     def restore(self) -> None:
@@ -177,7 +205,7 @@ class Listener:
     def accept(self) -> None:
         """Accept who has connected already, at most `LAST`, whatever their pace: the socket is about to close."""
         for _ in range(LAST):
-            if not self._accept_one():
+            if self.is_closed or not self._accept_one():
                 return
 
     def _on_connect(self) -> None:
@@ -215,6 +243,8 @@ class Listener:
         if self.on_full is not None and is_reserved(sock.fileno()):
             self.on_full()
             return "refused: the process has almost no descriptors left (RLIMIT_NOFILE)"
+        if self.suspended:
+            return "refused: QEMU has ended"
         if sock.family != socket.AF_UNIX:
             # a small reply must not wait for the acknowledgement of the one before (tcp(7))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -32,11 +32,15 @@ class Pulse(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """Whether there is a link to QEMU, since when, and why not. Times are in seconds since the epoch."""
+    """Whether there is a link to QEMU, since when, and why not. Times are in seconds since the epoch.
+
+    ``cause`` is the reason in one word, of `qmpguard.proxy.absence.Cause`; empty where the reason says it all.
+    """
 
     up: bool
     since: float
     reason: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

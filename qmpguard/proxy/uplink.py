@@ -1,34 +1,62 @@
-"""The links to one QEMU, one after the other, each with the guard's own work on it; the last one can be handed over."""
+"""The links to one QEMU, one after the other, each with the guard's own work on it; the last one can be handed over.
+
+Whatever goes wrong on the way to a QEMU is its VM's `Absence`: shown, logged once an hour, and tried again with
+back-off. Nothing here ends `Uplink.run` but to cancel it: a passed connection that has ended stays so.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from contextlib import aclosing
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.address import FdAddress
+from qmpguard.address import FdAddress, Inbound
+from qmpguard.proxy.absence import GONE, Absence, AbsentError, BackOff, Cause, Notices, absence
 from qmpguard.proxy.control import Control
 from qmpguard.proxy.handover import Handover, Inheritance
 from qmpguard.proxy.link import LINGER, MAX_UNSENT, Link
+from qmpguard.proxy.negotiation import NO_GREETING, negotiate
 from qmpguard.proxy.stream import Stream
-from qmpguard.proxy.upstream import negotiate, reach, whose
+from qmpguard.proxy.upstream import connect, hang_up, whose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpguard.address import QemuAddress
     from qmpguard.proxy.hub import Hub
+    from qmpguard.proxy.inbound import QemuListener
     from qmpguard.tasks import Tasks
     from qmpguard.wire.replies import Greeting, QemuEvent
 
 log = logging.getLogger(__name__)
 
+#: Seconds without a connection after which a QEMU that dials in counts as ended. Its `reconnect` is 1 s to 10 s.
+DIALS_AGAIN = 10.0
+
+
+class Presence(Enum):
+    """Whether QEMU is there, as far as its links tell."""
+
+    AWAITED = "awaited"  # it has not been there yet
+    LINKED = "linked"
+    LOST = "lost"  # the link has ended; QEMU may still be there
+    ENDED = "ended"  # the link has ended, and no QEMU is there any more
+
 
 class Uplink:
-    """Keeps a link from a hub to its QEMU: reached or inherited, served until it ends, and then the next."""
+    """Keeps a link from a hub to its QEMU: reached or inherited, served until it ends, and then the next.
+
+    ``listener``: where a QEMU that dials in connects; others have none. ``on_presence`` is called after each change
+    of ``presence``.
+    """
 
     def __init__(self, hub: Hub, address: QemuAddress) -> None:
+        self.presence = Presence.AWAITED
+        self.on_presence: Callable[[], None] = _nothing
+        self.listener: QemuListener | None = None
         self._hub = hub
         self._address = address
         self._qemu: tuple[int, ...] | None = None  # which one the link is with
@@ -36,31 +64,54 @@ class Uplink:
         self._own: list[asyncio.Task[None]] = []  # the guard's own work on the link
         self._sock: socket.socket | None = None
         self._inheritance: Inheritance | None = None
+        self._back_off = BackOff()
+        self._notices = Notices()
+        self._last = False
+        self._used = False  # the passed connection: nothing can be begun anew on it
 
     async def run(self, tasks: Tasks) -> None:
         """Keep a link until cancelled; ``tasks`` owns the work on it."""
-        async with aclosing(reach(self._address)) as sockets:
-            if (left := self._inheritance) is not None:
-                self._inheritance = None
-                await self._serve(tasks, left.sock, left.handover)
-            async for sock in sockets:
-                await self._serve(tasks, sock)
+        while not self._last:
+            found = await self._once(tasks)
+            if found is not None and found.cause is Cause.ENDED:
+                break
+            await asyncio.sleep(self._back_off.next(None if found is None else found.cause))
+        await asyncio.get_running_loop().create_future()  # without a link, until cancelled
 
     def lost(self) -> None:
-        """Take notice that the link has ended."""
+        """Called when the link has ended."""
+        self._change(Presence.LOST)
         self._gone.set()
 
     def inherit(self, inheritance: Inheritance) -> None:
-        """Begin with a link that another process has left, before `run`."""
+        """Begin with a link that another has left, before `run`."""
         self._inheritance = inheritance
 
-    async def release(self) -> Inheritance | None:
-        """Let go of the link at rest, for another process to go on with; None where it is not at rest.
+    def succeed(self, other: Uplink) -> None:
+        """Go on for another that had no link, or lost it: what is known of QEMU's presence stays known."""
+        if other.presence is not Presence.LINKED:
+            self._change(other.presence)
 
-        What is returned is the caller's. Nobody is served any more; `run` is to be cancelled next.
+    def stop(self) -> None:
+        """Make no further link; the present one stays."""
+        self._last = True
+
+    def close(self) -> None:
+        """Let no QEMU dial in any more, and close what was inherited and not begun with."""
+        if self.listener is not None:
+            self.listener.close()
+        if (left := self._inheritance) is not None:
+            self._inheritance = None
+            left.sock.close()
+
+    async def release(self, *, within: bool = False) -> Inheritance | None:
+        """Let go of the link at rest, for another to go on with; None where it is not at rest.
+
+        ``within`` this process, a passed connection can be handed on, too. What is returned is the caller's. Nobody is
+        served any more; `run` is to be cancelled next.
         """
         hub, link, sock = self._hub, self._hub.link, self._sock
-        if link is None or sock is None or hub.clients or isinstance(self._address, FdAddress):
+        if link is None or sock is None or hub.clients or (isinstance(self._address, FdAddress) and not within):
             return None
         hub.link = None  # so that the end of the guard's own session is no loss
         for task in self._own:
@@ -69,37 +120,83 @@ class Uplink:
         if (number := await link.rest()) is None:
             return None
         hidden = hub.gate.primaries.hidden
-        return Inheritance(sock.dup(), Handover(hub.name, str(self._address), link.greeting, number, hidden))
+        inheritance = Inheritance(sock.dup(), Handover(hub.name, str(self._address), link.greeting, number, hidden))
+        self._sock = None
+        return inheritance
+
+    # one attempt
+
+    async def _once(self, tasks: Tasks) -> Absence | None:
+        """Make a link and serve it until it ends. Return why there was none; None where there was one."""
+        try:
+            if (left := self._inheritance) is not None:
+                self._inheritance = None
+                await self._serve(tasks, left.sock, left.handover)
+            else:
+                await self._serve(tasks, await self._connect())
+        except Exception as error:  # noqa: BLE001 -- whatever it is: it is this VM's, and tried again
+            found = absence(error)
+            if found.cause is Cause.FAULT:
+                tasks.record("uplink", error)
+            if self._used:
+                found = Absence(Cause.ENDED, f"failed: {found.reason}; a descriptor cannot be opened again")
+            self._absent(found)
+            return found
+        return None
+
+    async def _connect(self) -> socket.socket:
+        """Return a connection to QEMU. Raises what says why there is none."""
+        if isinstance(self._address, Inbound):
+            return await self._dialled()
+        if self._used:
+            raise AbsentError(Cause.ENDED, "the connection has ended")
+        return await connect(self._address)
+
+    async def _dialled(self) -> socket.socket:
+        assert self.listener is not None
+        if self.presence is Presence.LOST:
+            try:
+                async with asyncio.timeout(DIALS_AGAIN):
+                    return await self.listener.next()
+            except TimeoutError:
+                self._change(Presence.ENDED)
+                self._absent(Absence(Cause.DIALS, "QEMU has ended, or does not connect again"))
+        return await self.listener.next()
 
     async def _serve(self, tasks: Tasks, sock: socket.socket, handover: Handover | None = None) -> None:
-        """Serve one connection to QEMU until it ends; ``handover``: it was negotiated by another process."""
+        """Serve one connection to QEMU until it ends; ``handover``: it was negotiated by another.
+
+        Raises what says why there was no link.
+        """
         hub = self._hub
         with sock:
+            ours, theirs = socket.socketpair()  # first of all: without descriptors nothing is begun
             try:
                 greeting, events = await self._begin(sock, handover)
-            except (OSError, TimeoutError, ValueError) as error:
-                log.warning("vm=%s %s: %s", hub.name, self._address, str(error) or "no greeting in time")
-                return
+            except BaseException:
+                ours.close()
+                theirs.close()
+                raise
             self._meet(whose(sock, self._address), handover)
             stream = Stream(sock, hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
             link = Link(stream, hub, greeting, handover.number if handover else 0)
-            ours, theirs = socket.socketpair()
             control = hub.gate.control = Control()
-            own = self._own = [
-                tasks.start("control", control.serve(theirs), partial(_failed, link)),
-                tasks.start("watch", hub.watch.run(), partial(_failed, link)),
-            ]
-            if "oob" in greeting.offered:
-                own.append(tasks.start("heartbeat", hub.heartbeat.run(control), partial(_failed, link)))
+            own = self._own = self._work(tasks, link, control, theirs)
+            begun = asyncio.get_running_loop().time()
             try:
                 self._sock = sock
                 self._gone.clear()
                 hub.up(link, ours)
+                self._change(Presence.LINKED)
                 for event in events:
                     hub.happened(event)
                 stream.start(link)
                 await self._gone.wait()
+            except Exception as error:
+                link.lose(_failure(error))
+                raise
             finally:
+                self._ended(begun)
                 for task in own:
                     task.cancel()
                 hub.link = hub.gate.control = None
@@ -107,12 +204,30 @@ class Uplink:
                 hub.connected.clear()
                 stream.close()
                 await asyncio.wait(own)
+                theirs.close()
+
+    def _work(self, tasks: Tasks, link: Link, control: Control, sock: socket.socket) -> list[asyncio.Task[None]]:
+        """Begin the guard's own work on a link. Where it fails, the link is lost, and made anew."""
+        hub, on_fault = self._hub, partial(_failed, link)
+        work = [
+            tasks.start("control", control.serve(sock), on_fault),
+            tasks.start("watch", hub.watch.run(), on_fault),
+        ]
+        if "oob" in link.greeting.offered:
+            work.append(tasks.start("heartbeat", hub.heartbeat.run(control), on_fault))
+        return work
 
     async def _begin(self, sock: socket.socket, handover: Handover | None) -> tuple[Greeting, list[QemuEvent]]:
-        if handover is None:
-            return await negotiate(sock, str(self._address))
-        log.info("vm=%s the link goes on from the process before", self._hub.name)
-        return handover.greeting, []
+        self._used = isinstance(self._address, FdAddress)
+        if handover is not None:
+            self.presence = Presence.LINKED  # it was there
+            log.info("vm=%s the link goes on from the guard before", self._hub.name)
+            return handover.greeting, []
+        try:
+            return await negotiate(sock, self._on_silence)
+        except BaseException:
+            self._hang_up(sock)
+            raise
 
     def _meet(self, qemu: tuple[int, ...] | None, handover: Handover | None) -> None:
         """Forget what was true of another QEMU; a connection that was merely lost changes nothing."""
@@ -123,7 +238,47 @@ class Uplink:
         if handover is not None:
             gate.primaries.hidden = handover.hidden
 
+    def _ended(self, begun: float) -> None:
+        """Called when a link has ended, or was handed on."""
+        if self._back_off.lasted(asyncio.get_running_loop().time() - begun):
+            self._notices = Notices()
+        sock, self._sock = self._sock, None
+        if sock is not None:  # it was not handed on
+            self._hang_up(sock)
+
+    def _hang_up(self, sock: socket.socket) -> None:
+        if isinstance(self._address, FdAddress):
+            hang_up(sock)
+
+    # what is known of QEMU
+
+    def _on_silence(self) -> None:
+        self._absent(Absence(Cause.OCCUPIED, NO_GREETING))
+
+    def _absent(self, found: Absence) -> None:
+        """Show why there is no link, and log it if that is new."""
+        self._hub.chronicle.absent(found.reason, found.cause.value)
+        more = self._notices.admit(found, asyncio.get_running_loop().time())
+        if more is not None:
+            level = logging.INFO if found.cause in GONE else logging.WARNING
+            log.log(level, "vm=%s waiting for QEMU at %s: %s%s", self._hub.name, self._address, found.reason, more)
+        if found.cause is Cause.ENDED or (self.presence is Presence.LOST and found.cause in GONE):
+            self._change(Presence.ENDED)
+
+    def _change(self, presence: Presence) -> None:
+        if presence is not self.presence:
+            self.presence = presence
+            self.on_presence()
+
 
 def _failed(link: Link, error: Exception) -> None:
-    """Called when the guard's own work on a link has failed: it is made anew with the next link."""
-    link.lose(f"the guard's own work on it has failed: {error!r}"[:200])
+    """Called when the guard's own work on a link has failed."""
+    link.lose(_failure(error))
+
+
+def _failure(error: Exception) -> str:
+    return f"the guard's own work on the link failed: {error!r}"[:200]
+
+
+def _nothing() -> None:
+    pass

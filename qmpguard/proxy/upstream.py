@@ -1,4 +1,4 @@
-"""Reaching QEMU: dialling its socket with back-off, or being dialled; then greeting and negotiation.
+"""Reaching QEMU: connecting to its socket, or taking the connection that was passed.
 
 QEMU serves one connection per monitor and its backlog is one, so nothing but this module ever connects there.
 """
@@ -6,67 +6,113 @@ QEMU serves one connection per monitor and its backlog is one, so nothing but th
 from __future__ import annotations
 
 import asyncio
-import logging
+import errno
 import os
 import socket
+import stat
 import struct
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from qmpguard.address import Address, FdAddress, Inbound, TcpAddress, UnixAddress
+from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.inbound import answer
-from qmpguard.wire.replies import Greeting, OddReply, QemuEvent, Splitter, find_id
+from qmpguard.proxy.absence import AbsentError, Cause
+from qmpguard.threads import BlockingCalls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from qmpguard.address import QemuAddress
 
-log = logging.getLogger(__name__)
-
-#: seconds between attempts: the first and the longest. QEMU starts in about a tenth of a second.
-FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
 #: seconds that one attempt to connect may take
 CONNECT_TIMEOUT = 5.0
-#: seconds without a greeting after which the log says that another client may hold the monitor
-SILENCE = 5.0
-#: seconds without a greeting after which the connection is tried anew
-GREETING_TIMEOUT = 60.0
+#: names that are looked up at once: as many VMs may wait for a DNS that hangs, and the others are not delayed by it
+LOOKUPS = 16
 
-#: bytes of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has eight
-ID_SIZE = 7
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
-_NEGOTIATE = {
-    True: b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": %d}\n',
-    False: b'{"execute": "qmp_capabilities", "id": %d}\n',
-}
+_lookups = BlockingCalls("looking up the host", CONNECT_TIMEOUT, LOOKUPS)
 
 
 async def connect(address: Address) -> socket.socket:
-    """Return a connected socket. Raises `OSError` or `TimeoutError`."""
+    """Return a connected socket. Raises `OSError`, `TimeoutError` or `UnavailableError`."""
     match address:
         case FdAddress(number):
-            sock = socket.socket(fileno=number)
-            sock.setblocking(False)
-            return sock
+            return passed(number)
         case UnixAddress(path):
-            return await _connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
+            return _connected_unix(path)
         case TcpAddress(host, port):
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return await _connected(sock, (host, port))
+            family, where = await _looked_up(host, port)
+            return await _connected_tcp(family, where)
 
 
-async def _connected(sock: socket.socket, where: str | tuple[str, int]) -> socket.socket:
+def check(address: QemuAddress) -> None:
+    """Raise `UnavailableError` for a passed connection that is none; other addresses may come to life later."""
+    if isinstance(address, FdAddress):
+        try:
+            passed(address.number).close()
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UnavailableError(f"{address}: {reason}; a descriptor cannot be opened again") from error
+
+
+def passed(number: int) -> socket.socket:
+    """Return a duplicate of a socket that was passed. Raises `OSError` where the number is no stream socket's.
+
+    The number itself stays open as long as the process: it must never become that of another connection.
+    """
+    if not stat.S_ISSOCK(os.fstat(number).st_mode):
+        raise OSError(errno.ENOTSOCK, "it is no socket")
+    sock = socket.socket(fileno=os.dup(number))
+    if sock.type != socket.SOCK_STREAM or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise OSError(errno.EINVAL, "it is no connected stream socket")
+    sock.setblocking(False)
+    return sock
+
+
+def hang_up(sock: socket.socket) -> None:
+    """End a passed connection for its other side, too, though its number stays open."""
+    with suppress(OSError):  # the other side has ended it already
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _connected_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        # asyncio would take EAGAIN, by which a full backlog shows, for a connection that is being made
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connected_tcp(family: int, where: SocketAddress) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await asyncio.get_running_loop().sock_connect(sock, where)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _looked_up(host: str, port: int) -> tuple[int, SocketAddress]:
+    """Return the family and the address of a host. Raises `AbsentError` or `UnavailableError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with suppress(ValueError):
+        ip_address(host)
+        return family, (host, port)
+    try:
+        found = await _lookups.call(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+    except (OSError, UnicodeError) as error:
+        raise AbsentError(Cause.UNREACHABLE, f"cannot look up {host!r}: {error}") from error
+    return found[0][0], found[0][4]
 
 
 def whose(sock: socket.socket, address: QemuAddress) -> tuple[int, ...] | None:
@@ -82,73 +128,3 @@ def whose(sock: socket.socket, address: QemuAddress) -> tuple[int, ...] | None:
     except OSError:
         return None
     return pid, file.st_dev, file.st_ino, file.st_mtime_ns
-
-
-def reach(address: QemuAddress) -> AsyncGenerator[socket.socket]:
-    """Return the connections to QEMU, one after the other, whoever makes them."""
-    return answer(address.at) if isinstance(address, Inbound) else dial(address)
-
-
-async def dial(address: Address) -> AsyncGenerator[socket.socket]:
-    """Yield connected sockets, for ever; waits between attempts, longer each time until one succeeds."""
-    delay, last = FIRST_DELAY, ""
-    while True:
-        try:
-            sock = await connect(address)
-        except (OSError, TimeoutError) as error:
-            reason = getattr(error, "strerror", None) or "no answer"
-            if reason != last:
-                log.info("waiting for QEMU at %s: %s", address, reason)
-                last = reason
-            if isinstance(address, FdAddress):
-                raise UnavailableError(f"{address}: {reason}; a descriptor cannot be opened again") from error
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LONGEST_DELAY)
-        else:
-            yield sock
-            delay, last = FIRST_DELAY, ""
-            if isinstance(address, FdAddress):
-                raise UnavailableError(f"{address}: the connection has ended; a descriptor cannot be opened again")
-            await asyncio.sleep(delay)
-
-
-async def negotiate(sock: socket.socket, where: str) -> tuple[Greeting, list[QemuEvent]]:
-    """Return QEMU's greeting, with out-of-band enabled if it offers that, and events that came already.
-
-    QEMU executes one request at a time and answers it to whoever is connected by then. So the reply to a client that
-    has left may come first; behind the negotiation's own there is none.
-    Raises `OSError`, `TimeoutError`, or `ValueError` when what answers is not QEMU.
-    """
-    async with asyncio.timeout(GREETING_TIMEOUT):
-        loop = asyncio.get_running_loop()
-        splitter = Splitter()
-        reminder = loop.call_later(
-            SILENCE, log.warning, "%s accepts connections but sends no greeting: another client may hold it", where
-        )
-        try:
-            messages = await _receive(loop, sock, splitter)
-        finally:
-            reminder.cancel()
-        greeting = Greeting(messages.pop(0))
-        number = int.from_bytes(os.urandom(ID_SIZE))
-        await loop.sock_sendall(sock, _NEGOTIATE["oob" in greeting.offered] % number)
-        while splitter.held or not any(_answers(number, message) for message in messages):
-            messages += await _receive(loop, sock, splitter)
-        if b'"return"' not in next(message for message in messages if _answers(number, message)):
-            raise ValueError("QEMU refused the negotiation")
-        return greeting, [event for message in messages if (event := OddReply(message).event) is not None]
-
-
-def _answers(number: int, message: bytes) -> bool:
-    place = find_id(message)
-    return place is not None and int(message[slice(*place)]) == number
-
-
-async def _receive(loop: asyncio.AbstractEventLoop, sock: socket.socket, splitter: Splitter) -> list[bytes]:
-    while True:
-        # the end of a message is the end of what QEMU has sent so far, but for events, which are kept
-        data = await loop.sock_recv(sock, 64 * 1024)
-        if not data:
-            raise ConnectionResetError("it closed the connection")
-        if messages := splitter.feed(data):
-            return messages

@@ -16,6 +16,9 @@ from qmpguard.wire.json import Value, encode
 #: the largest reply; the largest that QEMU has is its schema, a quarter of a megabyte
 MAX_REPLY = 64 << 20
 
+#: the largest part of a version, and characters of a package's name
+MAX_VERSION, MAX_PACKAGE = 9999, 256
+
 _ID, _END = b', "id": ', b"}\r\n"
 # no number of ours has more digits, and Python refuses to read thousands of them
 _TAIL = re.compile(rb',\s*"id": (\d{1,19})\s*\}\r?\n\Z')
@@ -95,17 +98,21 @@ class Greeting:
     """QEMU's greeting: its bytes for the clients, its version, and what it offers."""
 
     def __init__(self, line: bytes) -> None:
-        """Read a greeting; raises `ValueError` for anything else."""
+        """Read a greeting; raises `ValueError` for anything else, whatever it is."""
         try:
             qmp = json.loads(line)["QMP"]
             version = qmp["version"]["qemu"]
-            self.version = f"{version['major']}.{version['minor']}.{version['micro']}"
-            self.package = str(qmp["version"].get("package") or "")
-            #: what follows a limit of its parser is skipped until the brackets balance, see `Framer`
-            self.skips = (int(version["major"]), int(version["minor"])) >= (11, 1)
-            self.offered = frozenset(str(capability) for capability in qmp["capabilities"])
+            numbers = [_small(version[part]) for part in ("major", "minor", "micro")]
+            package = qmp["version"].get("package") or ""
+            #: the capabilities that it offers
+            self.offered = frozenset(_text(capability) for capability in qmp["capabilities"])
         except (KeyError, TypeError, RecursionError, AttributeError) as error:
             raise ValueError("this is no greeting of QEMU") from error
+        self.version = ".".join(map(str, numbers))
+        #: what its packager calls it; it is shown and logged, so it has a limit and no control characters
+        self.package = "".join(filter(str.isprintable, _text(package)))[:MAX_PACKAGE]
+        #: what follows a limit of its parser is skipped until the brackets balance, see `Framer`
+        self.skips = (numbers[0], numbers[1]) >= (11, 1)
         self.line = line
 
 
@@ -116,6 +123,19 @@ class QemuEvent:
     line: bytes
     name: str
     data: dict[str, Value]
+
+
+def _small(value: object) -> int:
+    """Return a part of a version. Raises `ValueError` for what cannot be one: no text, no fraction, no huge number."""
+    if type(value) is not int or not 0 <= value <= MAX_VERSION:
+        raise ValueError("this is no version of QEMU")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("this is no greeting of QEMU")
+    return value
 
 
 class OddReply:

@@ -7,7 +7,7 @@ import signal
 import socket
 import stat
 import sys
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +16,10 @@ from qmpguard.address import Address, FdAddress, Inbound, TcpAddress, UnixAddres
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.inbound import answer
+from qmpguard.proxy.inbound import QemuListener
 from qmpguard.proxy.listener import Listener
+from qmpguard.proxy.uplink import Presence
+from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
@@ -101,21 +103,20 @@ async def test_qemu_dials_in_to_a_guard_that_was_started_by_its_options(tmp_path
 async def test_a_second_qemu_waits_and_the_newest_of_those_that_wait_is_served_next(tmp_path: Path) -> None:
     where = tmp_path / "dials"
     dialled = [socket.socket(socket.AF_UNIX) for _ in range(3)]
-    async with aclosing(answer(UnixAddress(str(where)))) as connections, AsyncExitStack() as stack:
-        for sock in dialled:
-            stack.enter_context(sock)
-        first = asyncio.ensure_future(anext(connections))  # noqa: TID251 -- it must listen before anybody can dial
-        await eventually(where.exists)
-        dialled[0].connect(str(where))
-        served = stack.enter_context(await first)
-        dialled[1].connect(str(where))
-        dialled[2].connect(str(where))
-        dialled[1].settimeout(0)
-        await eventually(lambda: _is_closed(dialled[1]))
-        following = stack.enter_context(await anext(connections))
-        for ours, theirs in ((served, dialled[0]), (following, dialled[2])):
-            ours.send(b"x")
-            assert theirs.recv(1) == b"x"
+    with closing(QemuListener(UnixAddress(str(where)))) as listener:
+        async with AsyncExitStack() as stack:
+            for sock in dialled:
+                stack.enter_context(sock)
+            dialled[0].connect(str(where))
+            served = stack.enter_context(await listener.next())
+            dialled[1].connect(str(where))
+            dialled[2].connect(str(where))
+            dialled[1].settimeout(0)
+            await eventually(lambda: _is_closed(dialled[1]))
+            following = stack.enter_context(await listener.next())
+            for ours, theirs in ((served, dialled[0]), (following, dialled[2])):
+                ours.send(b"x")
+                assert theirs.recv(1) == b"x"
 
 
 def _is_closed(sock: socket.socket) -> bool:
@@ -159,17 +160,23 @@ async def test_a_reply_over_tcp_does_not_wait_for_the_one_before_it(tmp_path: Pa
         assert session.stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-async def test_a_descriptor_whose_qemu_is_gone_ends_the_guard_with_a_reason() -> None:
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ExceptionGroup) as caught:
-        async with guarding(FdAddress(ours.detach()), FdAddress(server.detach()), up=False):
-            await asyncio.sleep(PATIENCE)
-    error: BaseException = caught.value
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, UnavailableError)
-    assert "a descriptor cannot be opened again" in str(error)
+@pytest.mark.parametrize("end", ["before a link", "after one"])
+async def test_a_descriptor_whose_qemu_is_gone_stays_failed_and_its_clients_are_refused(
+    tmp_path: Path, end: str
+) -> None:
+    client = tmp_path / "guard.sock"
+    with socket.socket(socket.AF_UNIX) as up:
+        async with FakeQemu(tmp_path / "q") as qemu:
+            up.connect(str(qemu.path))
+            async with guarding(FdAddress(up.detach()), client, up=False) as guard:
+                if end == "after one":
+                    await assert_serves(client)
+                await eventually(lambda: qemu.connections == 1)
+                qemu.die()
+                await eventually(lambda: "a descriptor cannot be opened again" in guard.hub.snapshot().link.reason)
+                assert guard.hub.uplink.presence is Presence.ENDED
+                assert not client.exists()
+                assert not guard.hub.counts.faults
 
 
 def nobody(sock: socket.socket, peer: object) -> None:

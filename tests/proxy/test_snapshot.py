@@ -14,6 +14,7 @@ from qmpguard.proxy.budget import TOO_MUCH
 from qmpguard.proxy.counts import DROP_REASONS, Counts
 from qmpguard.proxy.heartbeat import INTERVAL, PATIENCE
 from qmpguard.proxy.snapshot import Pulse
+from qmpguard.proxy.uplink import Presence
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import assert_refused, capabilities, connected, eventually, guarding
 
@@ -90,13 +91,16 @@ async def test_a_monitor_that_qemu_refused_is_none(tmp_path: Path) -> None:
 
 async def test_without_qemu_it_says_so_and_promises_nothing(tmp_path: Path) -> None:
     async with guarding(tmp_path / "q", up=False) as guard:
-        shot = guard.hub.snapshot()
-        assert shot.faults == ("no link to QEMU: QEMU has not appeared yet",)
+        await eventually(lambda: guard.hub.snapshot().link.cause == "missing")
+        told = "no link to QEMU: no such socket: QEMU is not running, or the path is wrong"
+        assert guard.hub.snapshot().faults == (told,)
         async with FakeQemu(tmp_path / "q"):
             await eventually(lambda: guard.hub.snapshot().link.up)
         await eventually(lambda: not guard.hub.snapshot().link.up)
+        assert guard.hub.snapshot().faults == ("no link to QEMU: QEMU closed the connection",)
+        await eventually(lambda: guard.hub.snapshot().link.cause in ("missing", "nobody_listens"))
         shot = guard.hub.snapshot()
-    assert shot.faults == ("no link to QEMU: QEMU closed the connection",)
+    assert guard.hub.uplink.presence is Presence.ENDED
     assert {prospect.chance for prospect in shot.prospects} == {Chance.UNKNOWN}
     assert shot.pulse is Pulse.UNKNOWN
 

@@ -1,0 +1,92 @@
+"""The listening sockets of all VMs by their addresses, while one config takes the place of another.
+
+Everything is opened before anything changes, and closed again where something cannot be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from contextlib import ExitStack
+
+    from qmpguard.config import VmConfig
+    from qmpguard.daemon.guard import Guard
+    from qmpguard.proxy.inbound import QemuListener
+    from qmpguard.proxy.listener import Listener
+
+
+class Pool:
+    """The sockets that some guards have."""
+
+    def __init__(self, guards: Collection[Guard]) -> None:
+        self._guards = guards
+        self._listeners = {_place(guard.config): guard.listener for guard in guards if guard.listener is not None}
+        self._for_qemu = {
+            str(guard.config.qemu): guard.hub.uplink.listener
+            for guard in guards
+            if guard.hub.uplink.listener is not None
+        }
+
+    def open(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack) -> Sockets:
+        """Return the sockets that guards need: those that are open at their addresses, and new ones.
+
+        ``undo`` is left with what takes back what was done. Raises `UnavailableError` or `ConfigError`.
+        """
+        listeners = {name: self._listener(guard, configs[name], undo) for name, guard in wanted.items()}
+        for_qemu = {name: self._qemu_listener(guard, undo) for name, guard in wanted.items()}
+        return Sockets(listeners, for_qemu, self._guards)
+
+    def _listener(self, guard: Guard, vm: VmConfig, undo: ExitStack) -> Listener:
+        listener = self._listeners.get(_place(vm))
+        if listener is None or (listener.is_closed and not listener.suspended):
+            listener = guard.open(vm)
+            undo.callback(listener.close)
+            return listener
+        undo.callback(listener.permit, *listener.permit(vm.socket_mode, vm.socket_group))
+        if listener.suspended and not guard.refuses(vm):
+            listener.resume()
+            undo.callback(listener.suspend)
+        return listener
+
+    def _qemu_listener(self, guard: Guard, undo: ExitStack) -> QemuListener | None:
+        listener = self._for_qemu.get(str(guard.config.qemu))
+        if listener is None and guard not in self._guards:
+            listener = guard.open_for_qemu()
+            if listener is not None:
+                undo.callback(listener.close)
+        return listener
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Sockets that are open, by the names of the VMs that are to have them, and the guards that had them before."""
+
+    listeners: Mapping[str, Listener]
+    for_qemu: Mapping[str, QemuListener | None]
+    before: Collection[Guard]
+
+    def hand_out(self, wanted: Mapping[str, Guard]) -> None:
+        """Give each guard its sockets, and close those that no guard has any more. Never raises."""
+        spare = {id(guard.listener): guard.listener for guard in self.before}
+        spare_for_qemu = {id(guard.hub.uplink.listener): guard.hub.uplink.listener for guard in self.before}
+        for guard in self.before:
+            guard.listener = guard.hub.uplink.listener = None
+        for name, guard in wanted.items():
+            guard.hub.uplink.listener = self.for_qemu[name]
+            guard.listen(self.listeners[name])
+            spare.pop(id(guard.listener), None)
+            spare_for_qemu.pop(id(guard.hub.uplink.listener), None)
+        for listener in spare.values():
+            if listener is not None:
+                listener.accept()  # a client that has connected already belongs to a guard that may stay
+                listener.close()
+        for qemu_listener in spare_for_qemu.values():
+            if qemu_listener is not None:
+                qemu_listener.close()
+
+
+def _place(vm: VmConfig) -> tuple[str, str | None]:
+    return str(vm.listen), vm.takeover
