@@ -48,6 +48,7 @@ class QemuListener:
             self._arrived.clear()
             await self._arrived.wait()
         (sock, peer), self._waiting = self._waiting, None
+        sock.setblocking(False)  # else a QEMU that says nothing would hold the whole process
         log.info("a QEMU connects: %s", peer)
         if sock.family != socket.AF_UNIX:
             _keep_alive(sock)

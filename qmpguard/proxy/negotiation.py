@@ -53,6 +53,8 @@ async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> tupl
             return greeting, await _enable(conversation, greeting)
     except TimeoutError:
         raise conversation.too_late() from None
+    except ConnectionError:
+        raise conversation.closed() from None
 
 
 async def _greeting(conversation: _Conversation, on_silence: Callable[[], None]) -> Greeting:
@@ -116,7 +118,7 @@ class _Conversation:
         # the end of a message is the end of what QEMU has sent so far, but for events, which are kept
         data = await self._loop.sock_recv(self._sock, 64 * 1024)
         if not data:
-            raise self._closed()
+            raise self.closed()
         self._bytes += len(data)
         self._head = self._head or data[: 4 * SHOWN]
         if self._bytes > (MAX_BEFORE if self.greeted else MAX_GREETING):
@@ -129,7 +131,8 @@ class _Conversation:
             return AbsentError(Cause.HUNG, "QEMU has greeted, but does not negotiate: it is stopped or hangs")
         return foreign(self._head) if self._head else AbsentError(Cause.OCCUPIED, NO_GREETING)
 
-    def _closed(self) -> AbsentError:
+    def closed(self) -> AbsentError:
+        """Return what it means that the other side has closed."""
         if self.greeted:
             return AbsentError(Cause.CLOSED, "QEMU has greeted, and closed the connection before it negotiated")
         if self._head:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import ExitStack, asynccontextmanager
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from qmpguard.proxy.stream import Stream
 from qmpguard.proxy.upstream import connect, hang_up, whose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.address import QemuAddress
     from qmpguard.proxy.hub import Hub
@@ -66,6 +67,7 @@ class Uplink:
         self._inheritance: Inheritance | None = None
         self._back_off = BackOff()
         self._notices = Notices()
+        self._begun = 0.0  # when the link was, by the loop's clock
         self._last = False
         self._used = False  # the passed connection: nothing can be begun anew on it
 
@@ -168,43 +170,48 @@ class Uplink:
 
         Raises what says why there was no link.
         """
-        hub = self._hub
-        with sock:
-            ours, theirs = socket.socketpair()  # first of all: without descriptors nothing is begun
-            try:
-                greeting, events = await self._begin(sock, handover)
-            except BaseException:
-                ours.close()
-                theirs.close()
-                raise
+        with ExitStack() as stack:
+            stack.enter_context(sock)
+            ours, theirs = socket.socketpair()  # before anything is said: without descriptors nothing is begun
+            stack.enter_context(theirs)
+            unused = stack.enter_context(ExitStack())
+            unused.callback(ours.close)
+            greeting, events = await self._begin(sock, handover)
             self._meet(whose(sock, self._address), handover)
-            stream = Stream(sock, hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
-            link = Link(stream, hub, greeting, handover.number if handover else 0)
-            control = hub.gate.control = Control()
-            own = self._own = self._work(tasks, link, control, theirs)
-            begun = asyncio.get_running_loop().time()
-            try:
+            stream = Stream(sock, self._hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
+            link = Link(stream, self._hub, greeting, handover.number if handover else 0)
+            async with self._working(tasks, link, theirs):
                 self._sock = sock
                 self._gone.clear()
-                hub.up(link, ours)
-                self._change(Presence.LINKED)
-                for event in events:
-                    hub.happened(event)
-                stream.start(link)
-                await self._gone.wait()
-            except Exception as error:
-                link.lose(_failure(error))
-                raise
-            finally:
-                self._ended(begun)
-                for task in own:
-                    task.cancel()
-                hub.link = hub.gate.control = None
-                control.close()
-                hub.connected.clear()
-                stream.close()
-                await asyncio.wait(own)
-                theirs.close()
+                self._begun = asyncio.get_running_loop().time()
+                try:
+                    self._hub.up(link, ours)
+                    unused.pop_all()
+                    self._change(Presence.LINKED)
+                    for event in events:
+                        self._hub.happened(event)
+                    stream.start(link)
+                    await self._gone.wait()
+                except Exception as error:
+                    link.lose(_failure(error))
+                    raise
+                finally:
+                    self._ended(stream)
+
+    @asynccontextmanager
+    async def _working(self, tasks: Tasks, link: Link, sock: socket.socket) -> AsyncGenerator[None]:
+        """Do the guard's own work on a link as long as the block lasts; it talks over ``sock``."""
+        control = self._hub.gate.control = Control()
+        own = self._own = self._work(tasks, link, control, sock)
+        try:
+            yield
+        finally:
+            for task in own:
+                task.cancel()
+            self._hub.link = self._hub.gate.control = None
+            control.close()
+            self._hub.connected.clear()
+            await asyncio.wait(own)
 
     def _work(self, tasks: Tasks, link: Link, control: Control, sock: socket.socket) -> list[asyncio.Task[None]]:
         """Begin the guard's own work on a link. Where it fails, the link is lost, and made anew."""
@@ -238,13 +245,14 @@ class Uplink:
         if handover is not None:
             gate.primaries.hidden = handover.hidden
 
-    def _ended(self, begun: float) -> None:
+    def _ended(self, stream: Stream) -> None:
         """Called when a link has ended, or was handed on."""
-        if self._back_off.lasted(asyncio.get_running_loop().time() - begun):
+        if self._back_off.lasted(asyncio.get_running_loop().time() - self._begun):
             self._notices = Notices()
         sock, self._sock = self._sock, None
         if sock is not None:  # it was not handed on
             self._hang_up(sock)
+        stream.close()
 
     def _hang_up(self, sock: socket.socket) -> None:
         if isinstance(self._address, FdAddress):

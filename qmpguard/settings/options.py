@@ -41,6 +41,9 @@ class Option:
             parser.add_argument(f"--{self.flag}", metavar=self.metavar, help=told, nargs="?", const=self.bare)
 
 
+#: characters of a word that an error repeats
+MAX_SHOWN = 200
+
 VM: Path = ("vm", 0)
 POLICY: Path = ("policy",)
 RULES: Path = ("policy", "rules")
@@ -167,7 +170,7 @@ class Words:
         for part in filter(None, word.split(",")):
             rule, equals, mode = part.partition("=")
             if not equals:
-                raise UsageError(f"--{option.flag} {word}: write ID=MODE, with commas between them")
+                raise UsageError(f"--{option.flag} {word[:MAX_SHOWN]}: write ID=MODE, with commas between them")
             self._put(option, (*RULES, rule.strip()), mode.strip())
 
     def _put(self, option: Option, path: Path, word: str) -> None:

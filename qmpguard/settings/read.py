@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: seconds that reading may take: files may be on a hung file system, and users looked up at a server that hangs
 TIMEOUT = 30.0
-#: characters of an error that nobody expected
-MAX_TOLD = 300
+#: characters of an error: it repeats what was written
+MAX_TOLD = 600
 _reading = BlockingCalls("reading the configuration", TIMEOUT)
 #: what a VM is called that flags describe, where they do not name it
 NAME = "vm"
@@ -55,14 +55,17 @@ def _settings(read: Callable[[], Settings]) -> Settings:
     """Return what is read, within `TIMEOUT`. Whatever is wrong with it is a `QmpguardError`."""
     try:
         return _reading.call_now(read)
-    except QmpguardError:
-        raise
+    except QmpguardError as error:
+        raise type(error)(_one_line(str(error))) from error.__cause__
     except Exception as error:
-        raise ConfigError(f"the configuration cannot be read: {_told(error)}") from error
+        raise ConfigError(_one_line(f"the configuration cannot be read: {type(error).__name__}: {error}")) from error
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:MAX_TOLD]
+def _one_line(text: str) -> str:
+    """Return an error's text as one line of at most `MAX_TOLD` characters; where it is longer, its end says what is."""
+    line = " ".join(text.splitlines())
+    half = MAX_TOLD // 2
+    return line if len(line) <= MAX_TOLD else f"{line[:half]} ... {line[-half:]}"
 
 
 def _of_file(name: str) -> Settings:
