@@ -11,6 +11,7 @@ import qmpguard.cli  # noqa: F401 - the real command has it in memory, too
 from qmpguard.address import UnixAddress
 from qmpguard.config import Config, VmConfig
 from qmpguard.daemon.serve import serve
+from qmpguard.signals import Signals
 
 
 def config(folder: Path, count: int) -> Config:
@@ -25,4 +26,6 @@ def config(folder: Path, count: int) -> Config:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(serve(config(Path(sys.argv[1]), int(sys.argv[2]))))
+    signals = Signals()
+    signals.start()
+    asyncio.run(serve(config(Path(sys.argv[1]), int(sys.argv[2])), signals))

@@ -13,7 +13,7 @@ import pytest
 
 from qmpguard.cli import main
 from qmpguard.daemon import console
-from qmpguard.daemon.console import LONGEST, MAX_REASON, Console, place
+from qmpguard.daemon.console import LONGEST, MAX_REASON, Console, places
 from qmpguard.errors import UsageError
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.record import Override, Peer
@@ -34,9 +34,9 @@ BEGIN: dict[str, Any] = {"vm": "one", "rule": None, "seconds": 60, "reason": "ti
 
 
 @asynccontextmanager
-async def console_of(fleet: Fleet, path: str) -> AsyncGenerator[None]:
+async def console_of(fleet: Fleet, *paths: str) -> AsyncGenerator[None]:
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(Console(fleet, path).run())
+        task = tasks.create_task(Console(fleet, *paths).run())
         await asyncio.sleep(0)
         try:
             yield
@@ -111,6 +111,16 @@ async def test_an_override_of_the_same_rule_takes_the_place_of_the_first(tmp_pat
     [
         (b"x\n", "it is no JSON"),
         (b"[" * 10000 + b"\n", "it is no JSON"),
+        (b"1" * 5000 + b"\n", "it is no JSON"),
+        (b"\xff\xfe\x00\n", "it is no JSON"),
+        (b'"\\ud800"\n', "no request that this version knows"),
+        (b'{"status": 1}\n', "no request that this version knows"),
+        ({**BEGIN, "seconds": float("inf")}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "seconds": int("9" * 4000)}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "seconds": {}}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "reason": "\ud800"}, "a reason is a text"),
+        ({**BEGIN, "rule": "\ud800"}, "there is no rule '\\ud800'"),
+        ({**BEGIN, "vm": "\ud800"}, "there is no VM '\\ud800' here"),
         (b"{}\n", "no request that this version knows"),
         (b'{"begin": {"vm": "one"}}\n', "no request that this version knows"),
         ({**BEGIN, "vm": "two"}, "there is no VM 'two' here; there are one"),
@@ -140,6 +150,33 @@ async def test_another_user_is_sent_away(tmp_path: Path, monkeypatch: pytest.Mon
         assert await say(path, b'{"status": true}\n') == b""
 
 
+async def test_a_failure_of_the_guard_at_a_request_is_an_answer_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    path = str(tmp_path / "c")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        monkeypatch.setattr(Console, "_do", fails)
+        assert "the guard failed at this request" in (await ask(path, status=True))["error"]
+    assert "console task=conversation failed: ZeroDivisionError" in caplog.text
+
+
+async def test_only_a_few_converse_at_a_time_and_who_comes_later_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "c")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        silent = [await asyncio.open_unix_connection(path) for _ in range(console.MAX_TALKS)]
+        assert await say(path, b'{"status": true}\n') == b""
+        for _, writer in silent:
+            writer.close()
+            await writer.wait_closed()
+        await asyncio.sleep(0.01)
+        assert (await ask(path, status=True))["return"]
+
+
 async def test_one_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "PATIENCE", 0.01)
     path = str(tmp_path / "c")
@@ -158,10 +195,38 @@ async def test_a_console_that_cannot_be_had_does_not_end_the_guard(
         assert "no overrides are possible: cannot listen at" in caplog.text
 
 
-def test_the_place_is_a_file_under_systemd_and_an_abstract_name_elsewhere() -> None:
-    assert place({"RUNTIME_DIRECTORY": "/run/qmpguard-a:/run/x"}) == "/run/qmpguard-a/qmpguard-console.sock"
-    assert place({}).startswith(f"\0qmpguard-console-{os.getpid()}-")
-    assert place({}) != place({})
+def abstract() -> str:
+    return list(places({}))[-1]
+
+
+def test_the_best_place_is_a_file_that_only_the_owner_reaches_and_an_abstract_name_the_last(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    first, second, *_, last = places({"RUNTIME_DIRECTORY": "/run/qmpguard-a:/run/x", "XDG_RUNTIME_DIR": str(tmp_path)})
+    assert first == "/run/qmpguard-a/qmpguard-console.sock"
+    assert second == f"{tmp_path}/qmpguard-console-{os.getpid()}.sock"
+    assert last.startswith(f"\0qmpguard-console-{os.getpid()}-")
+    assert abstract() != abstract()
+    tmp_path.chmod(0o770)  # others could put something in its place
+    assert str(tmp_path) not in next(places({"XDG_RUNTIME_DIR": str(tmp_path)}))
+    assert "/nowhere" not in next(places({"XDG_RUNTIME_DIR": "/nowhere"}))
+
+
+async def test_where_the_best_place_cannot_be_had_the_next_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("no socket")
+    paths = str(tmp_path / "c"), "/" + "a" * 200, str(tmp_path / "d")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, *paths):
+        assert (await ask(str(tmp_path / "d"), status=True))["return"]
+        assert (tmp_path / "d").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_killed_guards_have_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead, living, other = (tmp_path / f"qmpguard-console-{pid}.sock" for pid in ("4194304", os.getpid(), "4194305"))
+    with socket.socket(socket.AF_UNIX) as stale, socket.socket(socket.AF_UNIX) as unready:
+        stale.bind(str(dead))
+        unready.bind(str(living))  # a guard that has just been started, and does not listen yet
+        other.write_text("no socket")
+        console.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([living, other])
 
 
 async def override(*arguments: str) -> int:
@@ -174,7 +239,7 @@ async def override(*arguments: str) -> int:
 async def test_the_command_begins_shows_and_ends(
     tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = place({} if where == "abstract" else {"RUNTIME_DIRECTORY": str(tmp_path)})
+    path = abstract() if where == "abstract" else next(places({"RUNTIME_DIRECTORY": str(tmp_path)}))
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
         assert await override() == 0
         assert await override("--rule", "vfio-postcopy", "--for", "10m", "--reason", "ticket 7") == 0
@@ -211,7 +276,7 @@ async def test_what_is_wrong_with_a_command_is_said(
     tmp_path: Path, arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with FakeQemu(tmp_path / "q") as one, FakeQemu(tmp_path / "r") as two:
-        async with fleet_of(vm(one), vm(two, "two")) as fleet, console_of(fleet, place({})):
+        async with fleet_of(vm(one), vm(two, "two")) as fleet, console_of(fleet, abstract()):
             assert await override(*arguments) == code
         assert says in capsys.readouterr().err
 
@@ -220,7 +285,7 @@ async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytes
     """A stray socket with the right name is no guard, and does not stand in the way."""
     with socket.socket(socket.AF_UNIX) as stray:
         stray.bind(f"\0{console.NAME}-stray-{os.getpid()}")
-        async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, place({})):
+        async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, abstract()):
             assert await override("--rule", "vfio-postcopy", "--for", "1m", "--reason", "x") == 0
     assert "one: rule vfio-postcopy warns" in capsys.readouterr().out
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock
+
+
+def descriptors() -> set[str]:
+    """What this process has open."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def manager(where: str) -> socket.socket:
@@ -60,7 +64,7 @@ def test_what_is_told_arrives_word_for_word(place: str) -> None:
             told.recv(1)
 
 
-def test_descriptors_are_left_and_forgotten_by_name_and_the_barrier_waits_until_it_is_heard(place: str) -> None:
+async def test_descriptors_are_left_by_name_and_the_barrier_waits_until_it_is_heard(place: str) -> None:
     with closing(manager(place)) as told, (Path(place.lstrip("@")).parent / "file").open("w+b") as file:
         notifier = Notifier({"NOTIFY_SOCKET": place})
         assert notifier.is_heard
@@ -73,15 +77,62 @@ def test_descriptors_are_left_and_forgotten_by_name_and_the_barrier_waits_until_
         assert os.pread(numbers[0], 4, 0) == b"same"
         os.close(numbers[0])
         assert told.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=link-1"
-        with ThreadPoolExecutor() as pool:
-            waiting = pool.submit(notifier.barrier)
-            told.setblocking(True)
+        async with asyncio.TaskGroup() as tasks, asyncio.timeout(PATIENCE):
+            waiting = tasks.create_task(notifier.barrier())
+            await asyncio.sleep(0)
             text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
             assert text == b"BARRIER=1"
-            with pytest.raises(TimeoutError):
-                waiting.result(0.1)  # nothing would end it but the next line, and its own patience
+            await asyncio.sleep(0)
+            assert not waiting.done()  # nothing would end it but the next line, and its own patience
             os.close(numbers[0])
-            waiting.result(PATIENCE)
+            await waiting
+
+
+async def test_a_service_manager_that_does_not_read_is_told_later_and_holds_nobody_up(place: str) -> None:
+    """Nothing here waits: a message that blocked would hang the test, for the reader is the same thread."""
+    before = descriptors()
+    with closing(manager(place)) as told, (Path(place.lstrip("@")).parent / "file").open("w+b") as file:
+        notifier = Notifier({"NOTIFY_SOCKET": place})
+        while not notifier._waiting:
+            notifier.reloading()
+        for number in range(100):
+            notifier.status(f"{number}")
+        notifier.store("link-1", [file.fileno()])
+        notifier.ready()
+        last = ["STATUS=99", "FDSTORE=1\nFDNAME=link-1", "READY=1"]
+        assert [message.text for message in notifier._waiting][1:] == last
+        heard = []
+        async with asyncio.timeout(PATIENCE):
+            while "READY=1" not in heard:
+                try:
+                    text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
+                    heard.append(text.decode())
+                    for passed_number in numbers:
+                        os.close(passed_number)
+                except BlockingIOError:
+                    await asyncio.sleep(0.01)
+        assert heard[-3:] == last
+    assert descriptors() == before
+
+
+async def test_what_a_service_manager_never_reads_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(systemd, "MAX_WAITING", 3)
+    monkeypatch.setattr(systemd, "PATIENCE", 0.01)
+    with closing(manager(f"{tmp_path}/n")), (tmp_path / "file").open("w+b") as file:
+        notifier = Notifier({"NOTIFY_SOCKET": f"{tmp_path}/n"})
+        while not notifier._waiting:
+            notifier.reloading()
+        before = len(descriptors())
+        for number in range(10):
+            notifier.store(f"link-{number}", [file.fileno()])
+        assert len(descriptors()) == before + 3
+        await notifier.barrier()
+    (record,) = caplog.records
+    assert "the service manager does not read" in record.getMessage()
+    while notifier._waiting:
+        systemd._close(notifier._waiting.popleft())
 
 
 def test_without_a_service_manager_nothing_is_told() -> None:

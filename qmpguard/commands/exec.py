@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Guard as long as QEMU runs, and return its exit status."""
+    from qmpguard.signals import BY_SIGNAL, TAKEN, TO_CHILD, Signals
+
+    signals = Signals(TAKEN | TO_CHILD, early=TO_CHILD, status=lambda number: BY_SIGNAL + number)
+    signals.start()
     from qmpguard.daemon.child import Child
+    from qmpguard.daemon.openfiles import raise_limit
     from qmpguard.daemon.serve import serve
     from qmpguard.ledger.logbook import log_to_stderr
     from qmpguard.settings.read import read_words
@@ -48,13 +53,13 @@ def execute(arguments: argparse.Namespace) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise UsageError("exec needs QEMU's command line, behind --")
-    with closing(Child(command)) as child:
+    with closing(Child(command, raise_limit())) as child:
         flags = {**vars(arguments), "qemu": f"fd:{child.detach()}"}
         config = read_words(Words(flags, _environ())).config
         log_to_stderr(config.log)
         _look_for_monitors(command, config.vms[0])
         try:
-            asyncio.run(serve(config, child=child))
+            asyncio.run(serve(config, signals, child=child))
         except UnavailableError as error:
             if child.status is None:
                 raise
@@ -70,7 +75,7 @@ def _environ() -> dict[str, str]:
 
 
 def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
-    from qmpguard.daemon.child import doubtful, monitors
+    from qmpguard.daemon.monitors import doubtful, monitors
     from qmpguard.policy.policy import Mode
     from qmpguard.policy.rules import modes
 

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Guard until SIGTERM or SIGINT."""
+    from qmpguard.signals import Signals
+
+    signals = Signals()
+    signals.start()
+    from qmpguard.daemon.openfiles import raise_limit
     from qmpguard.daemon.serve import serve
     from qmpguard.daemon.systemd import take_sockets
     from qmpguard.ledger.logbook import log_to_stderr
@@ -39,5 +44,6 @@ def execute(arguments: argparse.Namespace) -> int:
 
     config = load()
     log_to_stderr(config.log)
-    asyncio.run(serve(config, sockets, load))
+    raise_limit()
+    asyncio.run(serve(config, signals, sockets, load))
     return 0

@@ -1,8 +1,9 @@
 """Where the owner of a guard's process speaks to it: a unix socket of its own, for the same user and for root.
 
-It is there however the guard was started. Its place needs no directory that a container may lack: an abstract name,
-or, where systemd gives a runtime directory (and perhaps a network namespace, in which abstract names are private), a
-file in it. Whoever is neither root nor the guard's own user is sent away; those two could end the guard anyway.
+It is there however the guard was started: as a file that only its owner can connect to, in a runtime directory of the
+guard, of its user, or of root; where there is none, as in a bare container, under an abstract name, which everybody on
+the machine can connect to. Whoever is neither root nor the guard's own user is refused before anything is made for him;
+those two could end the guard anyway.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import asyncio
 import json
 import logging
 import os
+import stat
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import UnixAddress
@@ -18,10 +22,12 @@ from qmpguard.errors import QmpguardError, UnavailableError, UsageError
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listener import Listener
+from qmpguard.proxy.sockfile import is_deserted
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from qmpguard.daemon.fleet import Fleet
     from qmpguard.proxy.overrides import Overrides
@@ -33,6 +39,10 @@ Object: TypeAlias = dict[str, object]
 
 #: what every console's name begins or ends with
 NAME = "qmpguard-console"
+#: where root has what lives as long as the machine runs
+RUN = Path("/run")
+#: conversations at a time; a command of `override` has two, one after the other
+MAX_TALKS = 8
 #: bytes of a request at most
 MAX_REQUEST = 16 * 1024
 #: seconds that a conversation may take
@@ -43,41 +53,90 @@ LONGEST = 24 * 3600.0
 MAX_REASON = 500
 
 
-def place(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the path of a console of this process; one that begins with a zero byte is an abstract name."""
-    directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    if directory:
-        return f"{directory}/{NAME}.sock"
-    return f"\0{NAME}-{os.getpid()}-{os.urandom(4).hex()}"
+def places(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Yield the paths that a console of this process may have, the best first.
+
+    One that begins with a zero byte is an abstract name: it is always possible, and the last.
+    """
+    if directory := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        yield f"{directory}/{NAME}.sock"
+    own = Path(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    for folder in (own, RUN) if os.geteuid() == 0 else (own,):
+        if _is_private(folder):
+            yield f"{folder}/{NAME}-{os.getpid()}.sock"
+    yield f"\0{NAME}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove the consoles of processes that were killed."""
+    for path in folder.glob(f"{NAME}-*.sock"):
+        pid = path.stem.rpartition("-")[2]
+        with suppress(OSError):
+            if not Path(f"/proc/{pid}").exists() and path.is_socket() and is_deserted(path):
+                path.unlink()
+
+
+def _is_private(folder: Path) -> bool:
+    """Say whether nobody else can put or remove files there."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    ours = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return ours and stat.S_ISDIR(status.st_mode) and os.access(folder, os.W_OK)
+
+
+def _stranger(peer: Peer) -> str | None:
+    """Return why somebody is not spoken to."""
+    return None if peer.uid in (0, os.geteuid()) else "neither root nor the guard's own user"
 
 
 class Console:
-    """Answers one request a connection: a line of JSON in, a line out."""
+    """Answers one request a connection: a line of JSON in, a line out. ``listener`` is its socket while it runs."""
 
-    def __init__(self, fleet: Fleet, path: str) -> None:
+    def __init__(self, fleet: Fleet, *paths: str) -> None:
+        self.listener: Listener | None = None
         self._fleet = fleet
-        self._path = path
-        self._tasks: asyncio.TaskGroup | None = None
+        self._paths = paths
+        self._tasks = Tasks()
+        self._talks = 0
 
     async def run(self) -> None:
         """Listen until cancelled. Where that is not possible the log says so, and the guard goes on without."""
-        try:
-            listener = Listener(UnixAddress(self._path), self._accepted)
-        except UnavailableError as error:
-            log.warning("no overrides are possible: %s", error)
+        self.listener = self._open()
+        if self.listener is None:
             return
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with Tasks("console") as self._tasks:
                 await asyncio.get_running_loop().create_future()
         finally:
-            listener.close()
+            self.listener.close()
+
+    def _open(self) -> Listener | None:
+        """Return the socket at the first path where it can be."""
+        errors = []
+        for path in self._paths:
+            if not path.startswith("\0"):
+                sweep(Path(path).parent)
+            try:
+                return Listener(UnixAddress(path), self._accepted, label="console", admits=self._refusal)
+            except UnavailableError as error:
+                errors.append(str(error))
+        log.warning("no overrides are possible: %s", "; ".join(errors))
+        return None
+
+    def _refusal(self, peer: Peer) -> str | None:
+        return _stranger(peer) or (f"{MAX_TALKS} conversations already" if self._talks >= MAX_TALKS else None)
 
     def _accepted(self, sock: socket.socket, peer: Peer) -> None:
-        if peer.uid not in (0, os.geteuid()) or self._tasks is None:
-            log.warning("console client=%s refused: neither root nor the guard's own user", peer)
-            sock.close()
-            return
-        self._tasks.create_task(self._serve(sock, peer))
+        self._talks += 1
+        self._tasks.start("conversation", self._converse(sock, peer))
+
+    async def _converse(self, sock: socket.socket, peer: Peer) -> None:
+        try:
+            await self._serve(sock, peer)
+        finally:
+            self._talks -= 1
 
     async def _serve(self, sock: socket.socket, peer: Peer) -> None:
         loop = asyncio.get_running_loop()
@@ -99,6 +158,9 @@ class Console:
             return {"return": self._do(data, peer)}
         except QmpguardError as error:
             return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 -- whoever asks is told, and the log has the trace
+            self._tasks.record("conversation", error)
+            return {"error": f"the guard failed at this request: {error!r}"}
 
     def _do(self, data: bytes, peer: Peer) -> object:
         try:

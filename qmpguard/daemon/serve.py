@@ -7,12 +7,15 @@ import gc
 import logging
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.daemon.child import FORWARDED
-from qmpguard.daemon.console import Console, place
+from qmpguard.daemon.child import forwarding
+from qmpguard.daemon.console import Console, places
 from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.interface import Interface
+from qmpguard.daemon.lasting import keep_files, lasting
 from qmpguard.daemon.reload import Reloads
 from qmpguard.daemon.store import bequeath, inherit
 from qmpguard.daemon.systemd import Notifier, Sockets
@@ -20,17 +23,20 @@ from qmpguard.ledger.logbook import Logbook
 from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
+from qmpguard.signals import EXIT_LIMIT, HUNG, STOP_LIMIT, Ending
 from qmpguard.tasks import Tasks
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from typing import Any
 
-    from qmpguard.admin.server import Admin
     from qmpguard.config import AdminConfig, Config
     from qmpguard.daemon.child import Child
     from qmpguard.daemon.guard import Guard
+    from qmpguard.proxy.listener import Listener
     from qmpguard.record import Entry
+    from qmpguard.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,7 @@ NAMED = 5
 
 async def serve(
     config: Config,
+    signals: Signals,
     sockets: Sockets | None = None,
     load: Callable[[], Config] | None = None,
     child: Child | None = None,
@@ -47,46 +54,51 @@ async def serve(
     """Guard every VM of a config until SIGTERM or SIGINT. Says in one line on stderr when all are ready.
 
     ``sockets``: those that a service manager passed. ``load`` reads the config again, at SIGHUP. ``child``: a QEMU to
-    be started, whose end is the end; signals are for it.
+    be started, whose end is the end; signals are for it. When this returns, the process must end: it is ended in
+    `EXIT_LIMIT` seconds.
     """
     gc.freeze()  # what was imported stays: the collector need not look at it again and again
     sockets, notifier = sockets or Sockets(), Notifier()
-    stop = asyncio.Event()
+    stop, look = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    ending = Ending(_soon(loop, stop.set), logging.shutdown)
     try:
-        async with AsyncExitStack() as last, asyncio.TaskGroup() as tasks, Tasks() as vms:
+        async with AsyncExitStack() as last, Tasks() as tasks, Tasks() as vms:
             run = Run()
             fleet = Fleet(vms, Schemas(), sockets, run)
             logbook = Logbook(config.log, fleet)
             last.callback(logbook.close)
+            last.callback(fleet.cancel)  # whatever ends this: no socket is left behind
+            if child is not None:
+                last.push_async_callback(child.ended)
             reloads = Reloads(load or (lambda: config), fleet, lambda now: _follow(config, now, logbook))
-            _signals(stop, reloads, logbook, child)
-            admin = (
-                None
-                if config.admin is None
-                else _admin(
-                    config.admin, fleet, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, logbook.lost)
-                )
-            )
+            signals.obey(_obeyed(ending, (reloads.ask, look.set), logbook, child))
+            interface = _interface(config.admin, fleet, sockets, run, reloads, logbook)
             fleet.fit(config.vms)
             inherit(sockets, notifier, fleet.guards)
+            console = Console(fleet, *places())
+            listeners = partial(_listeners, fleet, console)
             own = [
-                tasks.create_task(notifier.watchdog()),
-                tasks.create_task(Console(fleet, place()).run()),
-                tasks.create_task(reloads.run(notifier.reloading, lambda: _ready(notifier, fleet))),
+                tasks.start("watchdog", lasting(tasks, "watchdog", notifier.watchdog)),
+                tasks.start("console", lasting(tasks, "console", console.run)),
+                tasks.start("reload", lasting(tasks, "reload", partial(_reload, reloads, notifier, fleet))),
+                tasks.start("files", lasting(tasks, "files", partial(keep_files, listeners, look))),
             ]
-            if admin is not None:
-                own.append(tasks.create_task(admin.run()))
-                await admin.opened.wait()
+            if interface is not None:
+                own.append(tasks.start("admin", lasting(tasks, "admin", interface.run)))
+                await interface.opened
             if config.log.otel:
-                own.append(tasks.create_task(_export(fleet)))
+                last.push_async_callback(_export(fleet, tasks))
             if child is not None:
-                own.append(tasks.create_task(child.run(stop)))
+                child.start()
+                own.append(tasks.start("child", child.run(stop), lambda _: stop.set()))
             if config.end_with_qemu or child is not None:
-                own.append(tasks.create_task(_end_with_qemu(fleet, stop)))
-            own.append(tasks.create_task(_announce(list(fleet.guards.values()))))
+                own.append(tasks.start("end with QEMU", _end_with_qemu(fleet, stop)))
+            own.append(tasks.start("announce", _announce(list(fleet.guards.values()))))
             _tell(notifier, fleet, sockets)
             await stop.wait()
             log.info("stopping")
+            ending.limit(STOP_LIMIT, HUNG)
             notifier.stopping()
             await fleet.drain()
             await bequeath(notifier, fleet.guards)
@@ -95,17 +107,54 @@ async def serve(
             fleet.cancel()
     except ExceptionGroup as group:
         raise _first(group) from None
+    finally:
+        signals.obey({})
+        ending.limit(EXIT_LIMIT, child.status if child is not None and child.status is not None else HUNG)
 
 
-def _signals(stop: asyncio.Event, reloads: Reloads, logbook: Logbook, child: Child | None) -> None:
+def _obeyed(
+    ending: Ending, hangup: Sequence[Callable[[], None]], logbook: Logbook, child: Child | None
+) -> dict[int, Callable[[], None]]:
+    """Return what is done at each signal, by the thread that takes it: all but an end is done by the event loop."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reloads.ask)
-    loop.add_signal_handler(signal.SIGUSR1, logbook.reopen)
-    if child is not None:
-        for number in FORWARDED:
-            loop.add_signal_handler(number, child.forward, number)
+    calls: dict[int, Callable[[], None]] = {
+        signal.SIGHUP: _soon(loop, *hangup),
+        signal.SIGUSR1: _soon(loop, logbook.reopen),
+        signal.SIGTERM: ending.ask,
+        signal.SIGINT: ending.ask,
+    }
+    return {**calls, **(forwarding(child) if child else {})}
+
+
+def _soon(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callable[[], None]:
+    """Return a function for any thread that has the loop call others; nothing happens when the loop has ended."""
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            for call in calls:
+                loop.call_soon_threadsafe(call)
+
+    return ask
+
+
+def _interface(
+    config: AdminConfig | None, fleet: Fleet, sockets: Sockets, run: Run, reloads: Reloads, logbook: Logbook
+) -> Interface | None:
+    """Return the admin interface where one is wanted; raises `ConfigError`."""
+    if config is None:
+        return None
+    return Interface(config, fleet, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, logbook.lost))
+
+
+async def _reload(reloads: Reloads, notifier: Notifier, fleet: Fleet) -> None:
+    await reloads.run(notifier.reloading, lambda: _ready(notifier, fleet))
+
+
+def _listeners(fleet: Fleet, console: Console) -> Iterator[Listener | None]:
+    """Yield the sockets whose files are looked after."""
+    yield console.listener
+    for guard in fleet.guards.values():
+        yield guard.listener
 
 
 def _follow(before: Config, now: Config, logbook: Logbook) -> None:
@@ -115,14 +164,6 @@ def _follow(before: Config, now: Config, logbook: Logbook) -> None:
         log.warning("the admin interface and OpenTelemetry keep the settings that the guard was started with")
 
 
-def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep: Callable[[], Upkeep]) -> Admin:
-    """Return the admin interface; raises `ConfigError`."""
-    from qmpguard.admin.server import Admin
-
-    address = sockets.resolve(config.listen)
-    return Admin(address, lambda: fleet.hubs, run, upkeep, token_file=config.token_file, hosts=config.hosts)
-
-
 async def _end_with_qemu(fleet: Fleet, stop: asyncio.Event) -> None:
     """Set ``stop`` when the QEMUs of all VMs have ended, after they had been there."""
     await fleet.ended.wait()
@@ -130,16 +171,20 @@ async def _end_with_qemu(fleet: Fleet, stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _export(fleet: Fleet) -> None:
-    """Export decisions to OpenTelemetry until cancelled."""
+def _export(fleet: Fleet, tasks: Tasks) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Export decisions to OpenTelemetry from now on, and return what ends it. Raises `ConfigError`."""
     from qmpguard.ledger.otel import Telemetry
 
     telemetry = Telemetry()
-    fleet.listen(telemetry.told)
-    try:
-        await asyncio.get_running_loop().create_future()
-    finally:
-        await telemetry.close()
+
+    def told(entry: Entry) -> None:
+        try:
+            telemetry.told(entry)
+        except Exception as error:  # noqa: BLE001 -- whatever it is: the VM that it is about must not notice
+            tasks.record("otel", error)
+
+    fleet.listen(told)
+    return telemetry.close
 
 
 def _tell(notifier: Notifier, fleet: Fleet, sockets: Sockets) -> None:

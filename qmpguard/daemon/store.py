@@ -51,7 +51,7 @@ async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
     async with Tasks() as tasks:
         for guard in guards.values():
             tasks.start("bequeath", _leave(notifier, guard))
-    notifier.barrier()
+    await notifier.barrier()
 
 
 async def _leave(notifier: Notifier, guard: Guard) -> None:

@@ -7,15 +7,18 @@ Where there is no service manager, nothing is taken and nothing is told.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
-import select
 import socket
 import time
-from typing import TYPE_CHECKING
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from qmpguard.address import Address, FdAddress, NamedAddress
 from qmpguard.errors import ConfigError
+from qmpguard.rate import LogRate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
@@ -28,8 +31,14 @@ log = logging.getLogger(__name__)
 FIRST = 3
 #: what a socket without a name is called (sd_listen_fds_with_names(3))
 NAMELESS = "unknown"
-#: seconds that telling may take: a service manager that reads nothing must not hold the VMs' traffic
+#: seconds that the end of a process waits for a service manager to hear what it was told
 PATIENCE = 1.0
+#: messages that wait at most for a service manager that does not read; a link that is left for the next process is one
+MAX_WAITING = 1024
+#: seconds between two tries to tell it
+AGAIN = 0.1
+#: seconds in which the log says once that it cannot be told
+MINUTE = 60.0
 
 
 class Sockets:
@@ -95,8 +104,18 @@ def _listens(number: int) -> bool:
         return False
 
 
+class _Message(NamedTuple):
+    """What is still to be told, with duplicates of its descriptors."""
+
+    text: str
+    numbers: tuple[int, ...] = ()
+
+
 class Notifier:
-    """What the service manager is told. It never raises: a manager that is gone does not end a guard."""
+    """What the service manager is told. It never raises and never waits: a manager that hangs holds no VM up.
+
+    What it does not take at once waits in a queue. Of two messages of one kind that wait only the last counts.
+    """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Take the variables, so that no child speaks in our name."""
@@ -104,6 +123,8 @@ class Notifier:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._status = ""
         self._every = _watchdog(environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", ""))
+        self._waiting: deque[_Message] = deque()
+        self._rate = LogRate(lines=1, interval=MINUTE)
 
     @property
     def is_heard(self) -> bool:
@@ -139,17 +160,19 @@ class Notifier:
         """Have descriptors that were left under a name closed."""
         self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
-    def barrier(self) -> None:
-        """Wait until everything that was told has been heard (sd_notify_barrier(3)), but not for ever."""
+    async def barrier(self) -> None:
+        """Wait until everything that was told has been heard (sd_notify_barrier(3)), at most `PATIENCE`."""
         ours, theirs = os.pipe()
         try:
             self._tell("BARRIER=1", [theirs])
         finally:
             os.close(theirs)
-        heard = select.poll()
-        heard.register(ours, select.POLLHUP)
-        heard.poll(PATIENCE * 1000)
-        os.close(ours)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await _ended(ours)
+        finally:
+            os.close(ours)
 
     async def watchdog(self) -> None:
         """Say again and again that the event loop turns, twice in the time that the unit allows, until cancelled."""
@@ -161,12 +184,73 @@ class Notifier:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.settimeout(PATIENCE)
-                sock.connect(self._address)
-                socket.send_fds(sock, [text.encode()], numbers) if numbers else sock.send(text.encode())
+            message = _Message(text, tuple(os.dup(number) for number in numbers))
         except OSError as error:
-            log.warning("cannot tell the service manager %r: %s", text, error.strerror or error)
+            self._give_up(_Message(text), error)
+            return
+        if self._waiting or not self._send(message):
+            self._wait(message)
+
+    def _send(self, message: _Message) -> bool:
+        """Send a message, and return False where the service manager takes none now."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.setblocking(False)
+                sock.connect(self._address)
+                socket.send_fds(sock, [message.text.encode()], message.numbers)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError) as error:
+            self._give_up(message, error)
+            return True
+        _close(message)
+        return True
+
+    def _wait(self, message: _Message) -> None:
+        """Put a message into the queue, in the place of one of its kind."""
+        if not message.numbers:
+            kind = message.text.partition("=")[0]
+            self._waiting = deque(one for one in self._waiting if one.numbers or not one.text.startswith(f"{kind}="))
+        if len(self._waiting) >= MAX_WAITING:
+            self._give_up(self._waiting.popleft(), OSError(errno.EAGAIN, "the service manager does not read"))
+        self._waiting.append(message)
+        if len(self._waiting) == 1:
+            self._later()
+
+    def _later(self) -> None:
+        try:
+            asyncio.get_running_loop().call_later(AGAIN, self._go_on)
+        except RuntimeError:  # no loop: nobody will try again
+            while self._waiting:
+                self._give_up(self._waiting.popleft(), OSError(errno.EAGAIN, "the service manager does not read"))
+
+    def _go_on(self) -> None:
+        """Called some time after the service manager did not take a message."""
+        while self._waiting and self._send(self._waiting[0]):
+            self._waiting.popleft()
+        if self._waiting:
+            self._later()
+
+    def _give_up(self, message: _Message, error: Exception) -> None:
+        _close(message)
+        if (more := self._rate.admit(None, time.monotonic())) is not None:
+            reason = getattr(error, "strerror", None) or error
+            log.warning("cannot tell the service manager %r: %s%s", message.text, reason, more)
+
+
+def _close(message: _Message) -> None:
+    for number in message.numbers:
+        os.close(number)
+
+
+async def _ended(pipe: int) -> None:
+    """Wait until nobody holds the writing end of a pipe any more."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pipe, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pipe)
 
 
 def _watchdog(usec: str, pid: str) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 #: bytes of an answer at most: a thousand VMs with an override each
 MAX_ANSWER = 4 << 20
+#: the paths of consoles that are files
+_FILE = re.compile(rf"/{NAME}(-[0-9]+)?\.sock$")
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -50,11 +55,12 @@ def every(pid: int | None = None) -> Iterator[Found]:
     for path in _paths(pid):
         try:
             answer, owner = _ask(path, {"status": True})
-        except UnavailableError:
-            continue  # another user's, or left behind
+            vms = {one["vm"]: one["overrides"] for one in answer}
+        except (UnavailableError, UsageError, TypeError, KeyError):
+            continue  # another user's, left behind, or no console at all
         if (pid is None or owner == pid) and owner not in seen:
             seen.add(owner)
-            yield Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
+            yield Found(path, owner, vms)
 
 
 def ask(found: Found, request: dict[str, object]) -> object:
@@ -72,9 +78,10 @@ def _paths(pid: int | None) -> Iterator[str]:
         name = line.rpartition(" ")[2]
         if name.startswith(f"@{NAME}-"):
             yield "\0" + name[1:]
-        elif name.endswith(f"/{NAME}.sock"):
-            yield name
-    yield from (str(path) for path in Path("/run").glob(f"qmpguard*/{NAME}.sock"))
+        elif _FILE.search(name):
+            yield from (name, f"/proc/{pid}/root{name}") if pid else (name,)  # it may be in a container
+    for pattern in (f"qmpguard*/{NAME}.sock", f"user/*/{NAME}-*.sock", f"{NAME}-*.sock"):
+        yield from (str(path) for path in Path("/run").glob(pattern))
 
 
 def _ask(path: str, request: dict[str, object]) -> tuple[Any, int]:
@@ -82,19 +89,25 @@ def _ask(path: str, request: dict[str, object]) -> tuple[Any, int]:
         sock.settimeout(PATIENCE)
         try:
             sock.connect(path)
-            owner: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if os.geteuid() not in (0, uid) and uid != 0:
+                raise UnavailableError(f"user {uid} is there")  # under an abstract name everybody can listen
             sock.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(_line(sock))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UnavailableError(f"the guard does not answer: {error}") from None
-    if "error" in answer:
-        raise UsageError(answer["error"])
-    return answer["return"], owner
+    match answer:
+        case {"error": str(refusal)}:
+            raise UsageError(refusal)
+        case {"return": result}:
+            return result, pid
+        case _:
+            raise UnavailableError("it is no guard that answers")
 
 
 def _line(sock: socket.socket) -> bytes:
-    data = b""
-    while not data.endswith(b"\n") and len(data) <= MAX_ANSWER:
+    data, until = b"", time.monotonic() + PATIENCE
+    while not data.endswith(b"\n") and len(data) <= MAX_ANSWER and time.monotonic() < until:
         if not (piece := sock.recv(MAX_REQUEST)):
             break
         data += piece
