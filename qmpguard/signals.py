@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Mapping
+    from threading import Thread
 
 #: all that mean anything to a guard; SIGQUIT to QEMU only, where it is a child
 TAKEN = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
@@ -27,6 +28,8 @@ ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 STOP_LIMIT = 12.0
 #: seconds that the interpreter may take to end when the guard has: a thread may hang in a file that blocks
 EXIT_LIMIT = 3.0
+#: seconds that the last line of the log may take when the process has to be ended: the log may be what hangs
+LAST_WORDS = 2.0
 #: exit codes: the guard had to be ended; added to a signal's number, as shells do
 HUNG, BY_SIGNAL = 70, 128
 
@@ -111,8 +114,7 @@ class Ending:
     def ask(self) -> None:
         """Called when a signal to end has come."""
         if self._asked:
-            _log().warning("ending at once: the second signal to end has come")
-            self.end(BY_SIGNAL + signal.SIGTERM)
+            self._end("ending at once: the second signal to end has come", BY_SIGNAL + signal.SIGTERM)
         self._asked = True
         self.limit(STOP_LIMIT, HUNG)
         self._stop()
@@ -123,23 +125,29 @@ class Ending:
 
         def wait() -> None:
             Event().wait(seconds)
-            _log().error("ending after %g s: something hangs", seconds)
-            self.end(code)
+            self._end(f"ending after {seconds:g} s: something hangs", code)
 
         _spawn("end", wait)
 
-    def end(self, code: int) -> None:
-        """End the process now."""
-        try:
+    def _end(self, why: str, code: int) -> None:
+        """End the process now, and say why if that can be said."""
+
+        def say() -> None:
+            _log().error(why)
             self._flush()
+
+        try:
+            _spawn("last words", say).join(LAST_WORDS)
         finally:
             os._exit(code)
 
 
-def _spawn(name: str, work: Callable[[], None]) -> None:
+def _spawn(name: str, work: Callable[[], None]) -> Thread:
     from threading import Thread
 
-    Thread(target=work, name=name, daemon=True).start()
+    thread = Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def _log() -> logging.Logger:
