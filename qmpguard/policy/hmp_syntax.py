@@ -35,7 +35,9 @@ _GRAPH = re.compile(r"[!-~]*+")
 _KEY = re.compile(r"[^=,]*+")
 _VALUE = re.compile(r"((?:[^,]++|,,)*+),?")
 _QAPI_NAME = r"(?:__[A-Za-z0-9.-]*+_)?[A-Za-z][A-Za-z0-9_-]*+"
-_KEYVAL_KEY = re.compile(rf"{_QAPI_NAME}(?:\.(?:[0-9]++|{_QAPI_NAME}))*+")
+# Each of these is matched by itself: Python before 3.11.5 (Debian 12 has 3.11.2) misreads a possessive group of them.
+_KEYVAL_FIRST = re.compile(_QAPI_NAME)
+_KEYVAL_NEXT = re.compile(rf"\.(?:[0-9]++|{_QAPI_NAME})")
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*+")
 #: what asks for help in place of a name (QEMU include/qemu/help-texts.h: is_help_option)
 HELP = frozenset({"help", "?"})
@@ -135,6 +137,14 @@ class Arguments:
         return match[0]
 
 
+def is_keyval_key(text: str) -> bool:
+    """Say whether QEMU takes a text as a key of ``KEY=VALUE,...``. Source: QEMU util/keyval.c: keyval_parse_one."""
+    match = _KEYVAL_FIRST.match(text)
+    while match and match.end() < len(text):
+        match = _KEYVAL_NEXT.match(text, match.end())
+    return match is not None
+
+
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
     match = pattern.match(text, at)
     assert match is not None, "only patterns that match the empty string come here"
@@ -199,7 +209,7 @@ def read_keyval(text: str) -> Iterator[tuple[str, str]]:
         first = at == 0
         stop = _end(_KEY, text, at)
         key = text[at:stop]
-        if text.startswith("=", stop) and _KEYVAL_KEY.fullmatch(key):
+        if text.startswith("=", stop) and is_keyval_key(key):
             value, at = _value(text, stop + 1)
         elif text.startswith("=", stop) or not key:
             raise LineError(f"Invalid parameter '{key}'")
