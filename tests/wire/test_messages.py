@@ -9,6 +9,7 @@ import pytest
 from qmpguard.wire.json import Number
 from qmpguard.wire.messages import (
     BadRequest,
+    Echo,
     Request,
     error_reply,
     read_enable,
@@ -97,3 +98,20 @@ def test_negotiation_is_checked_as_qemu_does_it(
     arguments: dict[str, Value] | None, offered: frozenset[str], result: frozenset[str] | str
 ) -> None:
     assert read_enable(arguments, offered) == result
+
+
+@pytest.mark.parametrize("oob", [False, True])
+@pytest.mark.parametrize("arguments", [None, {}, {"a": [1, Number("2.0"), "\u00e9"]}])
+def test_a_request_in_pieces_is_the_same_text(arguments: dict[str, Value] | None, oob: bool) -> None:
+    request = Request("a", arguments, b"1", oob=oob)
+    assert b"".join(request.pieces(7)) == request.encode(7)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [({"id": [1, Number("2.0")]}, b"[1, 2]"), ({"execute": "a"}, None), ([{"id": 1}], None)]
+)
+def test_the_echo_of_an_id_is_made_a_piece_at_a_time(value: Value, text: bytes | None) -> None:
+    echo = Echo(value)
+    while not echo.is_made():
+        pass
+    assert echo.text == text
