@@ -7,6 +7,7 @@ installs nothing, and needs no privilege: mmdebstrap in its chrootless mode runs
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
 import re
@@ -34,6 +35,12 @@ lib=$root/usr/lib/x86_64-linux-gnu
 QEMU_MODULE_DIR=$lib/qemu exec "$lib/ld-linux-x86-64.so.2" --library-path "$lib" \\
   "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/seabios" -L "$root/usr/share/qemu" "$@"
 """
+
+
+#: the system call's number (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h)
+_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
+#: what gives it to ordinary users, until the machine restarts
+_ALLOW = "`sysctl vm.unprivileged_userfaultfd=1` allows it"
 
 
 class LabUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, not a fault
@@ -72,6 +79,18 @@ def fetch() -> Path:
     except OSError as error:
         raise LabUnavailable(f"QEMU 11.1 cannot be kept: {error}") from error
     return vfio_qemu()
+
+
+def userfaultfd() -> None:
+    """Raise LabUnavailable unless QEMU may use userfaultfd here, which postcopy and background snapshots need."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.syscall(_USERFAULTFD.get(platform.machine(), -1), os.O_CLOEXEC)
+    if descriptor >= 0:
+        os.close(descriptor)
+        return
+    reason = os.strerror(ctypes.get_errno())
+    helps = "this container or kernel forbids it" if os.geteuid() == 0 else f"as root, {_ALLOW}"
+    raise LabUnavailable(f"postcopy and background snapshots need userfaultfd ({reason}): {helps}")
 
 
 def version(binary: Path) -> str:
@@ -197,6 +216,15 @@ def _fetch() -> int:
     return 0
 
 
+def _userfaultfd() -> int:
+    try:
+        userfaultfd()
+    except LabUnavailable as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _show() -> int:
     missing = 0
     for what, find in (("system", system_qemu), ("with VFIO", vfio_qemu)):
@@ -210,10 +238,10 @@ def _show() -> int:
 
 
 def main() -> int:
-    """Print which QEMUs are here, or get the missing one. Returns the exit code: 0 when all is there."""
+    """Print which QEMUs are here, get the missing one, or try userfaultfd. Return 0 when all is there."""
     parser = argparse.ArgumentParser(prog="python -m qmpguard.demo.lab", description="The QEMUs for demo and tests.")
-    parser.add_argument("action", nargs="?", choices=["show", "fetch"], default="show")
-    return {"show": _show, "fetch": _fetch}[parser.parse_args().action]()
+    parser.add_argument("action", nargs="?", choices=["show", "fetch", "userfaultfd"], default="show")
+    return {"show": _show, "fetch": _fetch, "userfaultfd": _userfaultfd}[parser.parse_args().action]()
 
 
 if __name__ == "__main__":

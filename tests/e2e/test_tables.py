@@ -112,6 +112,12 @@ def refused_by(reply: Any) -> str:
     return text.partition("qmpguard: rule ")[2].partition(",")[0].partition(";")[0]
 
 
+def marks(binary: Any, scene: Scene) -> list[Any]:
+    """The marks of a case. QEMU tries userfaultfd when it is told of what needs it: postcopy, where a VM arrives."""
+    needs = "background-snapshot" in scene.capabilities or (scene.incoming and "postcopy-ram" in scene.capabilities)
+    return [*binary.marks, *[pytest.mark.userfaultfd] * needs]
+
+
 def scenes(rows: list[tuple[Scene, Request, str]], binary: Callable[[], Path]) -> list[Scene]:
     """The scenes of a table that a QEMU can show."""
     found = dict.fromkeys(row[0] for row in rows)
@@ -119,7 +125,9 @@ def scenes(rows: list[tuple[Scene, Request, str]], binary: Callable[[], Path]) -
 
 
 CASES = [
-    pytest.param(binary.values[0], scene, profile, id=f"{binary.id}-{profile.value}-{scene.name}", marks=binary.marks)
+    pytest.param(
+        binary.values[0], scene, profile, id=f"{binary.id}-{profile.value}-{scene.name}", marks=marks(binary, scene)
+    )
     for binary in QEMUS
     for profile, table in ((Profile.STANDARD, ROUTES), (Profile.STRICT, STRICT_ROUTES))
     for scene in scenes(table, binary.values[0])  # type: ignore[arg-type]
@@ -147,7 +155,12 @@ def needs_vfio(scene: Scene, request: Request) -> bool:
 
 HONEST_CASES = [
     pytest.param(
-        binary.values[0], scene, request, profile, id=f"{binary.id}-{profile.value}-{i}-{tool}", marks=binary.marks
+        binary.values[0],
+        scene,
+        request,
+        profile,
+        id=f"{binary.id}-{profile.value}-{i}-{tool}",
+        marks=marks(binary, scene),
     )
     for binary in QEMUS
     for profile, table in ((Profile.STANDARD, HONEST), (Profile.STRICT, STRICT_HONEST))

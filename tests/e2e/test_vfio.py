@@ -100,6 +100,7 @@ async def refused(client: QMPClient, command: str, arguments: dict[str, Any]) ->
     return str(error.value)
 
 
+@pytest.mark.userfaultfd
 async def test_qemu_itself_lets_postcopy_happen(tmp_path: Path) -> None:
     async with (
         vm(tmp_path, guarded=False, device=True) as it,
@@ -110,6 +111,7 @@ async def test_qemu_itself_lets_postcopy_happen(tmp_path: Path) -> None:
         assert await it.migrated() == "completed"
 
 
+@pytest.mark.userfaultfd
 async def test_qemu_itself_lets_a_background_snapshot_happen(tmp_path: Path) -> None:
     async with vm(tmp_path, guarded=False, device=True) as it:
         assert await it.qmp.execute("migrate-set-capabilities", SNAPSHOT) == {}
@@ -179,6 +181,7 @@ async def test_switching_the_capability_off_passes(tmp_path: Path) -> None:
         assert await it.qmp.execute("migrate", AWAY) == {}
 
 
+@pytest.mark.userfaultfd
 async def test_a_background_snapshot_passes_without_a_device(tmp_path: Path) -> None:
     async with vm(tmp_path, guarded=True, device=False) as it:
         assert await it.qmp.execute("migrate-set-capabilities", SNAPSHOT) == {}
@@ -186,6 +189,7 @@ async def test_a_background_snapshot_passes_without_a_device(tmp_path: Path) -> 
         assert await it.migrated() == "completed"
 
 
+@pytest.mark.userfaultfd
 async def test_postcopy_passes_without_a_device_and_the_device_may_come_back_after_it(tmp_path: Path) -> None:
     async with (
         vm(tmp_path, guarded=True, device=False) as it,
