@@ -50,7 +50,8 @@ class _Client(QMPClient):
 class Control:
     """Asks one QEMU questions over one link. What is asked here can never reach the QEMU of another link."""
 
-    def __init__(self) -> None:
+    def __init__(self, vm: str = "") -> None:
+        self._vm = vm
         self._client: QMPClient | None = None
         self._decided = asyncio.Event()  # that it can be asked, or that it never will
         # it reports every lost connection as an error of its own; the hub has said why already
@@ -66,7 +67,7 @@ class Control:
             self._decided.set()
             await asyncio.get_running_loop().create_future()
         except (QMPError, OSError, TimeoutError) as error:
-            log.warning("control session failed: %s", error)
+            log.warning("vm=%s control session failed: %s", self._vm, error)
         finally:
             self.close()
             await _disconnect(client, sock)

@@ -68,8 +68,10 @@ class Gate:
         unanswered: Callable[[], None],
         *,
         timeout: float = SURVEY_TIMEOUT,
+        vm: str = "",
     ) -> None:
         self.policy = policy
+        self._vm = vm  # its name, for the log
         self.control: Control | None = None  # of the present link
         self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
@@ -189,7 +191,8 @@ class Gate:
             return self._unverified(reading.reason)
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        reminder = loop.call_later(BUSY, log.warning, "client=%s waiting: QEMU is busy", slot.session.peer)
+        about = self._vm, slot.session.peer
+        reminder = loop.call_later(BUSY, log.warning, "vm=%s client=%s waiting: QEMU is busy", *about)
         try:
             async with asyncio.timeout_at(deadline):
                 if isinstance(reading, CallUnlisted) and self.commands is None:
@@ -208,7 +211,7 @@ class Gate:
         except Unexpected as error:
             return self._unverified(f"an answer of QEMU could not be read: {error}")
         except Exception:  # fail closed, whatever it is: the request is refused and the log has the trace
-            log.exception("client=%s the verdict failed", slot.session.peer)
+            log.exception("vm=%s client=%s the verdict failed", self._vm, slot.session.peer)
             return self._unverified("the verdict failed; the guard's log says how")
         finally:
             reminder.cancel()
@@ -265,7 +268,10 @@ class Gate:
                 facts = await self._ask(observe(self.policy, wanted=(Fact.DEVICES,)), control)
         if device.id not in {found.id for found in facts.devices or ()}:
             primaries.add(device)
-            log.warning("device=%r is a failover primary that QEMU hides until the guest negotiates", device.label)
+            log.warning(
+                "vm=%s device=%r is a failover primary that QEMU hides until the guest negotiates",
+                *(self._vm, device.label),
+            )
 
     def _unverified(self, reason: str) -> Verdict:
         return unverified(reason, unverified_mode(self.policy))

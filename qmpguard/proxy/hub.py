@@ -84,6 +84,7 @@ class Hub:
             self._learn,
             self.unanswered,
             timeout=self.limits.survey_timeout,
+            vm=name,
         )
         self.overrides = Overrides(name, policy, self._judge_by, chronicle.happened)
         self.watch = Watch(self.gate, name, self.limits.watch)

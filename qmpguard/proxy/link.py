@@ -42,6 +42,7 @@ MAX_UNSENT = 128 << 20
 class Hub(Protocol):
     """Who is told what QEMU says."""
 
+    name: str
     counts: Counts
 
     def answered(self, slot: Slot, message: bytes, reply: bytes) -> None:
@@ -179,7 +180,8 @@ class Link:
             self._hub.answered(slot, message, odd.with_id(slot.id))
         else:
             # an error without an id: QEMU could not read what we sent, so our encoder is wrong
-            log.error("QEMU answered without an id: %s", message[:200].decode("ascii", "replace").strip())
+            answer = message[:200].decode("ascii", "replace").strip()
+            log.error("vm=%s QEMU answered without an id: %r", self._hub.name, answer)
             self._lose("QEMU could not read a request")
 
     def _landed(self, number: int) -> Slot | None:

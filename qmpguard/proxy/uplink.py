@@ -201,7 +201,7 @@ class Uplink:
     @asynccontextmanager
     async def _working(self, tasks: Tasks, link: Link, sock: socket.socket) -> AsyncGenerator[None]:
         """Do the guard's own work on a link as long as the block lasts; it talks over ``sock``."""
-        control = self._hub.gate.control = Control()
+        control = self._hub.gate.control = Control(self._hub.name)
         own = self._own = self._work(tasks, link, control, sock)
         try:
             yield
