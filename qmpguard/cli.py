@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from qmpguard.errors import QmpguardError
+from qmpguard.ledger.descriptors import complain, hold_standard_descriptors
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 good, 1 refusals, 2 usage, 69 nothing answers, 78 configuration."""
+    hold_standard_descriptors()
     words = sys.argv[1:] if argv is None else argv
     arguments = parser(words[:1] if words and words[0] in COMMANDS else COMMANDS).parse_args(words)
     code = 0
     try:
         code = arguments.execute(arguments)
     except QmpguardError as error:
-        print(f"qmpguard: {error}", file=sys.stderr)
+        complain(f"qmpguard: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130

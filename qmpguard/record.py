@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from heapq import merge
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from qmpguard.policy.drift import Drift
 from qmpguard.policy.verdict import Verdict
@@ -109,6 +109,8 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Override:
     """A rule, or all of them (None), was set to warn until a time, in seconds since the epoch; or that is over."""
+
+    HAS_FIELDS: ClassVar[bool] = True  # its text is fields of the log
 
     begun: bool
     rule: str | None

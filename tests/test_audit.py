@@ -18,11 +18,10 @@ import pytest
 from qmpguard.config import LogConfig, LogFormat
 from qmpguard.daemon.fleet import Fleet
 from qmpguard.errors import ConfigError
-from qmpguard.ledger import linefile
+from qmpguard.ledger.formats import JsonFormatter
 from qmpguard.ledger.journald import Journald, encode, is_ours
 from qmpguard.ledger.linefile import LineFile
-from qmpguard.ledger.logbook import JsonFormatter, Logbook
-from qmpguard.ledger.traffic import redacted
+from qmpguard.ledger.logbook import Logbook
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.record import Peer
 from tests.fakes.qemu import FakeQemu
@@ -108,24 +107,26 @@ async def test_a_file_that_was_moved_away_is_followed_by_a_new_one(tmp_path: Pat
     assert next(line["reason"] for line in lines(audit)) == "after"
 
 
-async def test_a_reload_begins_and_ends_files(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reload_begins_and_ends_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qmpguard.ledger.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
     one, two = tmp_path / "one", tmp_path / "two"
     async with written_down(tmp_path, LogConfig()) as (_, fleet, logbook):
         overrides = fleet.guards["one"].hub.overrides
-        for number, path in enumerate((None, one, one, two, "/no/such/dir/file", None)):
-            logbook.follow(LogConfig(audit=None if path is None else str(path)))
+        for number, path in enumerate((None, one, one, two)):
+            logbook.follow(await logbook.prepare(LogConfig(audit=None if path is None else str(path))))
             overrides.begin(None, 60, str(number), Peer(0))
+        with pytest.raises(ConfigError, match="cannot open /no/such/dir/file: No such file or directory"):
+            await logbook.prepare(LogConfig(audit="/no/such/dir/file"))
+        overrides.begin(None, 60, "4", Peer(0))
+        logbook.follow(await logbook.prepare(LogConfig()))
+        overrides.begin(None, 60, "5", Peer(0))
     assert [line["reason"] for line in lines(one)] == ["1", "2"]
     assert [line["reason"] for line in lines(two)] == ["3", "4"]
-    assert "cannot open /no/such/dir/file: No such file or directory; going on as before" in caplog.text
 
 
 def test_a_file_that_cannot_be_opened_at_the_beginning_is_an_error() -> None:
     with pytest.raises(ConfigError, match="cannot open /no/such/dir/file: No such file or directory"):
-        LineFile("/no/such/dir/file")
+        LineFile("/no/such/dir/file").wait_opened()
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -136,7 +137,7 @@ def test_a_full_disk_is_counted_told_of_and_noted_in_the_file(
     full.set()
 
     def writes(file: int, data: bytes) -> int:
-        if full.is_set() and short:
+        if full.is_set() and short and len(data) > 5:
             return write(file, data[:3])
         if full.is_set():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -144,6 +145,7 @@ def test_a_full_disk_is_counted_told_of_and_noted_in_the_file(
 
     monkeypatch.setattr("os.write", writes)
     file = LineFile(str(path))
+    file.wait_opened()
     file.put(b'{"n": 1}')
     file.put(b'{"n": 2}')
     wait_for(lambda: file.lost == 2)
@@ -156,32 +158,13 @@ def test_a_full_disk_is_counted_told_of_and_noted_in_the_file(
     assert "can be written again; lines lost: 2" in caplog.text
 
 
-def test_a_disk_that_is_too_slow_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linefile, "MAX_WAITING", 2)
-    slow, write = threading.Event(), os.write
-
-    def writes(file: int, data: bytes) -> int:
-        slow.wait()
-        return write(file, data)
-
-    monkeypatch.setattr("os.write", writes)
-    file = LineFile(str(tmp_path / "f"))
-    for number in range(10):
-        file.put(str(number).encode())
-    assert file.lost >= 7
-    slow.set()
-    wait_for(file._queue.empty)
-    file.put(b"last")
-    file.close()
-    assert '"kind": "lost"' in (tmp_path / "f").read_text()
-    assert (tmp_path / "f").read_text().endswith("last\n")
-
-
 async def test_lost_lines_are_shown(tmp_path: Path) -> None:
     async with written_down(tmp_path, LogConfig(audit=str(tmp_path / "a"))) as (_, fleet, logbook):
         assert fleet.guards["one"].hub.snapshot().notes == ()
-        assert logbook._audit is not None
-        logbook._audit.lost = 3
+        audit = logbook._now.audit
+        assert audit is not None
+        for _ in range(3):
+            audit.count()
         assert fleet.guards["one"].hub.snapshot().notes == ("the audit has lost 3 lines",)
 
 
@@ -200,34 +183,6 @@ async def test_the_traffic_file_has_what_was_asked_for_but_no_secrets(tmp_path: 
         ("query-yank", True, None),
         ("object-add", False, {"qom-type": "secret", "id": "s", "data": "[hidden]"}),
     ]
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments"),
-    [
-        ("object-add", {"qom-type": "secret", "id": "a", "data": "hunter2"}),
-        ("set_password", {"protocol": "vnc", "password": "hunter2"}),
-        ("expire_password", {"protocol": "vnc", "time": "hunter2"}),
-        ("change-vnc-password", {"password": "hunter2"}),
-        ("blockdev-add", {"driver": "x", "deep": [{"proxy-password": "hunter2"}, {"auth-token": {"x": "hunter2"}}]}),
-        ("human-monitor-command", {"command-line": "object_add secret,id=a,data=hunter2"}),
-        ("human-monitor-command", {"command-line": "set_password vnc hunter2"}),
-        ("human-monitor-command", {"command-line": 5, "x": "hunter2"}),
-        ("send-key", {"keys": ["hunter2"]}),
-    ],
-)
-def test_secrets_are_hidden_wherever_they_stand(command: str, arguments: dict[str, Any]) -> None:
-    assert "hunter2" not in str(redacted(command, arguments))
-
-
-def test_what_is_no_secret_stays() -> None:
-    assert redacted("migrate", {"uri": "tcp:a:1", "x": [1, {"y": None}]}) == {"uri": "tcp:a:1", "x": [1, {"y": None}]}
-    assert redacted("human-monitor-command", {"command-line": "info qtree"}) == {"command-line": "info qtree"}
-    assert redacted("human-monitor-command", {"command-line": "stop"}) == {"command-line": "stop"}
-    deep: Any = "x"
-    for _ in range(1000):
-        deep = [deep]
-    assert "[hidden]" in str(redacted("x", {"a": deep}))
 
 
 async def test_the_journal_gets_fields(tmp_path: Path) -> None:
@@ -286,7 +241,7 @@ def test_a_line_of_the_log_as_json() -> None:
         trace = (type(error), error, error.__traceback__)
     record = logging.LogRecord("a", logging.WARNING, "f", 1, "vm=%s", ("one\ntwo",), trace)
     line = json.loads(JsonFormatter().format(record))
-    assert (line["level"], line["message"]) == ("warning", "vm=one\ntwo")
+    assert (line["level"], line["message"]) == ("warning", r"vm='one\ntwo'")
     assert "ValueError: x" in line["trace"]
 
 

@@ -160,7 +160,7 @@ TIMES = (
 TOTALS = (
     Total("reloads", "result", "Reloads of the configuration: done, or failed and so without effect.",
           lambda u: ((("done",), u.reloads), (("failed",), u.failed_reloads))),
-    Total("lines_lost", "where", "Lines that could not be written to the audit, the traffic file or the journal; "
+    Total("lines_lost", "where", "Lines that could not be written to log, audit, traffic file or journal; "
           "absent where nothing is to be written.", lambda u: (((where,), lines) for where, lines in u.lost.items())),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from qmpguard.daemon.guard import Guard
 from qmpguard.daemon.pool import Pool
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What a config has changed: the names of VMs. Clients are disconnected where they were removed or restarted."""
+
+    HAS_FIELDS: ClassVar[bool] = True  # its text is fields of the log
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.config import Config
-    from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.fleet import Changes, Fleet
+    from qmpguard.ledger.logbook import Logbook as Files
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +27,20 @@ MAX_FAULT = 300
 class Reloads:
     """Reads the configuration again when asked to, and lets the fleet fit it.
 
-    ``load`` raises `QmpguardError` where there is no usable configuration, and may take its time. ``follow`` is told
-    of a config that holds from now on. ``fault`` is why the last reload failed, empty if it did not.
+    ``load`` raises `QmpguardError` where there is no usable configuration, and may take its time. ``files`` has what
+    else a config needs, opened before anything changes. ``follow`` is told of a config that holds from now on.
+    ``fault`` is why the last reload failed, empty if it did not.
     """
 
-    def __init__(self, load: Callable[[], Config], fleet: Fleet, follow: Callable[[Config], None]) -> None:
+    def __init__(
+        self, load: Callable[[], Config], fleet: Fleet, files: Files, follow: Callable[[Config], None]
+    ) -> None:
         self.done = 0
         self.failed = 0
         self.fault = ""
         self._load = load
         self._fleet = fleet
+        self._files = files
         self._follow = follow
         self._asked = asyncio.Event()
         self._loading = BlockingCalls("reading the configuration", PATIENCE)
@@ -61,11 +66,22 @@ class Reloads:
 
     async def _once(self) -> None:
         config = await self._loading.call(self._load)
-        changes = self._fleet.fit(config.vms)
+        changes = await self._change(config)
         self._follow(config)
         self.done += 1
         self.fault = ""
         log.info("reloaded: %s", changes)
+
+    async def _change(self, config: Config) -> Changes:
+        """Let files and fleet fit a config, or change nothing and raise `QmpguardError`."""
+        prepared = await self._files.prepare(config.log)
+        try:
+            changes = self._fleet.fit(config.vms)
+        except BaseException:
+            self._files.discard(prepared)
+            raise
+        self._files.follow(prepared)
+        return changes
 
     def _fail(self, fault: str, error: Exception | None = None) -> None:
         self.failed += 1

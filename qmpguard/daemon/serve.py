@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
     from qmpguard.signals import Signals
 
 log = logging.getLogger(__name__)
+#: what is said at any log level
+ready = logging.getLogger(f"{__name__}.ready")
+ready.setLevel(logging.INFO)
 
 #: VMs that the status line names
 NAMED = 5
@@ -71,7 +73,7 @@ async def serve(
             last.callback(fleet.cancel)  # whatever ends this: no socket is left behind
             if child is not None:
                 last.push_async_callback(child.ended)
-            reloads = Reloads(load or (lambda: config), fleet, lambda now: _follow(config, now, logbook))
+            reloads = Reloads(load or (lambda: config), fleet, logbook, lambda now: _compare(config, now))
             signals.obey(_obeyed(ending, (reloads.ask, look.set), logbook, child))
             interface = _interface(config.admin, fleet, sockets, run, reloads, logbook)
             fleet.fit(config.vms)
@@ -157,9 +159,8 @@ def _listeners(fleet: Fleet, console: Console) -> Iterator[Listener | None]:
         yield guard.listener
 
 
-def _follow(before: Config, now: Config, logbook: Logbook) -> None:
-    """Write down as a new config says, and say what of it waits for the next start."""
-    logbook.follow(now.log)
+def _compare(before: Config, now: Config) -> None:
+    """Say what of a new config waits for the next start."""
     if now.admin != before.admin or now.log.otel != before.log.otel:
         log.warning("the admin interface and OpenTelemetry keep the settings that the guard was started with")
 
@@ -222,10 +223,11 @@ async def _announce(guards: list[Guard]) -> None:
     for guard in guards:
         greeting = guard.hub.greeting
         version = greeting.version if greeting else "gone again"
-        print(
-            f"qmpguard {__version__} ready: clients at {guard.config.listen}, QEMU {version} at {guard.config.qemu}",
-            file=sys.stderr,
-            flush=True,
+        listen, fields = guard.config.listen, {"vm": guard.config.name, "qemu": version}
+        ready.info(
+            "qmpguard %s ready: clients at %s, QEMU %s at %s",
+            *(__version__, listen, version, guard.config.qemu),
+            extra={"bare": True, "fields": {**fields, "listen": str(listen)}},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from qmpguard.ledger.linefile import Sink
     from qmpguard.policy.verdict import Finding
     from qmpguard.record import Entry, Peer
+
+log = logging.getLogger(__name__)
 
 Object: TypeAlias = dict[str, Any]
 
@@ -23,8 +26,14 @@ class Audit:
         self._sink = sink
 
     def heard(self, entry: Entry) -> None:
-        """Write an entry of a journal down, if it is a decision or an override."""
-        if (line := record(entry)) is not None:
+        """Write an entry of a journal down, if it is a decision or an override. Never raises."""
+        try:
+            line = record(entry)
+        except Exception as error:  # whatever it is: the verdict stands
+            log.error("vm=%s the audit cannot write a line down: %r", entry.vm, error, exc_info=error)
+            self._sink.count()
+            return
+        if line is not None:
             self._sink.put(json.dumps(line, ensure_ascii=True).encode())
 
 

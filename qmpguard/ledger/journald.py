@@ -10,6 +10,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from qmpguard.ledger.plain import MAX_LINE, cut, escaped
 from qmpguard.record import Decision, Outcome, Override
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ _KINDS = {Outcome.REFUSED: (REFUSED, 4), Outcome.WARNED: (WARNED, 4), Outcome.AL
 
 def is_ours(environ: Mapping[str, str] = os.environ, file: int = 2) -> bool:
     """Say whether standard error goes to the journal."""
-    status = os.fstat(file)
+    try:
+        status = os.fstat(file)
+    except OSError:  # it is closed
+        return False
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
@@ -42,21 +46,37 @@ class Journald:
 
     def __init__(self, path: str = SOCKET) -> None:
         self.lost = 0
+        self._untold = 0  # of these, those that were lost since it took one
         self._path = path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setblocking(False)
 
+    def has_taken(self) -> bool:
+        """Say whether the journal has the last decision or override."""
+        return not self._untold
+
     def heard(self, entry: Entry) -> None:
         """Send an entry, if it is a decision or an override. Never waits and never raises."""
-        fields = _fields(entry)
-        if fields is None:
-            return
         try:
-            self._sock.sendto(encode(fields), self._path)
-        except OSError as error:
-            self.lost += 1
-            if self.lost == 1:
-                log.error("the journal does not take messages: %s", error.strerror)
+            if (fields := _fields(entry)) is not None:
+                self._sock.sendto(encode(fields), self._path)
+                self._took()
+        except OSError as error:  # it is away, or its queue is full
+            self._lose(error.strerror or str(error))
+        except Exception as error:  # whatever it is: the verdict stands
+            log.error("vm=%s the journal's message cannot be made: %r", entry.vm, error, exc_info=error)
+            self._lose("it cannot be made")
+
+    def _took(self) -> None:
+        if self._untold:
+            log.error("the journal takes messages again; messages lost: %d", self._untold)
+            self._untold = 0
+
+    def _lose(self, reason: str) -> None:
+        self.lost += 1
+        self._untold += 1
+        if self._untold == 1:
+            log.error("the journal does not take messages: %s", reason)
 
     def close(self) -> None:
         """Close the socket."""
@@ -81,7 +101,7 @@ def _fields(entry: Entry) -> dict[str, str] | None:
             identity, priority = _KINDS[decision.outcome]
             rules = ",".join(finding.rule for finding in decision.verdict.findings)
             about = {"VERDICT": decision.outcome.value, "RULE": rules, "REF": decision.ref, "COMMAND": decision.command}
-            text = decision.text or f"{decision.outcome.value}: {decision.command}"
+            text = decision.text or f"{decision.outcome.value}: {decision.command!r}"
             return _message(entry.vm, text, identity, priority, {**about, **_client(decision.peer)})
         case Override() as override:
             about = {"RULE": override.rule or "all", "REASON": override.reason}
@@ -92,7 +112,8 @@ def _fields(entry: Entry) -> dict[str, str] | None:
 
 def _message(vm: str, text: str, identity: str, priority: int, about: Mapping[str, str]) -> dict[str, str]:
     head = {"MESSAGE": f"vm={vm} {text}", "MESSAGE_ID": identity, "PRIORITY": str(priority)}
-    return head | {"SYSLOG_IDENTIFIER": "qmpguard", "QMPGUARD_VM": vm} | {f"QMPGUARD_{k}": v for k, v in about.items()}
+    more = {"SYSLOG_IDENTIFIER": "qmpguard", "QMPGUARD_VM": vm} | {f"QMPGUARD_{k}": v for k, v in about.items()}
+    return {name: cut(escaped(value), MAX_LINE) for name, value in (head | more).items()}
 
 
 def _client(peer: Peer) -> dict[str, str]:

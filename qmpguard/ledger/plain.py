@@ -1,0 +1,138 @@
+"""Text from outside, made fit for one line of the log: no control characters, no megabytes, no forged fields.
+
+What a client, QEMU or a file gave may be anything. Here it is cut, characters that do not print are escaped, and what
+could be taken for a field of the guard's own (``name=value``) stands in quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+    from typing import TypeGuard
+
+#: characters of one value in a line; the longest text of a verdict has as many
+MAX_VALUE = 1000
+#: characters of a line: a verdict has three texts at most that are long
+MAX_LINE = 4000
+#: a number with more bits than this is not written: no counter has them, and Python refuses to (4,300 digits)
+MAX_BITS = 256
+
+#: the name of the guard's own loggers
+PACKAGE = "qmpguard"
+#: one conversion of a %-format or one field that is written out, with the name of the field
+_PART = re.compile(r"(?:(\w+)=)?%(?:%|[#0+ -]*\d*(?:\.\d+)?([a-zA-Z]))|(\w+)=([^\s%;,]+)")
+#: a value that needs no quotes
+_PLAIN = re.compile(r"[\w./:@+,\[\]~-]+")
+#: what looks like a field
+_FIELD = re.compile(r"\w=")
+#: conversions of numbers
+_NUMERIC = frozenset("diouxXeEfFgG")
+
+
+def cut(text: str, length: int = MAX_VALUE) -> str:
+    """Return a text, or its beginning and an ellipsis."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def escaped(text: str) -> str:
+    """Return a text in which everything that does not print is written as a Python escape.
+
+    That are control characters, line and paragraph separators, bidirectional controls, surrogates (`str.isprintable`).
+    """
+    return text if text.isprintable() else "".join(map(_escape, text))
+
+
+def rendered(record: logging.LogRecord) -> str:
+    """Return a record's message on one line. Never raises."""
+    try:
+        return cut(escaped(_message(record)), MAX_LINE)
+    except Exception as error:  # noqa: BLE001 -- a line that cannot be made must not end what it tells of
+        return f"a line of the log cannot be written: {type(error).__name__}: {cut(ascii(record.msg))}"
+
+
+def fields(record: logging.LogRecord) -> dict[str, str | int | float]:
+    """Return what a record says as ``name=value``, by the names in its format. Never raises."""
+    try:
+        return dict(_fields(record))
+    except Exception:  # noqa: BLE001 -- as above; the message says that it cannot be written
+        return {}
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def _message(record: logging.LogRecord) -> str:
+    template = str(record.msg)
+    if not record.args:
+        text = cut(template, MAX_LINE)
+        return text if _is_ours(record) or not _FIELD.search(text) else repr(text)
+    if not isinstance(record.args, tuple):
+        return cut(record.getMessage(), MAX_LINE)
+    values = iter(record.args)
+    text = _PART.sub(lambda part: _filled(part, values), template)
+    if next(values, values) is not values:
+        raise TypeError("more arguments than the format has places for")
+    return text
+
+
+def _filled(part: re.Match[str], values: Iterator[object]) -> str:
+    """Return what stands for a part of a format in the line."""
+    name, kind, literal, _ = part.groups()
+    if literal is not None:
+        return part[0]
+    before = f"{name}=" if name else ""
+    if not kind:
+        return f"{before}%"
+    value = next(values)
+    if kind in _NUMERIC and _is_number(value):
+        return before + part[0][len(before) :] % value
+    return before + _text(value, kind, is_field=bool(name))
+
+
+def _text(value: object, kind: str, *, is_field: bool) -> str:
+    if kind == "r":
+        return repr(cut(value)) if isinstance(value, str) else cut(repr(value))
+    text = _plain_text(value)
+    if is_field:
+        return text if _PLAIN.fullmatch(text) else repr(text)
+    return repr(text) if _FIELD.search(text) and not _has_fields(value) else text
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str | int | float]]:
+    values = iter(record.args if isinstance(record.args, tuple) else ())
+    if not _is_ours(record) or getattr(record, "bare", False):
+        return
+    for name, kind, literal, text in _PART.findall(str(record.msg)):
+        if literal:
+            yield literal, text
+        elif kind:
+            value = next(values)
+            if name:
+                yield name, value if isinstance(value, int | float) and _is_number(value) else _plain_text(value)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Say whether a record's format is the guard's own text; a library may have put other text into it already."""
+    return record.name.partition(".")[0] == PACKAGE or getattr(record, "bare", False)
+
+
+def _plain_text(value: object) -> str:
+    return f"a number of {value.bit_length()} bits" if _is_large(value) else cut(str(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not _is_large(value)
+
+
+def _is_large(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value.bit_length() > MAX_BITS
+
+
+def _has_fields(value: object) -> bool:
+    """Say whether an object writes fields of the guard's own: only a class of this project says so of itself."""
+    return getattr(type(value), "HAS_FIELDS", False) is True
