@@ -27,7 +27,7 @@ class Tasks:
 
     def __init__(self, label: str = "", faults: Counter[str] | None = None) -> None:
         self.faults: Counter[str] = Counter() if faults is None else faults
-        self._label = f"{label} ".replace("%", "%%") if label else ""
+        self._label = f"{label} " if label else ""
         self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -61,7 +61,7 @@ class Tasks:
     def record(self, name: str, error: Exception) -> None:
         """Log and count an exception, with its trace."""
         self.faults[name] += 1
-        log.error(self._label + "task=%s failed: %r", name, error, exc_info=error)
+        log.error("%stask=%s failed: %r", self._label, name, error, exc_info=error)
 
     def guard(self, name: str, callback: Callable[[Exception], None], error: Exception) -> None:
         """Call back; an exception of the callback itself is logged and counted as well."""

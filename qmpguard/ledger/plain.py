@@ -27,6 +27,8 @@ PACKAGE = "qmpguard"
 _PART = re.compile(r"(?:(\w+)=)?%(?:%|[#0+ -]*\d*(?:\.\d+)?([a-zA-Z]))|(\w+)=([^\s%;,]+)")
 #: a value that needs no quotes
 _PLAIN = re.compile(r"[\w./:@+,\[\]~-]+")
+#: what a line about one VM may begin with, made elsewhere
+_LABEL = re.compile(r"(vm)=([\w./:@+,\[\]~-]+) ")
 #: what looks like a field
 _FIELD = re.compile(r"\w=")
 #: conversions of numbers
@@ -91,6 +93,8 @@ def _filled(part: re.Match[str], values: Iterator[object]) -> str:
     value = next(values)
     if kind in _NUMERIC and _is_number(value):
         return before + part[0][len(before) :] % value
+    if isinstance(value, str) and _label(part, value):
+        return value
     return before + _text(value, kind, is_field=bool(name))
 
 
@@ -107,18 +111,26 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str | int | float]
     values = iter(record.args if isinstance(record.args, tuple) else ())
     if not _is_ours(record) or getattr(record, "bare", False):
         return
-    for name, kind, literal, text in _PART.findall(str(record.msg)):
+    for part in _PART.finditer(str(record.msg)):
+        name, kind, literal, text = part.groups()
         if literal:
             yield literal, text
         elif kind:
             value = next(values)
-            if name:
+            if isinstance(value, str) and (label := _label(part, value)):
+                yield label[1], label[2]
+            elif name:
                 yield name, value if isinstance(value, int | float) and _is_number(value) else _plain_text(value)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Say whether a record's format is the guard's own text; a library may have put other text into it already."""
     return record.name.partition(".")[0] == PACKAGE or getattr(record, "bare", False)
+
+
+def _label(part: re.Match[str], value: str) -> re.Match[str] | None:
+    """Return the field that a line begins with, where a value is one; only there, so that none can be forged."""
+    return _LABEL.fullmatch(value) if part.start() == 0 and part[0] == "%s" else None
 
 
 def _plain_text(value: object) -> str:
