@@ -92,6 +92,10 @@ class LinkChange:
     up: bool
     what: str
 
+    def __post_init__(self) -> None:
+        """Cut what a QEMU says of itself in megabytes."""
+        object.__setattr__(self, "what", self.what[:MAX_DATA])
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -102,6 +106,7 @@ class Event:
 
     def __post_init__(self) -> None:
         """Leave out what is too long to be kept a thousand times."""
+        object.__setattr__(self, "name", self.name[:MAX_COMMAND])
         if len(self.data) > MAX_DATA:
             object.__setattr__(self, "data", "{}")
 

@@ -55,10 +55,15 @@ class Telemetry:
         self._logger = self._logs.get_logger("qmpguard", __version__)
 
     def told(self, entry: Entry) -> None:
-        """Export a happening if it is a decision."""
-        decision = entry.what
-        if not isinstance(decision, Decision):
+        """Export a happening if it is a decision. Never raises."""
+        if not isinstance(entry.what, Decision):
             return
+        try:
+            self._export(entry, entry.what)
+        except Exception as error:  # whatever it is: the verdict stands
+            log.error("vm=%s a record for OpenTelemetry cannot be made: %r", entry.vm, error, exc_info=error)
+
+    def _export(self, entry: Entry, decision: Decision) -> None:
         attributes = _attributes(entry.vm, decision)
         end = int(entry.time * _NANOSECONDS)
         begin = end - int(decision.took * _NANOSECONDS)
