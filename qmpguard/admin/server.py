@@ -14,7 +14,7 @@ from aiohttp import web
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.admin.connections import BODY_TIMEOUT, IDLE_TIMEOUT, Connections, prepare
 from qmpguard.admin.door import Door, read_token
-from qmpguard.admin.faults import Faults
+from qmpguard.admin.faults import Drop, Faults
 from qmpguard.admin.feed import Feed
 from qmpguard.admin.pace import Pace
 from qmpguard.admin.site import Site
@@ -143,7 +143,12 @@ class Admin:
         if connection is None:
             sock.close()
             return
-        self._tasks.start("admin-connection", self._serve(sock, connection))
+
+        def lost(_: Exception) -> None:
+            sock.close()
+            connection.close(Drop.FAULT)
+
+        self._tasks.start("admin-connection", self._serve(sock, connection), lost)
 
     async def _serve(self, sock: socket.socket, connection: Connection) -> None:
         """Begin a connection; from then on it is aiohttp's."""
