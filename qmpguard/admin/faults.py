@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,14 @@ class Faults:
             log.error("admin fault in %s: %r; only counted from now on", where, error, exc_info=error)
         else:
             log.debug("admin fault in %s again: %r", where, error)
+
+    @contextmanager
+    def kept(self, where: str) -> Iterator[None]:
+        """Keep every exception of the block here."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- whatever it is: it must not end the process
+            self.fault(where, error)
 
     def logger(self) -> logging.Logger:
         """Return the logger for aiohttp: what it reports is counted here, and malformed HTTP gets no trace.

@@ -96,23 +96,20 @@ class Admin:
             self._tasks.start("admin-socket", self._keep_socket())
             await asyncio.get_running_loop().create_future()
         finally:
-            self._listener.close()
+            with self._faults.kept("close"):
+                self._listener.close()
 
     async def _end(self) -> None:
         self._feed.close()
-        try:
+        with self._faults.kept("cleanup"):
             await self._runner.cleanup()
-        except Exception as error:  # noqa: BLE001 -- it is the end of the admin interface only
-            self._faults.fault("cleanup", error)
         self._connections.close()
 
     async def _keep_feeding(self) -> None:
         """Run the feed; if it fails, begin anew, after a pause that is longer each time."""
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
-            try:
+            with self._faults.kept("feed"):
                 await self._feed.run()
-            except Exception as error:  # noqa: BLE001 -- whatever it is: streams are told again after the pause
-                self._faults.fault("feed", error)
             await asyncio.sleep(pause)
 
     async def _keep_socket(self) -> None:

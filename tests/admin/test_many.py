@@ -1,0 +1,107 @@
+"""Many VMs: every answer is whole, whoever asks and however; streams outlive a change of names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from qmpguard.address import UnixAddress
+from qmpguard.admin import view
+from qmpguard.admin.metrics import FEW, Meter
+from qmpguard.admin.pace import PIECE
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.verdict import Verdict
+from qmpguard.proxy.counts import Upkeep
+from qmpguard.proxy.hub import Hub
+from qmpguard.record import Decision, Peer, Run
+from qmpguard.visit.admin import Visitor as PlainVisitor
+from tests.admin.visiting import Visitor, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+#: more than the 255 of which a change of names once dropped every stream
+MANY = 300
+PATHS = ("/healthz", "/readyz", "/metrics", "/api/v1/vms", "/api/v1/vms/vm7", "/api/v1/decisions", "/api/v1/rules",
+         "/openapi.json", "/", "/page.js")  # fmt: skip
+
+
+def fleet(count: int) -> list[Hub]:
+    run = Run("abc")
+    return [Hub(f"vm{n}", UnixAddress(f"/nowhere/{n}"), Policy(), run=run) for n in range(count)]
+
+
+@pytest.fixture
+async def many(tmp_path: Path) -> AsyncGenerator[tuple[list[Hub], Visitor]]:
+    hubs = fleet(MANY)
+    path = str(tmp_path / "admin.sock")
+    async with (
+        serving(UnixAddress(path), hubs, hubs[0].journal.run) as admin,
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(path, limit=0)) as http,
+    ):
+        yield hubs, Visitor(http, "http://localhost", admin)
+
+
+async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Hub], Visitor], tmp_path: Path) -> None:
+    hubs, visitor = many
+    for n in range(4 * MANY):
+        hub = hubs[n % MANY]
+        hub.journal.add(1.0, Decision(hub.journal.next_ref, Peer(1), "migrate", Verdict(), "11.1"))
+    plain = PlainVisitor(str(tmp_path / "admin.sock"))
+    large = 0
+    for path in PATHS:
+        status, body = await visitor.get(path)
+        other, data = await asyncio.to_thread(plain.get, path)
+        assert (status, body) == (other, data.decode() if isinstance(body, str) else json.loads(data))
+        large += len(json.dumps(body)) > PIECE
+    assert large >= 3
+    assert (await visitor.get("/api/v1/vms"))[1]["vms"] == [view.vm(hub.snapshot(), hub.journal.run) for hub in hubs]
+    numbers = [int(one["id"].split("-")[1]) for one in (await visitor.get("/api/v1/decisions"))[1]["decisions"]]
+    assert numbers == list(range(4 * MANY - 999, 4 * MANY + 1))
+
+
+async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list[Hub], Visitor]) -> None:
+    _, visitor = many
+    for path in PATHS:
+        async with visitor.http.head(visitor.base + path) as head:
+            assert await head.read() == b""
+        async with visitor.http.get(visitor.base + path) as response:  # on the same connection: there is one
+            await response.read()
+            assert (head.status, head.content_type) == (response.status, response.content_type)
+
+
+async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Hub], Visitor]) -> None:
+    hubs, visitor = many
+    async with visitor.http.get(visitor.base + "/api/v1/stream") as unread, visitor.stream() as stream:
+        assert len((await stream.next())["names"]) == MANY
+        assert {(await stream.next())["name"] for _ in range(MANY)} == {hub.name for hub in hubs}
+        for n in range(3):
+            hubs.append(Hub(f"new{n}", UnixAddress("/nowhere"), Policy(), run=hubs[0].journal.run))
+            assert (await stream.next())["names"][-1] == f"new{n}"
+            assert (await stream.next())["name"] == f"new{n}"
+        del hubs[:MANY]
+        assert len((await stream.next())["names"]) == 3
+        assert visitor.admin is not None
+        assert len(visitor.admin._feed) == 2
+        unread.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 3 * FEW])
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_metrics_that_are_encoded_in_steps_are_those_that_the_library_encodes(count: int, accept: str) -> None:
+    hubs = fleet(count)
+    for n, hub in enumerate(hubs):
+        hub.counts.passed = n
+        hub.counts.commands.add(0.01 * n)
+    meter = Meter(lambda: [hub.snapshot() for hub in hubs], lambda: Upkeep(reloads=2, lost={"audit": 3}))
+    encode, _ = choose_encoder(accept)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(meter)
+    assert b"".join(meter.encoded(encode, hubs)) == encode(registry)

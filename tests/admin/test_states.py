@@ -1,0 +1,74 @@
+"""A state is encoded anew when it shows something new, and only then."""
+
+from __future__ import annotations
+
+import json
+from copy import copy, deepcopy
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.address import UnixAddress
+from qmpguard.admin import states, view
+from qmpguard.admin.states import States, mark
+from qmpguard.policy.policy import Policy
+from qmpguard.proxy.counts import Counts
+from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.snapshot import Snapshot
+from qmpguard.record import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: of a snapshot, what is another moment's and not another state
+UNTOLD = {"time", "surveys"}
+NUMBERS = [field.name for field in fields(Counts) if isinstance(getattr(Counts(), field.name), int)]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub("vm", UnixAddress("/nowhere"), Policy(), run=Run("abc"))
+
+
+def told(shot: Snapshot) -> str:
+    return json.dumps(view.vm(shot, Run("abc")))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_count_that_is_told_makes_it_another_state(hub: Hub, name: str) -> None:
+    shot = hub.snapshot()
+    before = told(shot), mark(shot)
+    counts = deepcopy(shot.counts)
+    setattr(counts, name, 77)
+    after = replace(shot, counts=counts)
+    assert (told(after) != before[0]) == (mark(after) != before[1])
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Snapshot)])
+def test_every_other_field_of_a_snapshot_is_compared(hub: Hub, name: str) -> None:
+    shot = hub.snapshot()
+    other = copy(shot)
+    object.__setattr__(other, name, deepcopy(shot.counts) if name == "counts" else object())
+    assert (mark(shot) == mark(other)) == (name in UNTOLD | {"counts"})
+
+
+def test_what_stays_the_same_is_encoded_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[object] = []
+    encode: Callable[[object], bytes] = states.encode
+
+    def counted(data: object) -> bytes:
+        encoded.append(data)
+        return encode(data)
+
+    monkeypatch.setattr(states, "encode", counted)
+    changed: list[str] = []
+    known = States(Run("abc"), changed.append)
+    first = known.of(hub)
+    assert known.of(hub) is first
+    assert (len(encoded), changed) == (1, ["vm"])
+    hub.counts.passed += 1
+    assert json.loads(known.of(hub))["counts"]["passed"] == 1
+    assert (len(encoded), changed) == (2, ["vm", "vm"])
+    known.keep_only([])
+    assert not known._kept
