@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: connections at once, streams among them
 MAX_CONNECTIONS = 512
+#: connections at once while the process has almost no descriptors left: for probes and a scraper
+FEW = 8
 #: seconds for a client's first request, and for each further one from its first byte on: it is a few hundred bytes
 REQUEST_TIMEOUT = 10.0
 #: seconds without a request: longer than scrapers and reverse proxies usually leave between two (a minute)
@@ -149,9 +151,12 @@ class Connections:
     def __len__(self) -> int:
         return len(self._all)
 
-    def admit(self, http: RequestHandler) -> Connection | None:
-        """Return a place for a connection; None: every place has a stream, or an answer that is being made."""
-        if len(self._all) >= MAX_CONNECTIONS and not self._make_room():
+    def admit(self, http: RequestHandler, *, scarce: bool = False) -> Connection | None:
+        """Return a place for a connection; None: every place has a stream, or an answer that is being made.
+
+        ``scarce``: descriptors are, and there are places for a few connections only.
+        """
+        if len(self._all) >= (FEW if scarce else MAX_CONNECTIONS) and not self._make_room():
             self._faults.drop(Drop.TOO_MANY)
             return None
         connection = self._all[http] = Connection(http, self)

@@ -175,9 +175,11 @@ class Feed:
     def _state(self, name: str) -> bytes | None:
         """Return the state of a VM; None where it is gone, or cannot be told."""
         vm = self._present.get(name)
-        with self._faults.kept("state"):  # one VM's fault: the others are still told
+        try:
             return None if vm is None else self.states.of(vm)
-        return None
+        except Exception as error:  # noqa: BLE001 -- one VM's fault: the others are still told
+            self._faults.fault("state", error)
+            return None
 
     def _state_changed(self, name: str) -> None:
         for stream in self._streams:

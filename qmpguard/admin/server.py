@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from qmpguard.address import TcpAddress, UnixAddress
+from qmpguard.address import TcpAddress
 from qmpguard.admin.connections import BODY_TIMEOUT, IDLE_TIMEOUT, Connections, prepare
 from qmpguard.admin.door import Door, read_token
 from qmpguard.admin.faults import Drop, Faults
 from qmpguard.admin.feed import Feed
 from qmpguard.admin.pace import Pace
 from qmpguard.admin.site import Site
-from qmpguard.errors import ConfigError, UnavailableError
+from qmpguard.errors import ConfigError
 from qmpguard.proxy.counts import Upkeep
+from qmpguard.proxy.fds import is_reserved
 from qmpguard.proxy.listener import Listener
 from qmpguard.tasks import Tasks
 
@@ -58,7 +58,6 @@ class Admin:
             raise ConfigError(f"the admin interface at {listen} needs a token file: whoever reaches TCP could read all")
         self.opened = asyncio.Event()
         self._listen = listen
-        self._missed = False  # that the socket was removed and could not be made again is in the log
         names = {*hosts, listen.host} if isinstance(listen, TcpAddress) else set(hosts)
         self._door = Door(read_token(token_file) if token_file else None, names)
         self._faults = Faults()
@@ -88,7 +87,7 @@ class Admin:
             await self._end()
 
     async def _listen_until_cancelled(self) -> None:
-        self._listener = Listener(self._listen, self._accepted)
+        self._listener = Listener(self._listen, self._accepted, label="admin")
         try:
             log.info("admin=%s", self._listen)
             self.opened.set()
@@ -114,29 +113,15 @@ class Admin:
 
     async def _keep_socket(self) -> None:
         """Listen anew when the socket's file was removed: without it nobody can connect."""
-        if not isinstance(self._listen, UnixAddress) or self._listen.path.startswith("\0"):
-            return
         while True:
             await asyncio.sleep(LOOK)
-            self._listen_anew()
-
-    def _listen_anew(self) -> None:
-        assert isinstance(self._listen, UnixAddress)
-        if os.path.lexists(self._listen.path):
-            return  # it is ours, or another guard's by now
-        try:
-            fresh = Listener(self._listen, self._accepted)
-        except UnavailableError as error:
-            log.log(logging.WARNING if not self._missed else logging.DEBUG, "admin: its socket was removed: %s", error)
-            self._missed = True
-            return
-        log.warning("admin=%s listens anew: its socket was removed", self._listen)
-        self._listener.close()
-        self._listener, self._missed = fresh, False
+            with self._faults.kept("socket"):
+                self._listener.restore()
 
     def _accepted(self, sock: socket.socket, _: Peer) -> None:
         server = self._runner.server
-        connection = None if server is None else self._connections.admit(server())
+        scarce = is_reserved(sock.fileno())
+        connection = None if server is None else self._connections.admit(server(), scarce=scarce)
         if connection is None:
             sock.close()
             return

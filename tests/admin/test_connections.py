@@ -257,6 +257,17 @@ async def test_where_every_place_has_a_stream_a_new_one_is_closed_and_counted(pl
     assert await place.drops(Drop.TOO_MANY) == 1
 
 
+async def test_where_descriptors_are_scarce_there_are_places_for_a_few_probes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "is_reserved", lambda _: True)
+    for _ in range(connections.FEW * 3):
+        await place.open()
+    reader, _ = await place.open(HEALTHZ)
+    assert b"200 OK" in await reader.readline()
+    assert len(_table(place)) <= connections.FEW
+
+
 @pytest.mark.parametrize("phase", Phase)
 async def test_every_phase_but_a_stream_has_a_limit(phase: Phase) -> None:
     table = Connections(Faults())
