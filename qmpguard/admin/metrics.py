@@ -19,9 +19,9 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from qmpguard.admin.exposition import Encoder, Few, lines
 from qmpguard.admin.faults import Drop
 from qmpguard.policy.machine import DANGEROUS
 from qmpguard.policy.outlook import Chance
@@ -32,7 +32,6 @@ from qmpguard.version import __version__
 if TYPE_CHECKING:
     from qmpguard.admin.states import Vm
 
-Encoder: TypeAlias = Callable[[Collector], bytes]
 Values: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
 #: QEMU's MigrationStatus (qapi/migration.json), and one for those that it has not yet
@@ -203,12 +202,12 @@ class Meter(Collector):
             shots.append(vm.snapshot())
             yield b""
         for metric in self._of_process():
-            yield _lines(encode, metric)
+            yield lines(encode, metric)
         for family in _FAMILIES:
-            yield _lines(encode, family(shots[:FEW]))
+            yield lines(encode, family(shots[:FEW]))
             for first in range(FEW, len(shots), FEW):
-                yield _lines(encode, family(shots[first : first + FEW]), head=False)
-        yield encode(_One())
+                yield lines(encode, family(shots[first : first + FEW]), head=False)
+        yield encode(Few())
 
     def _of_process(self) -> Iterator[Metric]:
         yield InfoMetricFamily("qmpguard_build", BUILD, {"version": __version__})
@@ -216,22 +215,6 @@ class Meter(Collector):
         for total in TOTALS:
             yield _total(total, total.read(upkeep))
         yield _total(ADMIN_DROPS, (((reason,), count) for reason, count in self._drops().items()))
-
-
-class _One(Collector):
-    """What an encoder takes: one metric, or none."""
-
-    def __init__(self, *metrics: Metric) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
-
-
-def _lines(encode: Encoder, metric: Metric, *, head: bool = True) -> bytes:
-    """Return a metric's lines; without ``head`` only the samples, as they follow those of other VMs."""
-    lines = encode(_One(metric)).splitlines(keepends=True)
-    return b"".join(line for line in lines if not line.startswith(b"#") or (head and line != b"# EOF\n"))
 
 
 def _total(total: Total, values: Values) -> Metric:
@@ -260,27 +243,6 @@ _FAMILIES: tuple[Callable[[Sequence[Snapshot]], Metric], ...] = (
     *(partial(_number, number) for number in NUMBERS),
     *(partial(_times, times) for times in TIMES),
 )
-
-#: what scrapers ask for: every form that is answered. A version that a client has made up is answered as 1.0.0
-_ASKED = (
-    "",
-    "application/openmetrics-text; version=1.0.0",
-    "application/openmetrics-text",
-    "text/plain; version=1.0.0",
-)
-_ESCAPINGS = ("", *(f"; escaping={way}" for way in ("allow-utf-8", "underscores", "dots", "values")))
-_KINDS = frozenset(choose_encoder(asked + way)[1] for asked in _ASKED for way in _ESCAPINGS)
-
-
-def encoder(accept: str) -> tuple[Encoder, str]:
-    """Return the encoder that fits an Accept header, and the content type, of which there are few."""
-    try:
-        chosen = choose_encoder(accept)
-    except (ValueError, TypeError):  # a version that is none
-        return choose_encoder("")
-    if chosen[1] in _KINDS:
-        return chosen
-    return choose_encoder("application/openmetrics-text" if "openmetrics" in chosen[1] else "")
 
 
 def _add(family: HistogramMetricFamily, vm: str, durations: Durations) -> None:

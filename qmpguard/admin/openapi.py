@@ -143,6 +143,13 @@ _SINCE = _query(
     {"type": "string", "pattern": "^([0-9a-f]{1,16}-)?[0-9]{1,15}$"},
 )  # fmt: skip
 _VM = _query("vm", "only of this VM", {"type": "string", "minLength": 1})
+_BEFORE = _query(
+    "before", "only what came before this: the id of an entry, or its number; an id of another run means nothing",
+    {"type": "string", "pattern": "^([0-9a-f]{1,16}-)?[0-9]{1,15}$"},
+)  # fmt: skip
+_LATEST = _query(
+    "latest", "of the past, the latest so many", {"type": "integer", "minimum": 1, "maximum": 1000}
+)  # fmt: skip
 _LIMIT = _query("limit", "the latest so many", {"type": "integer", "minimum": 1, "maximum": 1000})
 _KINDS = {
     **_query(
@@ -188,10 +195,12 @@ def document() -> Schema:
             "/openapi.json": _get("This document", _answer("OpenAPI 3.1.", {"type": "object"}), public=True),
             "/api/v1/vms": _get("Every VM", vms),
             "/api/v1/vms/{name}": _get("One VM", _answer("The VM.", _ref("Vm")), name, _404=_NO_VM),
-            "/api/v1/decisions": _get("The latest decisions", decisions, _SINCE, _VM, _LIMIT, _400=_ODD, _404=_NO_VM),
+            "/api/v1/decisions": _get(
+                "The latest decisions", decisions, _SINCE, _BEFORE, _VM, _LIMIT, _400=_ODD, _404=_NO_VM
+            ),
             "/api/v1/rules": _get("The rules and their modes", _answer("The table.", _object(rules=_list("Rule")))),
             "/api/v1/stream": _get(
-                "Everything as it happens", stream, _SINCE, _VM, _KINDS, _400=_ODD, _404=_NO_VM, _503=full
+                "Everything as it happens", stream, _SINCE, _VM, _KINDS, _LATEST, _400=_ODD, _404=_NO_VM, _503=full
             ),
         },
         "components": {

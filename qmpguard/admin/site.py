@@ -15,13 +15,14 @@ from qmpguard.admin import view
 from qmpguard.admin.answer import JSON, answer, listing, send
 from qmpguard.admin.connections import Phase
 from qmpguard.admin.door import CONNECTION, KNOWN, add_headers, middleware
-from qmpguard.admin.history import decisions
-from qmpguard.admin.metrics import Meter, encoder
+from qmpguard.admin.exposition import encoder
+from qmpguard.admin.history import latest
+from qmpguard.admin.metrics import Meter
 from qmpguard.admin.openapi import document
 from qmpguard.admin.states import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from qmpguard.admin.connections import Connections
     from qmpguard.admin.door import Door
@@ -137,23 +138,31 @@ class Site:
 
     async def decisions(self, request: web.Request) -> web.StreamResponse:
         """Tell of the latest decisions, oldest first."""
-        _only(request, "since", "vm", "limit")
-        limit = _limit(request.query.get("limit"))
+        _only(request, "since", "before", "vm", "limit")
+        limit = _number("limit", request.query.get("limit"), MAX_DECISIONS)
         since = self._since(request.query.get("since")) or 0
-        return await answer(request, self._pace, self._decisions(since, self._filter(request), limit))
+        before = self._place("before", request.query.get("before"))
+        return await answer(request, self._pace, self._decisions(since, before, self._filter(request), limit))
 
-    def _decisions(self, since: int, vm: str | None, limit: int) -> Iterator[bytes]:
+    def _decisions(self, since: int, before: int | None, vm: str | None, limit: int) -> Iterator[bytes]:
         last = self._run.last
         found: list[Entry] = []
+        until = last if before is None else before - 1
+        yield from self._find_latest(found, ("decision",), vm, since, until, limit)
+        entries = (encode(view.entry(entry, self._run)) for entry in reversed(found))
+        yield from listing(b'{"decisions":[', entries, b'],"last":%b}' % encode(self._run.ref(last)))
+
+    def _find_latest(
+        self, found: list[Entry], kinds: Collection[str], vm: str | None, since: int, until: int, limit: int
+    ) -> Iterator[bytes]:
+        """Find entries, newest first, as steps that make nothing."""
         journals = [one.journal for one in self._vms() if vm in (None, one.name)]
-        for entry in decisions(journals, since, last):
+        for entry in latest(journals, kinds, since, until):
             if entry is not None:
                 found.append(entry)
             if len(found) == limit:
-                break
+                return
             yield b""
-        entries = (encode(view.entry(entry, self._run)) for entry in reversed(found))
-        yield from listing(b'{"decisions":[', entries, b'],"last":%b}' % encode(self._run.ref(last)))
 
     async def rules(self, request: web.Request) -> web.StreamResponse:
         """Tell of the rules, and their modes for each VM."""
@@ -168,9 +177,14 @@ class Site:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Tell of everything as it happens, from where the client has left off."""
-        _only(request, "since", "vm", "kinds")
+        _only(request, "since", "vm", "kinds", "latest")
         since = self._since(request.headers.get("Last-Event-ID") or request.query.get("since"))
         vm, kinds = self._filter(request), _kinds(request.query.get("kinds"))
+        if (most := request.query.get("latest")) is not None:
+            found: list[Entry] = []
+            count, until = _number("latest", most, MAX_DECISIONS), self._run.last
+            await self._pace.whole(self._find_latest(found, kinds, vm, since or 0, until, count))
+            since = found[-1].number - 1 if found else until
         if len(self._feed) >= MAX_STREAMS:
             raise web.HTTPServiceUnavailable(text=f"there are {MAX_STREAMS} streams already")
         connection = request[CONNECTION]
@@ -193,11 +207,14 @@ class Site:
 
     def _since(self, place: str | None) -> int | None:
         """Return the number after which a client wants to know; of another life of this process: everything."""
+        return self._place("since", place)
+
+    def _place(self, name: str, place: str | None) -> int | None:
         if place is None:
             return None
         match = _PLACE.fullmatch(place)
         if match is None:
-            raise web.HTTPBadRequest(text="since: the id of an entry, or its number")
+            raise web.HTTPBadRequest(text=f"{name}: the id of an entry, or its number")
         return int(match[2]) if match[1] in (None, self._run.token) else 0
 
 
@@ -212,11 +229,11 @@ def _only(request: web.Request, *names: str) -> None:
             raise web.HTTPBadRequest(text=f"the parameters are {', '.join(names)}, each at most once")
 
 
-def _limit(text: str | None) -> int:
+def _number(name: str, text: str | None, most: int) -> int:
     if text is None:
-        return MAX_DECISIONS
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= MAX_DECISIONS):
-        raise web.HTTPBadRequest(text=f"limit: a number from 1 to {MAX_DECISIONS}")
+        return most
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= most):
+        raise web.HTTPBadRequest(text=f"{name}: a number from 1 to {most}")
     return int(text[:5])
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.admin import feed, site
+from qmpguard.policy.verdict import Verdict
+from qmpguard.record import Decision, Peer
 from tests.admin.visiting import visiting
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually, guarding
@@ -70,6 +72,8 @@ async def test_a_decision_is_told_with_its_reason_and_what_to_do(tmp_path: Path)
         ("/api/v1/decisions?limit=0", 400),
         ("/api/v1/decisions?limit=1001", 400),
         ("/api/v1/decisions?limit=10000000", 400),
+        ("/api/v1/decisions?before=x", 400),
+        ("/api/v1/stream?latest=0", 400),
         ("/api/v1/decisions?else=1", 400),
         ("/api/v1/decisions?vm=other", 404),
         ("/api/v1/stream?kinds=all", 400),
@@ -159,6 +163,27 @@ async def test_a_stream_is_resumed_where_it_was_left(tmp_path: Path) -> None:
             assert second["place"] != place
         async with visitor.stream(f"?since={second['place']}&kinds=decision") as stream:
             assert (await stream.next())["event"] == "vms"
+
+
+async def test_of_a_long_past_the_latest_can_be_had_and_what_came_before_it(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
+        journal = guard.hub.journal
+        numbers = [
+            journal.add(1.0, Decision(journal.next_ref, Peer(1), "migrate", Verdict(), "")).number for _ in range(9)
+        ]
+        async with visitor.stream("?kinds=decision&latest=3") as stream:
+            told = [(await stream.next("decision"))["place"] for _ in range(3)]
+            assert told == [journal.run.ref(number) for number in numbers[-3:]]
+            assert (await stream.next())["event"] == "vms"
+            assert (await stream.next())["event"] == "vm"
+            new = journal.add(1.0, Decision(journal.next_ref, Peer(1), "migrate", Verdict(), ""))
+            assert (await stream.next("decision"))["place"] == journal.run.ref(new.number)
+        async with visitor.stream(f"?kinds=decision&latest=3&since={numbers[-2]}") as stream:
+            assert (await stream.next())["place"] == journal.run.ref(numbers[-1])
+        before = (await visitor.get(f"/api/v1/decisions?before={told[0]}&limit=2"))[1]["decisions"]
+        assert [one["id"] for one in before] == [journal.run.ref(number) for number in numbers[-5:-3]]
+        assert (await visitor.get(f"/api/v1/decisions?before={numbers[0]}"))[1]["decisions"] == []
+        assert (await visitor.get("/api/v1/decisions?before=fff-9"))[1]["decisions"] == []
 
 
 async def test_one_who_does_not_read_is_dropped_and_slows_nobody(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from qmpguard.admin import view
 from qmpguard.admin.feed import Feed
-from qmpguard.admin.history import decisions
+from qmpguard.admin.history import latest
 from qmpguard.admin.stream import Backlog, FellBehindError, Ring, Stream
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Event, Happening, Journal, LinkChange, Peer, Run
@@ -226,6 +226,8 @@ def test_the_latest_decisions_are_found_from_the_newest_backwards() -> None:
     kept = sorted(e.number for vm in vms for e in vm.journal.since(0) if isinstance(e.what, Decision))
     assert set(kept) < {n for n, (_, kind) in fleet.all.items() if kind == "decision"}
     journals = [vm.journal for vm in vms]
-    assert [e.number for e in decisions(journals, 0, numbers[-1]) if e] == kept[::-1]
-    assert [e.number for e in decisions(journals, kept[-3], numbers[-1]) if e] == [kept[-1], kept[-2]]
-    assert [e.number for e in decisions(journals, 0, kept[-2]) if e] == kept[-2::-1]
+    assert [e.number for e in latest(journals, {"decision"}, 0, numbers[-1]) if e] == kept[::-1]
+    assert [e.number for e in latest(journals, {"decision"}, kept[-3], numbers[-1]) if e] == [kept[-1], kept[-2]]
+    assert [e.number for e in latest(journals, {"decision"}, 0, kept[-2]) if e] == kept[-2::-1]
+    wanted = sorted(e.number for vm in vms for e in vm.journal.since(0))
+    assert [e.number for e in latest(journals, KINDS, 0, numbers[-1]) if e] == wanted[::-1]
