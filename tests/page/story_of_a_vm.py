@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from qemu.qmp import ExecuteError, QMPClient
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
+from qmpguard.policy.verdict import Verdict
+from qmpguard.record import Decision, Peer
 from tests.admin.visiting import TOKEN, Visitor, free_port, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import capabilities, guarding, qmp_client
@@ -197,3 +200,92 @@ async def test_what_is_not_named_has_a_name_for_a_screen_reader(scene: Scene) ->
     assert "log" in {role for role, _ in named}
     nameless = [role for role, name in named if role in ("button", "link", "textbox", "combobox", "table") and not name]
     assert nameless in ([], ["table"] * len(nameless))
+
+
+def decided(guard: Guard, count: int = 1) -> str:
+    """Put decisions on record, and return the last one's reference."""
+    journal, ref = guard.hub.journal, ""
+    for _ in range(count):
+        ref = journal.next_ref
+        journal.add(time.time(), Decision(ref, Peer(1, 22, 33, 44), "migrate", Verdict(), "11.1"))
+    return ref
+
+
+async def test_past_entries_keep_the_names_of_their_vms(tmp_path: Path) -> None:
+    async with (
+        guarding(tmp_path / "q1", tmp_path / "g1", up=False) as one,
+        guarding(tmp_path / "q2", tmp_path / "g2", up=False) as two,
+        browsing(tmp_path / "browser") as page,
+    ):
+        one.hub.name = one.hub.journal.vm = "first"
+        two.hub.name = two.hub.journal.vm = "second"
+        two.hub.journal.run = one.hub.journal.run  # as in one process
+        decided(one)
+        decided(two)
+        async with visiting_by_tcp(tmp_path, one, two) as visitor:
+            for _ in range(2):
+                await page.open(f"{visitor.base}/#token={TOKEN}")
+                await page.shows("#log li:first-child header", "second: migrate")
+                await page.shows("#log li:last-child header", "first: migrate")
+                await page.call("Page.reload")
+
+
+async def test_a_wrong_token_says_so_and_may_be_tried_again(scene: Scene) -> None:
+    page = scene.page
+    await page.open(scene.visitor.base)
+    await page.until("!document.querySelector('#door').hidden")
+    assert await page.evaluate("document.querySelector('#wrong').hidden")
+    for _ in range(2):
+        await page.evaluate(
+            "document.querySelector('#token').value = 'x'; document.querySelector('#door button').click()"
+        )
+        await page.until("!document.querySelector('#wrong').hidden")
+    await page.evaluate(
+        f"document.querySelector('#token').value = '{TOKEN}'; document.querySelector('#door button').click()"
+    )
+    await page.shows(".vm-head", "test")
+    assert await page.evaluate("document.querySelector('#wrong').hidden")
+
+
+async def test_a_guard_that_is_gone_was_heard_at_a_time_with_its_zone(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard, browsing(tmp_path / "browser") as page:
+        async with visiting_by_tcp(tmp_path, guard) as visitor:
+            await page.open(f"{visitor.base}/#token={TOKEN}")
+            await page.shows("#line", "live")
+            zone = await page.evaluate("zone.textContent")
+            await page.evaluate("window.past = Date.now(); 0")
+        await page.until("/how it was at [0-9:]{8} \\S+/.test(document.querySelector('#line').textContent)")
+        said = await page.evaluate("document.querySelector('#line').textContent")
+        assert said.split()[-1] in zone
+        await asyncio.sleep(2.5)  # it is tried again meanwhile; what is shown is as old as before
+        assert await page.evaluate("document.querySelector('#line').textContent") == said
+
+
+async def test_an_override_and_the_rules_are_told_as_text(scene: Scene) -> None:
+    page = scene.page
+    scene.guard.hub.overrides.begin("vfio-postcopy", 600.0, "moving day", Peer(1, 22, 33, 44))
+    await page.open(f"{scene.visitor.base}/#token={TOKEN}")
+    await page.shows(".notices", "Rule vfio-postcopy only warns until")
+    await page.shows(".notices", "by process 22 of user 33: moving day")
+    shown = await page.evaluate("document.querySelector('.notices').textContent")
+    assert "override=" not in shown
+    await page.until("document.querySelector('.rules td.wide code') !== null")
+    assert "`" not in await page.evaluate("document.querySelector('.rules').textContent")
+
+
+async def test_a_ref_is_copied_and_older_decisions_are_fetched(scene: Scene) -> None:
+    page = scene.page
+    ref = decided(scene.guard, 450)
+    await page.open(f"{scene.visitor.base}/#token={TOKEN}")
+    await page.until("document.querySelectorAll('#log li').length === 300")
+    await page.shows("#log li:first-child .ref", ref)
+    await page.evaluate("document.querySelector('#log li:first-child .ref').click()")
+    await page.until("document.querySelector('#log li:first-child .ref').dataset.copied")
+    for more in (400, 450):
+        await page.evaluate("document.querySelector('#older').click()")
+        await page.until(f"document.querySelectorAll('#log li').length === {more}")
+    assert await page.evaluate("new Set([...document.querySelectorAll('#log li')].map(e => e.dataset.id)).size") == 450
+    await page.until("document.querySelector('#older').disabled")
+    new = decided(scene.guard)
+    await page.shows("#log li:first-child .ref", new)
+    assert page.errors == []

@@ -1,7 +1,8 @@
 // The live page: one stream of server-sent events, read with fetch so that it can carry a token, drawn as it comes.
 // Everything that comes from a VM is set as text, never as markup.
 
-const MAX_ENTRIES = 300;   // what the list keeps; the rest is in /api/v1/decisions and the audit
+const MAX_ENTRIES = 300;   // what the list begins with and keeps; older decisions can be fetched
+const OLDER = 100;         // decisions that are fetched at once
 const SILENCE = 40_000;    // ms without even a keep-alive (one comes every 15 s) after which the line counts as lost
 const DELAYS = [300, 1000, 2000, 5000];
 
@@ -9,6 +10,8 @@ const $ = (id) => document.getElementById(id);
 const vms = new Map();     // name -> {data, card, parts}
 let place = "0";           // the id of the last entry seen: where the stream is resumed
 let live = false;          // the past has been told: from now on things are new
+let room = MAX_ENTRIES;    // what the list keeps, with what was fetched
+let heard = null;          // when something has come last: what is shown was so then
 
 // drawing
 
@@ -31,17 +34,23 @@ function bytes(count) {
   return `${unit ? n.toFixed(n < 10 ? 2 : 1) : n} ${units[unit]}`;
 }
 
+// A moment with its zone: whoever reads it beside a server's log must not have to guess.
+const whole = (when) => when.toLocaleString([], { year: "numeric", month: "short", day: "numeric", hour: "2-digit",
+  minute: "2-digit", second: "2-digit", hour12: false, timeZoneName: "short" });
+const zone = (when) => new Intl.DateTimeFormat([], { timeZoneName: "short" }).formatToParts(when)
+  .find((part) => part.type === "timeZoneName").value;
+const hours = (when) => when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+
 function clock(seconds) {
   const when = new Date(seconds * 1000);
   const today = when.toDateString() === new Date().toDateString();
-  const time = when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
-  return el("time", { datetime: when.toISOString(), title: when.toLocaleString() },
-    today ? time : `${when.toLocaleDateString()} ${time}`);
+  return el("time", { datetime: when.toISOString(), title: whole(when) },
+    today ? hours(when) : `${when.toLocaleDateString()} ${hours(when)}`);
 }
 
 function ago(seconds) {
   const node = el("time", { datetime: new Date(seconds * 1000).toISOString(), "data-ago": seconds,
-    title: new Date(seconds * 1000).toLocaleString() });
+    title: whole(new Date(seconds * 1000)) });
   age(node);
   return node;
 }
@@ -55,6 +64,8 @@ function age(node) {
 
 setInterval(() => document.querySelectorAll("[data-ago]").forEach(age), 1000);
 
+// What stands in backticks in the guard's texts is code.
+const prose = (text) => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
 const pill = (text, tone) => el("span", { class: `pill ${tone}` }, text);
 const titled = (title, ...content) => [el("h4", {}, title), ...content];
 
@@ -81,7 +92,7 @@ const ENDINGS = { completed: "good", failed: "bad", cancelled: "warn" };
 // Each part of a card with the facts that it shows; it is drawn anew only when they change, so focus stays.
 const PARTS = {
   head: [(vm) => [vm.name, vm.state, vm.qemu, vm.link], drawHead],
-  notices: [(vm) => [vm.faults, vm.notes], drawNotices],
+  notices: [(vm) => [vm.faults, vm.notes, vm.overrides], drawNotices],
   ways: [(vm) => vm.may_migrate, drawWays],
   course: [(vm) => vm.migration, drawCourse],
   devices: [(vm) => vm.devices, drawDevices],
@@ -103,8 +114,16 @@ function drawHead(vm) {
 function drawNotices(vm) {
   return [
     ...vm.faults.map((text) => el("p", { class: "notice bad" }, text)),
-    ...vm.notes.map((text) => el("p", { class: "notice warn" }, text)),
+    ...vm.overrides.map((override) => el("p", { class: "notice warn" }, ...drawOverride(override))),
+    ...vm.notes.filter((text) => !text.startsWith("override=")).map((text) => el("p", { class: "notice warn" }, ...prose(text))),
   ];
+}
+
+function drawOverride(override) {
+  const { pid, uid } = override.client;
+  const by = pid === null ? "" : ` by process ${pid} of user ${uid}`;
+  const what = override.rule === null ? "Every rule" : ["Rule ", el("code", {}, override.rule)];
+  return [what, " only warns until ", clock(override.until), ` ${zone(new Date(override.until * 1000))}. Overridden${by}: ${override.reason}`].flat();
 }
 
 function drawWays(vm) {
@@ -178,7 +197,7 @@ function drawClients(vm) {
 
 function drawRules(vm) {
   const rows = vm.rules.map((rule) => el("tr", {}, el("td", { class: "mono" }, rule.id),
-    el("td", {}, pill(rule.mode, MODES[rule.mode])), el("td", { class: "wide soft" }, summaries.get(rule.id) ?? "")));
+    el("td", {}, pill(rule.mode, MODES[rule.mode])), el("td", { class: "wide soft" }, ...prose(summaries.get(rule.id) ?? ""))));
   const held = vm.mode === "enforce" ? "" : `, all held back to ${vm.mode}`;
   return folded(`Rules: profile ${vm.profile}${held}`, el("div", { class: "scroll" }, el("table", {},
     el("thead", { class: "unseen" }, el("tr", {}, ["rule", "mode", "what it does"].map((t) => el("th", { scope: "col" }, t)))),
@@ -227,6 +246,7 @@ function summarise() {
   document.title = wrong.length ? `(${wrong.length}) qmpguard` : "qmpguard";
   $("overview").hidden = all.length < 2;
   $("overview").replaceChildren(...all.map(drawLink));
+  listed();
 }
 
 function drawLink(vm) {
@@ -258,7 +278,7 @@ function change(drift) {
 }
 
 function drawEntry(entry) {
-  const of = vms.size > 1 ? `${entry.vm}: ` : "";
+  const of = el("span", { class: "of" }, `${entry.vm}: `);  // hidden while there is one VM only
   const head = (badge, ...text) => el("header", {}, badge, el("strong", {}, of, ...text), clock(entry.time));
   if (entry.kind === "drift") {
     return [head(pill("drift", "warn"), entry.fact),
@@ -275,11 +295,31 @@ function drawEntry(entry) {
   }
   const tone = { refused: "bad", warned: "warn", allowed: "good" }[entry.outcome];
   const findings = entry.findings.map((finding) => [
-    el("p", {}, finding.reason, el("span", { class: "soft" }, ` (${finding.rule})`)),
-    el("p", { class: "fix" }, finding.fix)]);
+    el("p", {}, ...prose(finding.reason), el("span", { class: "soft" }, ` (${finding.rule})`)),
+    el("p", { class: "fix" }, ...prose(finding.fix))]);
   const native = entry.outcome === "refused" && NATIVE[entry.native] && el("p", {}, NATIVE[entry.native]);
   return [head(pill(entry.outcome, tone), el("code", {}, entry.command)), ...findings.flat(), native,
-    el("p", { class: "from" }, `${who(entry.client)} · ref ${entry.ref}`)];
+    el("p", { class: "from" }, `${who(entry.client)} · ref `, drawRef(entry.ref))];
+}
+
+function drawRef(ref) {
+  const button = el("button", { class: "ref", title: "copy", "aria-label": `copy ref ${ref}` }, ref);
+  button.addEventListener("click", async () => {
+    button.dataset.copied = (await copy(button, ref)) ? "copied" : "marked";
+    setTimeout(() => delete button.dataset.copied, 1500);
+  });
+  return button;
+}
+
+// The clipboard is for pages of this machine and of https only; elsewhere the text is marked, and copied the old way.
+async function copy(node, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(node);
+    return document.execCommand("copy");
+  }
 }
 
 function fits(entry) {
@@ -287,17 +327,51 @@ function fits(entry) {
   return chosen === "all" || chosen === entry.dataset.kind || (chosen === "minded" && entry.dataset.minded);
 }
 
-function happened(entry) {
+function drawItem(entry, fresh) {
   const outcome = entry.outcome ?? entry.kind;
-  const item = el("li", { class: `entry ${outcome}${live ? " new" : ""}`, "data-kind": entry.kind,
-    "data-minded": ["refused", "warned"].includes(outcome) ? "yes" : null, "data-outcome": outcome }, drawEntry(entry));
+  const item = el("li", { class: `entry ${outcome}${fresh ? " new" : ""}`, "data-kind": entry.kind, "data-id": entry.id,
+    "data-vm": entry.vm, "data-minded": ["refused", "warned"].includes(outcome) ? "yes" : null, "data-outcome": outcome },
+    drawEntry(entry));
   item.hidden = !fits(item);
+  return item;
+}
+
+function happened(entry) {
   const log = $("log");
-  log.prepend(item);
-  while (log.childElementCount > MAX_ENTRIES) log.lastElementChild.remove();
-  $("nothing").hidden = true;
+  log.prepend(drawItem(entry, live));
+  while (log.childElementCount > room) log.lastElementChild.remove();
+  listed();
   if (live) say(entry);
 }
+
+// The names of VMs stand before entries as soon as there is more than one, also one that is gone.
+function listed() {
+  const log = $("log");
+  const names = new Set(vms.keys());
+  for (const item of log.children) names.add(item.dataset.vm);
+  log.classList.toggle("several", names.size > 1);
+  $("nothing").hidden = log.childElementCount > 0;
+  $("older").hidden = log.childElementCount < MAX_ENTRIES && $("older").dataset.more !== "yes";
+}
+
+async function fetchOlder() {
+  const log = $("log");
+  $("older").disabled = true;
+  try {
+    const before = log.lastElementChild.dataset.id;
+    const { decisions } = await (await get(`/api/v1/decisions?before=${before}&limit=${OLDER}`)).json();
+    room += decisions.length;
+    log.append(...decisions.reverse().map((entry) => drawItem(entry, false)));
+    $("older").dataset.more = decisions.length === OLDER ? "yes" : "no";
+    $("older").textContent = decisions.length === OLDER ? "Older decisions" : "No older decisions are kept; the audit may have them";
+    listed();
+    $("older").disabled = $("older").dataset.more === "no";
+  } catch {
+    $("older").disabled = false;  // the line says why
+  }
+}
+
+$("older").addEventListener("click", fetchOlder);
 
 function say(entry) {
   const words = entry.kind === "drift" ? `Drift on ${entry.vm}: ${change(entry)}`
@@ -355,13 +429,15 @@ async function listen() {
   const stop = new AbortController();
   let alarm = setTimeout(() => stop.abort(), SILENCE);
   try {
-    const response = await get(`/api/v1/stream?since=${place}&kinds=decision,drift,link,override`, { signal: stop.signal });
+    const response = await get(`/api/v1/stream?since=${place}&latest=${MAX_ENTRIES}&kinds=decision,drift,link,override`,
+      { signal: stop.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     line("live", "live");
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
+      heard = new Date();
       clearTimeout(alarm);
       alarm = setTimeout(() => stop.abort(), SILENCE);
       const messages = (rest + value).split("\n\n");
@@ -378,7 +454,7 @@ function line(state, text) {
   $("line").dataset.state = state;
   $("line").textContent = text;
   $("main").classList.toggle("stale", state === "lost");
-  if (state === "live") { $("main").hidden = false; $("door").hidden = true; }
+  if (state === "live") { $("main").hidden = false; $("door").hidden = $("wrong").hidden = true; }
 }
 
 async function stay() {
@@ -390,24 +466,35 @@ async function stay() {
     } catch (error) {
       if (error instanceof Locked) {
         line("waiting", "locked");
+        $("main").hidden = true;
         $("door").hidden = false;
-        $("token").focus();
-        await new Promise((resolve) => addEventListener("hashchange", resolve, { once: true }));
-        readToken();
+        $("wrong").hidden = token === null;
+        $("token").select();
+        await new Promise((resolve) => { opened = resolve; });
         continue;
       }
     }
     failures = Date.now() - began > 10_000 ? 0 : failures + 1;
-    const now = new Date().toLocaleTimeString([], { hour12: false });
-    line("lost", `the guard does not answer; this is how it was at ${now}`);
+    line("lost", `the guard does not answer${heard ? `; this is how it was at ${hours(heard)} ${zone(heard)}` : ""}`);
     await new Promise((resolve) => setTimeout(resolve, DELAYS[Math.min(failures, DELAYS.length - 1)]));
   }
 }
 
+let opened = () => {};  // called when there is another token to try
+
 $("door").addEventListener("submit", (event) => {
   event.preventDefault();
-  location.hash = `token=${encodeURIComponent($("token").value.trim())}`;
+  const given = encodeURIComponent($("token").value.trim());
+  if (location.hash === `#token=${given}`) opened();  // the same one again changes no address
+  location.hash = `token=${given}`;
 });
+
+addEventListener("hashchange", () => {
+  readToken();
+  opened();
+});
+
+$("zone").textContent = `times in ${Intl.DateTimeFormat().resolvedOptions().timeZone} (${zone(new Date())})`;
 
 readToken();
 stay();
