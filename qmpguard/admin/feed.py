@@ -35,7 +35,7 @@ class Feed:
         self, vms: Callable[[], Sequence[Vm]], run: Run, pace: Pace | None = None, faults: Faults | None = None
     ) -> None:
         self.pace = pace or Pace()
-        self.states = States(run, self._state_changed)
+        self.states = States(run)
         self._faults = faults or Faults()
         self._vms = vms
         self._run = run
@@ -47,6 +47,7 @@ class Feed:
         self._whole = False  # the next look is at all VMs, since some are new
         self._last = 0  # the number of the last entry that was heard
         self._changed = asyncio.Event()
+        self._told: dict[str, bytes] = {}  # the state of each VM that all streams are told, as it was last looked at
         self._touched: set[str] = set()  # VMs to which something has happened since the last look
         self._encoded: dict[int, bytes] = {}
 
@@ -74,6 +75,8 @@ class Feed:
         self, *, since: int | None, vm: str | None, kinds: frozenset[str], drop: Callable[[], None]
     ) -> Iterator[Stream]:
         """Open a stream. `next` gives the past from ``since`` on, then the VMs as they are, then what happens."""
+        if not self._streams:
+            self._told.clear()  # nobody has looked for a while
         self._listen(anyone=True)
         self._last = self._run.last
         stream = Stream(vm, kinds, self._run.last, drop)
@@ -120,6 +123,7 @@ class Feed:
         before, self._names = self._names, tuple(self._present)
         if self._names != before:
             self.states.keep_only(self._names)
+            self._told = {name: self._told[name] for name in self._names if name in self._told}
             self._whole = True
             for stream in self._streams:
                 stream.renamed()
@@ -158,7 +162,7 @@ class Feed:
         self._changed.set()
 
     async def _look(self, *, whole: bool) -> None:
-        """Look at the VMs to which something has happened, or at all. What has changed comes to `_state_changed`."""
+        """Look at the VMs to which something has happened, or at all. What has changed is told."""
         self._listen()
         names = self._touched & self._present.keys()
         self._touched.clear()
@@ -168,8 +172,12 @@ class Feed:
             pass
 
     def _see(self, name: str) -> bytes:
-        """Return nothing: this is a step."""
-        self._state(name)
+        """Look at a VM, and have its state told where it is another than was told. Return nothing: this is a step."""
+        data = self._state(name)
+        if data is not None and self._told.get(name) is not data:
+            self._told[name] = data
+            for stream in self._streams:
+                stream.changed(name)
         return b""
 
     def _state(self, name: str) -> bytes | None:
@@ -180,10 +188,6 @@ class Feed:
         except Exception as error:  # noqa: BLE001 -- one VM's fault: the others are still told
             self._faults.fault("state", error)
             return None
-
-    def _state_changed(self, name: str) -> None:
-        for stream in self._streams:
-            stream.changed(name)
 
     # what a stream is told
 
@@ -211,7 +215,9 @@ class Feed:
         return self._entry(entry) if view.kind_of(entry.what) in stream.kinds else b""
 
     def _tell_state(self, stream: Stream, name: str) -> bytes:
-        data = self._state(name)
+        data = self._told.get(name)
+        if data is None and (data := self._state(name)) is not None:
+            self._told[name] = data
         stream.told(name)
         stream.entry_was_last = False
         return b"" if data is None else message("vm", data)

@@ -10,7 +10,7 @@ from qmpguard.admin import view
 from qmpguard.proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from qmpguard.record import Journal, Run
 
@@ -37,11 +37,10 @@ class Vm(Protocol):
 
 
 class States:
-    """The encoded states. ``changed`` is called with the name of a VM whenever its state is found to be another."""
+    """The encoded states. Two that are told alike are the same object."""
 
-    def __init__(self, run: Run, changed: Callable[[str], None]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._changed = changed
         self._kept: dict[str, tuple[tuple[object, ...], bytes]] = {}
 
     def of(self, vm: Vm) -> bytes:
@@ -53,7 +52,6 @@ class States:
             return kept[1]
         data = encode(view.vm(shot, self._run))
         self._kept[shot.name] = marks, data
-        self._changed(shot.name)
         return data
 
     def keep_only(self, names: Collection[str]) -> None:

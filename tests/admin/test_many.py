@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -13,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 
 from qmpguard.address import UnixAddress
 from qmpguard.admin import view
+from qmpguard.admin.feed import ALIVE, Feed
 from qmpguard.admin.metrics import FEW, Meter
 from qmpguard.admin.pace import PIECE
 from qmpguard.policy.policy import Policy
@@ -26,6 +30,9 @@ from tests.admin.visiting import Visitor, serving
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+    from qmpguard.admin.stream import Stream
+    from qmpguard.proxy.snapshot import Snapshot
 
 #: more than the 255 of which a change of names once dropped every stream
 MANY = 300
@@ -105,3 +112,41 @@ def test_metrics_that_are_encoded_in_steps_are_those_that_the_library_encodes(co
     registry = CollectorRegistry(auto_describe=False)
     registry.register(meter)
     assert b"".join(meter.encoded(encode, hubs)) == encode(registry)
+
+
+async def test_a_vm_that_changes_all_the_time_is_told_once_a_look_however_many_listen() -> None:
+    (hub,) = hubs = fleet(1)
+    looked = 0
+
+    class Busy:
+        name, journal = hub.name, hub.journal
+
+        def snapshot(self) -> Snapshot:
+            nonlocal looked
+            looked += 1
+            hub.counts.passed += 1
+            return replace(hub.snapshot(), counts=deepcopy(hub.counts))
+
+    busy = Busy()
+    feed = Feed(lambda: [busy], hubs[0].journal.run)
+    with ExitStack() as stack:
+        streams = [
+            stack.enter_context(feed.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None))
+            for _ in range(20)
+        ]
+        for looks in range(1, 5):
+            told = [await drained(feed, stream) for stream in streams for _ in range(2)]
+            assert [data.count(b"event: vm\n") for data in told] == [1, 0] * len(streams)
+            assert looked == looks
+            feed.states.of(busy)  # as somebody else asks for it
+            await feed._look(whole=True)
+            looked -= 1
+
+
+async def drained(feed: Feed, stream: Stream) -> bytes:
+    """What a stream is told now."""
+    data = b""
+    while (more := await feed.next(stream, 0)) not in (None, ALIVE):
+        assert more is not None
+        data += more
+    return data
