@@ -48,7 +48,8 @@ async def test_health_and_readiness_need_no_token_and_name_nobody(tmp_path: Path
         assert await visitor.get("/readyz") == (503, {"ready": False, "reasons": ["no link to QEMU"]})
         status, body = await visitor.get("/readyz", **BEARER)
         assert (status, body["vms"][0]["name"]) == (503, "test")
-        assert body["reasons"] == ["test: no link to QEMU: QEMU has not appeared yet"]
+        (reason,) = body["reasons"]
+        assert reason.startswith("test: no link to QEMU: ")
 
 
 async def test_a_foreign_page_cannot_ask_whatever_name_it_gives_us(tmp_path: Path) -> None:
