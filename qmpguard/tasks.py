@@ -46,7 +46,9 @@ class Tasks:
 
         ``on_fault`` is called with the exception that it raised, after that was logged and counted.
         """
-        return self._group.create_task(self._contain(name, work, on_fault), name=name)
+        task = self._group.create_task(self._contain(name, work, on_fault), name=name)
+        task.add_done_callback(lambda _: work.close())  # where it was cancelled before its first step
+        return task
 
     async def _contain(
         self, name: str, work: Coroutine[Any, Any, None], on_fault: Callable[[Exception], None] | None

@@ -66,3 +66,11 @@ async def test_an_error_of_the_body_cancels_the_tasks() -> None:
         await body()
     assert started[0].cancelled()
     assert caught.group_contains(ValueError)
+
+
+async def test_a_task_that_is_cancelled_before_its_first_step_leaves_no_coroutine_behind() -> None:
+    work = asyncio.sleep(1000)
+    async with Tasks() as tasks:
+        tasks.start("endless", work).cancel()
+    with pytest.raises(RuntimeError, match="cannot reuse"):
+        await work

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 CLIENTS = 45
 
 
-@pytest.mark.xfail(reason="not mended yet", strict=False)
 @pytest.mark.qemu
 @pytest.mark.parametrize(("policy", "real"), [("standard", False), ("observer", False), ("strict", True)], ids=str)
 async def test_hostile_clients_harm_nobody_else(tmp_path: Path, policy: str, real: bool) -> None:

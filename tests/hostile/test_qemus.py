@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.hostile.pranks import CUTS, PRANKS
 from tests.hostile.pranksters import pranks
 
@@ -13,6 +11,5 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.xfail(reason="not mended yet", strict=False)
 async def test_hostile_qemus_harm_their_own_vm_only_and_it_comes_back(tmp_path: Path) -> None:
     assert await pranks(tmp_path, (*PRANKS[::3], *CUTS[::9])) == []

@@ -108,7 +108,7 @@ async def test_whatever_standard_error_is_the_guard_serves_and_ends(tmp_path: Pa
                 assert str(Path(f"/proc/{process.pid}/fd/2").readlink()) == "/dev/null"
     assert {request.get("execute") for request in qemu.seen} <= {
         *("qmp_capabilities", "query-status", "query-qmp-schema", "query-migrate", "query-migrate-capabilities"),
-        *("qom-list", None),
+        *("qom-list", "query-target", None),
     }
     os.close(full)
     if state in ("closed", "full"):
