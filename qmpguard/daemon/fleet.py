@@ -201,10 +201,11 @@ class Fleet:
 
 
 async def _run(guard: Guard, before: list[asyncio.Event]) -> None:
-    """Run a guard when others have left."""
+    """Run a guard when others have left, unless it is to leave by then: it has no socket any more."""
     for gone in before:
         await gone.wait()
-    await guard.run()
+    if guard.listener is not None:
+        await guard.run()
 
 
 async def _until(gone: asyncio.Event) -> None:

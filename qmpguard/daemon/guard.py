@@ -189,9 +189,11 @@ class Guard:
                 await self.hub.drained.wait()
 
     def close(self) -> None:
-        """Take no more clients, and no QEMU."""
+        """Take no more clients, and no QEMU; close the clients that are here, also if the hub has never run."""
         self._stop_listening()
         self.hub.uplink.close()
+        for session in self.hub.clients:
+            session.close("the guard stops")
 
     def _stop_listening(self) -> None:
         if self._retry is not None:

@@ -173,9 +173,9 @@ class Uplink:
         with ExitStack() as stack:
             stack.enter_context(sock)
             ours, theirs = socket.socketpair()  # before anything is said: without descriptors nothing is begun
-            stack.enter_context(theirs)
             unused = stack.enter_context(ExitStack())
             unused.callback(ours.close)
+            unused.callback(theirs.close)
             greeting, events = await self._begin(sock, handover)
             self._meet(whose(sock, self._address), handover)
             stream = Stream(sock, self._hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
@@ -200,9 +200,10 @@ class Uplink:
 
     @asynccontextmanager
     async def _working(self, tasks: Tasks, link: Link, sock: socket.socket) -> AsyncGenerator[None]:
-        """Do the guard's own work on a link as long as the block lasts; it talks over ``sock``."""
+        """Do the guard's own work on a link as long as the block lasts; it talks over ``sock``, and closes it."""
         control = self._hub.gate.control = Control(self._hub.name)
         own = self._own = self._work(tasks, link, control, sock)
+        own[0].add_done_callback(lambda _: sock.close())  # also where it is cancelled before it begins
         try:
             yield
         finally:
