@@ -98,9 +98,9 @@ class Visitor:
             sock.settimeout(patience)
             sock.connect(to)
             sock.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n{token}\r\n".encode())
-        except OSError as error:
+        except (OSError, UnicodeError, TypeError) as error:  # the last two: for a host's name that cannot be one
             sock.close()
-            raise UnavailableError(f"{self._address}: {error.strerror or error}") from None
+            raise UnavailableError(f"{self._address}: {getattr(error, 'strerror', None) or error}") from None
         return sock
 
     def _end(self) -> tuple[socket.socket, str, str | tuple[str, int]]:

@@ -77,8 +77,12 @@ async def visit(address: Address) -> AsyncGenerator[Visit]:
 async def _connect(client: QMPClient, address: Address) -> None:
     try:
         sock = await connect(address)
-    except (OSError, TimeoutError) as error:
-        raise UnavailableError(f"{address}: {getattr(error, 'strerror', None) or 'no answer'}") from error
+    except (UnicodeError, OverflowError) as error:  # for a host's name or a descriptor's number that cannot be one
+        raise UnavailableError(
+            f"{address}: there is no such {'host' if isinstance(error, UnicodeError) else 'descriptor'}"
+        ) from error
+    except OSError as error:
+        raise UnavailableError(f"{address}: {error.strerror or 'no answer'}") from error
     if isinstance(address, FdAddress):
         sock.setblocking(False)
     try:
