@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance soak docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,12 @@ conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU 
 
 soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
+
+hostile: $(INSTALLED) | packages ## hostile clients and hostile QEMUs at a guard, MINUTES=5
+	@$(BIN)/python -m tests.hostile --minutes $(or $(MINUTES),5)
+
+chaos: $(INSTALLED) | packages ## faults of the surroundings: a table of promises, kept or broken, MINUTES=0 for each once
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),0)
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md

@@ -78,6 +78,8 @@ class Process:
 
     async def end(self, number: signal.Signals = signal.SIGTERM, seconds: float = END) -> int | None:
         """Return its exit code after a signal; None: it had to be killed."""
+        if not self.alive:
+            return self.process.returncode
         self.send(number)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -131,8 +133,7 @@ async def guard_process(
     try:
         yield guard
     finally:
-        if guard.alive:
-            await guard.end()
+        await guard.end()
 
 
 def vm_table(folder: Path, name: str, **more: str) -> str:

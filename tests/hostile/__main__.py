@@ -1,4 +1,4 @@
-"""`make hostile`: hostile clients at a guard, with fakes and with a real QEMU; ``--minutes M``.
+"""`make hostile`: hostile QEMUs at a guard, every prank of theirs, then hostile clients, for ``--minutes M``.
 
 ``--seed S/17`` plays one client, as a fault names it. The exit code says whether anything went wrong.
 """
@@ -15,6 +15,8 @@ from time import monotonic
 
 from qmpguard.demo.lab import system_qemu
 from tests.hostile.client import Hostile
+from tests.hostile.pranks import CUTS, PRANKS
+from tests.hostile.pranksters import pranks
 from tests.hostile.world import POLICIES, Outcome, attack, world
 
 #: seconds of one world, before the next one with another policy
@@ -26,6 +28,14 @@ async def play(seed: str, policy: str, binary: Path | None, seconds: float) -> O
         async with world(Path(folder), policy, binary) as place:
             end = monotonic() + seconds
             return await attack(place, seed, lambda _: monotonic() > end)
+
+
+async def play_pranks() -> int:
+    """Play every prank of hostile QEMUs once; return 1 if anything went wrong."""
+    with TemporaryDirectory(prefix="hostile") as folder:
+        faults = await pranks(Path(folder), (*PRANKS, *CUTS))
+    print("\n  FAULT ".join([f"{len(PRANKS) + len(CUTS)} pranks of QEMUs, {len(faults)} faults", *faults]), flush=True)
+    return int(bool(faults))
 
 
 async def replay(seed: str, policy: str, binary: Path | None) -> list[str]:
@@ -59,7 +69,7 @@ def main() -> int:
         found = asyncio.run(replay(options.seed, options.policy or "standard", system_qemu() if options.real else None))
         print(*found, sep="\n")
         return int(bool(found))
-    end, bad = monotonic() + 60 * options.minutes, 0
+    end, bad = monotonic() + 60 * options.minutes, asyncio.run(play_pranks())
     rounds = [(p, b) for p in ([options.policy] if options.policy else POLICIES) for b in (None, system_qemu())]
     while monotonic() < end:
         policy, binary = rounds[0]

@@ -89,8 +89,9 @@ def any_id(random: Random, serial: int) -> tuple[str, Id]:
 def echo_of(reply: bytes) -> bytes | None:
     """Return the id of a reply as it is written there; None: it has none."""
     if reply.startswith(b'{"id": '):
-        end = reply.rfind(b', "error": {"class": ')
-        short = _STRING.match(reply, 7)  # of a reply that is none of QEMU's
-        return reply[7:end] if end >= 0 else short and short[0]
+        if (end := reply.rfind(b', "error": {"class": ')) >= 0:
+            return reply[7:end]
+        if short := _STRING.match(reply, 7):  # of a reply that is none of QEMU's
+            return short[0]
     place = reply.rfind(b', "id": ')
     return reply[place + 8 : reply.rstrip().rfind(b"}")] if place >= 0 else None
