@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from qmpguard.policy.hmp_syntax import HELP, Arguments, LineError, parse_line, read_keyval, read_options
+from qmpguard.policy.hmp_syntax import HELP, Arguments, LineError, parse_line, read_keyval, read_options, read_pairs
 from qmpguard.wire.framing import Framer, Message
 
 if TYPE_CHECKING:
@@ -84,6 +84,13 @@ class ObjectAdd:
 
 
 @dataclass(frozen=True, slots=True)
+class NetdevAdd:
+    """``netdev_add type[,prop=value…]``: the options; of `guestfwd` every value, since some versions read them all."""
+
+    options: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
 class QomSet:
     """``qom-set [-j] path property value``; with ``-j`` the value is JSON text."""
 
@@ -145,6 +152,7 @@ HmpCommand: TypeAlias = (
     | DeviceAdd
     | DeviceDel
     | ObjectAdd
+    | NetdevAdd
     | QomSet
     | Gdbserver
     | SaveVm
@@ -248,6 +256,12 @@ def _object_add(arguments: Arguments) -> HmpCommand:
     return ObjectAdd(options)
 
 
+def _netdev_add(arguments: Arguments) -> HmpCommand:
+    pairs = tuple(read_pairs(arguments.string(), "type"))
+    forwards: list[Value] = [value for key, value in pairs if key == "guestfwd"]
+    return NetdevAdd(dict(pairs) | ({"guestfwd": forwards} if forwards else {}))
+
+
 def _json_object(text: str) -> HmpCommand:
     """``user_creatable_parse_str``: what begins with a bracket is one JSON value, in QEMU's own dialect."""
     framer = Framer()
@@ -292,6 +306,7 @@ _READERS: Mapping[str, Callable[[Arguments], HmpCommand]] = {
     "device_add": _device_add,
     "device_del": _device_del,
     "object_add": _object_add,
+    "netdev_add": _netdev_add,
     "qom-set": _qom_set,
     "gdbserver": _gdbserver,
     "savevm": _savevm,

@@ -167,8 +167,11 @@ def _value(text: str, at: int) -> tuple[str, int]:
     return match[1].replace(",,", ","), match.end()
 
 
-def _pairs(text: str, implied: str | None) -> Iterator[tuple[str, str]]:
-    """``get_opt_name_value``: ``implied`` names a first option without one; later ones without a value are flags."""
+def read_pairs(text: str, implied: str | None) -> Iterator[tuple[str, str]]:
+    """``get_opt_name_value``: yield every option in order.
+
+    ``implied`` names a first option without one; later ones without a value are flags.
+    """
     at = 0
     while at < len(text):
         stop = _end(_KEY, text, at)
@@ -190,8 +193,8 @@ def read_options(text: str) -> dict[str, str]:
 
     The id is looked for with no option implied (``opts_parse_id``): in ``id,driver=e1000`` it is ``on``.
     """
-    options = {key: value for key, value in _pairs(text, "driver") if key != "id"}
-    name = next((value for key, value in _pairs(text, None) if key == "id"), None)
+    options = {key: value for key, value in read_pairs(text, "driver") if key != "id"}
+    name = next((value for key, value in read_pairs(text, None) if key == "id"), None)
     if name is None:
         return options
     if not _ID.fullmatch(name):

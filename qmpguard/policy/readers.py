@@ -12,6 +12,7 @@ from typing import TypeAlias
 from qmpguard.policy import hmp
 from qmpguard.policy.description import described
 from qmpguard.policy.machine import DANGEROUS, VFIO_PROPERTIES, Change, Start, is_vfio
+from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
 from qmpguard.policy.operations import (
     AddDevice,
     OpenMonitor,
@@ -136,23 +137,15 @@ def read_set_parameters(arguments: Arguments, policy: Policy) -> Reading:
     return RunProgram(program) if program else Harmless()
 
 
-#: what names a program in `netdev_add` (QEMU qapi/net.json); "no" is no script
-_NETDEV_PROGRAMS = ("script", "downscript", "helper", "smb", "path")
-
-
 def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
-    """``netdev_add``: of interest for the scripts and helpers that a back end runs."""
-    for name in _NETDEV_PROGRAMS:
-        if arguments.get(name) not in (None, "", "no"):
-            return RunProgram(f"netdev_add with '{name}'")
+    """``netdev_add``: of interest for the monitor that a `guestfwd` opens, and for scripts and helpers that it runs."""
     forwards = arguments.get("guestfwd")
-    runs = isinstance(forwards, list) and any(map(_runs_command, forwards[:MAX_ENTRIES]))
-    return RunProgram("netdev_add with 'guestfwd' to a command") if runs else Harmless()
-
-
-def _runs_command(forward: Value) -> bool:
-    text = forward.get("str") if isinstance(forward, dict) else forward
-    return isinstance(text, str) and "-cmd:" in text
+    if isinstance(forwards, list) and len(forwards) > MAX_FORWARDS:
+        return Unreadable(f"'guestfwd' has more than {MAX_FORWARDS} entries")
+    if opens_monitor(arguments):
+        return OpenMonitor("netdev_add with 'guestfwd' to a monitor")
+    program = program_of(arguments)
+    return RunProgram(f"netdev_add with {program}") if program else Harmless()
 
 
 def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
@@ -217,6 +210,10 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
     if (same := as_qmp(command)) is not None:
         return read(*same, policy) or Harmless()
     match command:
+        case hmp.NetdevAdd(options):
+            reading = read_netdev_add(options, policy)
+            # what runs a program is a line of HMP all the same: rule hmp-write is the stricter one
+            return reading if isinstance(reading, OpenMonitor) else WriteHmp("netdev_add")
         case hmp.Other(name):
             return WriteHmp(name)
         case hmp.Gdbserver(device) if device != "none":

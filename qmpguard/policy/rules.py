@@ -103,7 +103,8 @@ def new_monitor(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse what opens another monitor of this QEMU: it would be a way around the guard.
 
     `object-add` of `monitor-qmp` or `monitor-hmp`, `add_client` with any protocol but `vnc`, `spice` and
-    `@dbus-display`, and HMP's `gdbserver`, whose debugger can run monitor commands.
+    `@dbus-display`, `netdev_add` of `user` whose `guestfwd` leads to `mon:` or to a character device with `mux`, and
+    HMP's `gdbserver`, whose debugger can run monitor commands.
     """
     if machine.new_monitor is None:
         return None

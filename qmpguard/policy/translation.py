@@ -44,7 +44,15 @@ def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
             return "qom-set", {"path": path, "property": name, "value": value not in OFF}
         case hmp.Other(name):
             return (STEERING[name], {}) if name in STEERING else None
-        case hmp.Gdbserver() | hmp.Info() | hmp.SaveVm() | hmp.DeviceDel() | hmp.Rejected() | hmp.Unreadable():
+        case (
+            hmp.NetdevAdd()
+            | hmp.Gdbserver()
+            | hmp.Info()
+            | hmp.SaveVm()
+            | hmp.DeviceDel()
+            | hmp.Rejected()
+            | hmp.Unreadable()
+        ):
             return None
         case _:
             assert_never(command)

@@ -156,6 +156,7 @@ def test_a_device_without_an_id_is_named_by_its_type() -> None:
         qmp("migrate-start-postcopy", x=1),
         qmp("device_add", id="x"),
         qmp("object-add"),
+        qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}] * 1025),
         qmp("add_client"),
         qmp("add_client", protocol="vnc", fdname="f", more=1),
         qmp("qom-set", path=1, property="x"),

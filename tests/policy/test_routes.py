@@ -45,6 +45,8 @@ from tests.policy.scenes import (
 
 POSTCOPY, SNAPSHOT = "vfio-postcopy", "vfio-background-snapshot"
 Row = tuple[Scene, Request, str]
+#: where a monitor would wait for whoever comes, and a forward that opens none
+WAY, FORWARD = "unix:way.sock", "tcp:10.0.2.8:80-tcp:127.0.0.1:1"
 
 #: refused in both profiles
 ROUTES: list[Row] = [
@@ -163,6 +165,15 @@ ROUTES: list[Row] = [
     (BARE, hmp("gdbserver"), "new-monitor"),
     (BARE, hmp("gdbserver tcp::1234"), "new-monitor"),
     (BARE, hmp("gdbserver mon:stdio"), "new-monitor"),
+    (BARE, qmp("netdev_add", type="user", id="n", guestfwd=[{"str": f"tcp:10.0.2.9:80-mon:{WAY}"}]), "new-monitor"),
+    (
+        BARE,
+        qmp("netdev_add", type="user", id="n", guestfwd=[{"str": FORWARD}, {"str": f"::80-mon:{WAY}"}]),
+        "new-monitor",
+    ),
+    (BARE, qmp("netdev_add", type="user", id="n", guestfwd=[{"str": f"::80-{WAY},server=on,mux=on"}]), "new-monitor"),
+    (BARE, hmp(f"netdev_add user,id=n,guestfwd=tcp:10.0.2.9:80-mon:{WAY},,server=on"), "new-monitor"),
+    (BARE, hmp(f"netdev_add type=user,id=n,guestfwd=::80-mon:{WAY},,server=on,guestfwd={FORWARD}"), "new-monitor"),
     # what would blind QEMU's own check
     (PLUGGED, qmp("qom-set", path="/machine/peripheral/gpu0", property="realized", value=False), "vfio-property"),
     (PLUGGED, qmp("qom-set", path="gpu0", property="realized", value=False), "vfio-property"),
