@@ -12,6 +12,7 @@ import os
 import select
 import sys
 from contextlib import suppress
+from io import UnsupportedOperation
 from typing import TYPE_CHECKING, TextIO, cast
 
 from qmpguard.ledger.descriptors import hold_standard_descriptors
@@ -71,6 +72,11 @@ class StderrLog(logging.Handler):
         """Write what waits, as far as it is read in time."""
         self._writer.end(LAST_WORDS)
         self._writer.join(LAST_WORDS)
+
+    def close(self) -> None:
+        """Write the last lines and end: what `logging.shutdown` calls, from whichever thread."""
+        self.end()
+        super().close()
 
     def _confession(self, lines: int) -> bytes:
         return self.format(_record("the log has lost lines=%d here", args=(lines,), name=__name__)).encode()
@@ -136,7 +142,7 @@ class _Printed:
         """Nothing waits but what is not a whole line."""
 
     def fileno(self) -> int:
-        return STDERR
+        raise UnsupportedOperation("what is printed goes into the log")
 
     def isatty(self) -> bool:
         return False
