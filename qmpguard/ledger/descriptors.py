@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,10 +37,8 @@ def complain(line: str) -> None:
     """Print a line to standard error, where that is possible and somebody reads it soon. Never raises."""
     if sys.stderr is None or not _takes(sys.stderr):
         return
-    try:
+    with suppress(OSError):  # its reader is gone, or its disk is full
         print(line, file=sys.stderr, flush=True)
-    except OSError:  # its reader is gone, or its disk is full
-        _silence()
 
 
 def _takes(file: TextIO) -> bool:
@@ -50,10 +49,3 @@ def _takes(file: TextIO) -> bool:
     except (OSError, ValueError):
         return True
     return bool(poll.poll(PATIENCE * 1000))
-
-
-def _silence() -> None:
-    """Let what could not be printed go nowhere: Python tries again when it ends, and would end with status 120."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, STANDARD[-1])
-    os.close(null)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpguard.errors import ConfigError
-from qmpguard.ledger.lines import LineQueue, LineWriter
+from qmpguard.ledger.lines import LineQueue, LineWriter, Taken
 
 #: seconds that a thread may take for anything here
 PATIENCE = 20.0
@@ -199,3 +199,15 @@ def test_an_output_that_cannot_be_used_says_so_to_who_waits_for_it() -> None:
         writer.opened.result(PATIENCE)
     writer.join(PATIENCE)
     assert writer.has_ended
+
+
+def test_a_line_says_how_many_are_missing_before_it() -> None:
+    queue = LineQueue(1, 1000)
+    queue.put(b"a")
+    queue.put(b"b")
+    queue.put(b"c")
+    assert queue.take() == Taken(b"a")
+    queue.put(b"d")
+    assert queue.take() == Taken(b"d", missing=2)
+    queue.count()
+    assert queue.take() == Taken(None, missing=1)
