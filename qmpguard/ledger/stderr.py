@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import sys
+import time
 from contextlib import suppress
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, TextIO, cast
@@ -49,6 +50,7 @@ class StderrLog(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.is_recorded: Callable[[], bool] = lambda: False
+        self._until: float | None = None  # time.monotonic() when the end waits no longer
         self._queue = LineQueue(MAX_WAITING, MAX_WAITING_BYTES)
         self._writer = LineWriter("log", _Stderr(self._confession), self._queue)
 
@@ -69,9 +71,11 @@ class StderrLog(logging.Handler):
         self._writer.put(line)
 
     def end(self) -> None:
-        """Write what waits, as far as it is read in time."""
-        self._writer.end(LAST_WORDS)
-        self._writer.join(LAST_WORDS)
+        """Write what waits, as far as it is read in time; a second call waits for the rest of that time only."""
+        if self._until is None:
+            self._until = time.monotonic() + LAST_WORDS
+            self._writer.end(LAST_WORDS)
+        self._writer.join(self._until - time.monotonic())
 
     def close(self) -> None:
         """Write the last lines and end: what `logging.shutdown` calls, from whichever thread."""

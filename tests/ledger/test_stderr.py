@@ -9,10 +9,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from qmpguard.ledger import stderr
+from qmpguard.ledger.lines import LineWriter
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, connected, eventually
 from tests.ledger.process import guard, listening
@@ -213,3 +216,14 @@ def test_another_format_or_level_holds_from_then_on() -> None:
 def test_a_process_that_is_ended_at_once_has_its_last_lines_written_by_the_shutdown_of_logging() -> None:
     lines = run("import os\nfor n in range(500): logging.error('n%d', n)\nlogging.shutdown()\nos._exit(0)")
     assert [line.split()[-1] for line in lines] == [f"n{number}" for number in range(500)]
+
+
+def test_a_second_end_has_what_the_first_has_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(LineWriter, "join", lambda _, seconds: waits.append(seconds))
+    log = stderr.StderrLog()
+    log.end()
+    assert 0 < waits.pop() <= stderr.LAST_WORDS
+    log._until = time.monotonic()
+    log.close()
+    assert waits.pop() <= 0
