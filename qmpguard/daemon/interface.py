@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,34 +17,34 @@ if TYPE_CHECKING:
 
 
 class Interface:
-    """Makes an `Admin` and runs it, another one each time. ``opened`` raises why the first could not be opened."""
+    """Makes an `Admin` and runs it, another one each time."""
 
     def __init__(
         self, config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep: Callable[[], Upkeep]
     ) -> None:
         """Make the first; raises `ConfigError`."""
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._make: Callable[[], Admin] = partial(_admin, config, fleet, sockets, run, upkeep)
-        self._first: Admin | None = self._make()
+        self._first = self._make()
+        self._begun = False
+        self._error: Exception | None = None
+
+    async def opened(self) -> None:
+        """Wait until the first socket is open, or raise why it cannot be."""
+        await self._first.opened.wait()
+        if self._error is not None:
+            raise self._error
 
     async def run(self) -> None:
-        """Serve until cancelled. An error before the first was open is raised to who awaits ``opened`` only."""
-        admin, self._first = self._first or self._make(), None
-        async with asyncio.TaskGroup() as tasks:
-            opening = tasks.create_task(self._open(admin))
-            try:
-                await admin.run()
-            except Exception as error:
-                if self.opened.done():
-                    raise
-                self.opened.set_exception(error)
-            finally:
-                opening.cancel()
-
-    async def _open(self, admin: Admin) -> None:
-        await admin.opened.wait()
-        if not self.opened.done():
-            self.opened.set_result(None)
+        """Serve until cancelled. An error before the first socket was open is raised by `opened` only."""
+        admin = self._make() if self._begun else self._first
+        self._begun = True
+        try:
+            await admin.run()
+        except Exception as error:
+            if self._first.opened.is_set():
+                raise
+            self._error = error
+            self._first.opened.set()
 
 
 def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep: Callable[[], Upkeep]) -> Admin:

@@ -88,7 +88,7 @@ async def serve(
             ]
             if interface is not None:
                 own.append(tasks.start("admin", lasting(tasks, "admin", interface.run)))
-                await interface.opened
+                await interface.opened()
             if config.log.otel:
                 last.push_async_callback(_export(fleet, tasks))
             if child is not None:

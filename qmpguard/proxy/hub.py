@@ -31,6 +31,7 @@ from qmpguard.proxy.snapshot import Snapshot, take
 from qmpguard.proxy.stream import FAILED, Outbox, Stream
 from qmpguard.proxy.uplink import Uplink
 from qmpguard.proxy.watch import Watch
+from qmpguard.rate import LogRate
 from qmpguard.record import Peer, Run
 from qmpguard.tasks import Tasks
 from qmpguard.wire.messages import error_reply
@@ -73,6 +74,7 @@ class Hub:
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
         self._count = 0  # of the sessions that are clients
+        self._refused = LogRate()
         self._tasks = Tasks(f"vm={name}", self.counts.faults)
         self.outbox = Outbox(self.budget.grew, lambda error: self._tasks.record("stream", error))
         self.link: Link | None = None
@@ -184,7 +186,8 @@ class Hub:
     def attach(self, sock: socket.socket, peer: Peer, *, privileged: bool = False) -> None:
         """Begin a conversation on a connected socket, with QEMU's greeting as soon as there is one."""
         if not privileged and (refusal := self._refusal(peer)) is not None:
-            log.warning("vm=%s client=%s refused: %s", self.name, peer, refusal)
+            if (more := self._refused.admit(refusal, time.monotonic())) is not None:
+                log.warning("vm=%s client=%s refused: %s%s", self.name, peer, refusal, more)
             sock.close()
             return
         stream = Stream(sock, self.outbox, limit=self.limits.max_unread)
