@@ -50,6 +50,7 @@ RAISES = {
     "files": "qmpguard.daemon.serve.keep_files",
     "admin": "qmpguard.admin.server.Admin.run",
     "announce": "qmpguard.daemon.serve._announce",
+    "end-with-qemu": "qmpguard.daemon.serve._end_with_qemu",
 }
 #: the process, in which something raises when it has run a little for the first time
 FAULTY = """
@@ -94,7 +95,7 @@ def test_every_task_of_the_process_is_made_to_raise() -> None:
 @pytest.mark.parametrize("task", sorted(RAISES))
 async def test_an_exception_in_a_task_of_the_process_stays_there(task: str, tmp_path: Path) -> None:
     words = ("--qemu", str(tmp_path / "q"), "--listen", str(tmp_path / "g"), "--admin", str(tmp_path / "a"))
-    process = await faulty(RAISES[task], *words)
+    process = await faulty(RAISES[task], *words, "--end-with-qemu")
     assert process.stderr is not None
     async with asyncio.timeout(PATIENCE):
         while f"task={task} failed: ZeroDivisionError".encode() not in (line := await process.stderr.readline()):

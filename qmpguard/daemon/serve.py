@@ -19,6 +19,7 @@ from qmpguard.daemon.reload import Reloads
 from qmpguard.daemon.store import bequeath, inherit
 from qmpguard.daemon.systemd import Notifier, Sockets
 from qmpguard.ledger.logbook import Logbook
+from qmpguard.ledger.stderr import stderr_log
 from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import LinkChange, Run
@@ -63,7 +64,7 @@ async def serve(
     sockets, notifier = sockets or Sockets(), Notifier()
     stop, look = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    ending = Ending(_soon(loop, stop.set), logging.shutdown)
+    ending = Ending(_soon(loop, stop.set), _flush)
     try:
         async with AsyncExitStack() as last, Tasks() as tasks, Tasks() as vms:
             run = Run()
@@ -95,10 +96,14 @@ async def serve(
                 child.start()
                 own.append(tasks.start("child", child.run(stop), lambda _: stop.set()))
             if config.end_with_qemu or child is not None:
-                own.append(tasks.start("end with QEMU", _end_with_qemu(fleet, stop)))
+                own.append(
+                    tasks.start("end-with-qemu", lasting(tasks, "end-with-qemu", partial(_end_with_qemu, fleet, stop)))
+                )
             own.append(tasks.start("announce", _announce(list(fleet.guards.values()))))
             _tell(notifier, fleet, sockets)
             await stop.wait()
+            if child is not None:
+                await child.ended()  # its monitor may be gone long before
             log.info("stopping")
             ending.limit(STOP_LIMIT, HUNG)
             notifier.stopping()
@@ -146,6 +151,12 @@ def _interface(
     if config is None:
         return None
     return Interface(config, fleet, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, logbook.lost))
+
+
+def _flush() -> None:
+    """Write what of the log can still be written. Any thread."""
+    if (handler := stderr_log()) is not None:
+        handler.end()
 
 
 async def _reload(reloads: Reloads, notifier: Notifier, fleet: Fleet) -> None:
