@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.qemu
 
 VMS, RELOADS = 50, 100
+#: a guard that gives a configuration up sooner
+HURRIED = """
+import sys
+from qmpguard.cli import main
+from qmpguard.settings import read
+from qmpguard.threads import BlockingCalls
+read._reading = BlockingCalls("reading the configuration", 0.1)
+sys.exit(main())
+"""
 POSTCOPY = capabilities(postcopy_ram=True)
 
 
@@ -49,7 +59,8 @@ class Process:
 @asynccontextmanager
 async def running(config: Path, *flags: str) -> AsyncGenerator[Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *flags, "-W", "error", "-m", "qmpguard", "run", "--config", str(config)),
+        *(sys.executable, "-W", "error", *(flags if "-c" in flags else (*flags, "-m", "qmpguard"))),
+        *("run", "--config", str(config)),
         stderr=asyncio.subprocess.PIPE,
         limit=1 << 24,
     )
@@ -125,3 +136,40 @@ async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
                     assert await qmp.ask("query-name") == {"return": {}}
                 config.write_text(good)
                 assert "no change" in await guard.reload()
+
+
+async def test_a_file_that_hangs_disables_neither_later_reloads_nor_the_end(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    async with FakeQemu(tmp_path / "q") as qemu:
+        good = table("one", qemu.path)
+        config.write_text(good)
+        async with running(config, "-c", HURRIED) as guard:
+            await guard.says(" ready: ")
+            async with connected(tmp_path / "one.guard") as qmp:
+                config.unlink()
+                os.mkfifo(config)
+                for _ in range(2):
+                    assert "reading the configuration takes longer than" in await guard.reload("reload failed")
+                    assert await qmp.ask("query-name") == {"return": {}}
+                config.unlink()
+                config.write_text(good)
+                assert "no change" in await guard.reload()
+
+
+async def test_a_qemu_that_dials_in_keeps_its_link_when_its_vm_is_renamed(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+
+    def dialled(name: str) -> str:
+        return f'[[vm]]\nname = "{name}"\nqemu_listen = "{tmp_path}/in"\nlisten = "{tmp_path}/c"\n'
+
+    config.write_text(dialled("one"))
+    options = ["-chardev", f"socket,id=out,path={tmp_path}/in,server=off", "-mon", "chardev=out,mode=control"]
+    async with running(config) as guard:
+        await guard.says("waiting for QEMU to connect")
+        async with Qemu(system_qemu(), tmp_path, options, monitors=0):
+            await guard.says("link=up")
+            for name in ("two", "three"):
+                config.write_text(dialled(name))
+                assert f"added={name}" in await guard.reload()
+                async with connected(tmp_path / "c") as qmp:
+                    assert "return" in await qmp.ask("query-status")
