@@ -242,7 +242,7 @@ def open_sockets() -> int:
     return count
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(12), 21, 48])
 async def test_any_sequence_of_reloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(guards, "DRAIN", 0.2)
     monkeypatch.setattr("qmpguard.proxy.link.REST", 0.05)
@@ -312,3 +312,16 @@ async def test_the_number_of_a_passed_connection_never_becomes_that_of_another(t
         assert "a descriptor cannot be opened again" in fleet.hubs[0].snapshot().link.reason
         fleet.fit([])
         os.close(number)
+
+
+async def test_a_client_of_a_vm_that_goes_before_it_has_begun_is_closed(tmp_path: Path) -> None:
+    async with Tasks() as tasks:
+        fleet = Fleet(tasks, Schemas(), Sockets(), Run())
+        fleet.fit([VmConfig("one", UnixAddress(str(tmp_path / "q")), UnixAddress(str(tmp_path / "c")), watch=0.0)])
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(tmp_path / "c"))
+            fleet.fit([])
+            client = Client(*await asyncio.open_unix_connection(sock=sock))
+            assert await client.closed()
+            client.writer.close()
+        assert not (tmp_path / "c").exists()

@@ -114,3 +114,30 @@ def test_a_greeting_tells_how_that_qemu_reads_on_after_a_limit(version: tuple[in
 def test_anything_else_is_no_greeting(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         Greeting(line)
+
+
+NUMBERS = '{"major": 8, "minor": 1, "micro": 0}'
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *(f'"version": {{"qemu": {NUMBERS.replace("8", odd)}}}, "capabilities": []' for odd in
+          ('"x"', "1e400", "NaN", "8.5", "true", "-1", "10000", "8" * 5000, "null", "[]", "{}")),
+        f'"version": {{"qemu": {NUMBERS}, "package": 5}}, "capabilities": []',
+        f'"version": {{"qemu": {NUMBERS}}}, "capabilities": [1]',
+        f'"version": {{"qemu": {NUMBERS}}}, "capabilities": 1',
+        f'"version": {{"qemu": {NUMBERS}}}, "capabilities": [[]]',
+        f'"version": {{"qemu": {NUMBERS}}}',
+    ],
+    ids=lambda text: text[:50],
+)  # fmt: skip
+def test_an_odd_greeting_is_none_and_raises_nothing_else(inside: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Greeting(b'{"QMP": {' + inside.encode() + b"}}")
+
+
+def test_what_a_packager_calls_it_is_cut_and_has_no_control_characters() -> None:
+    package = '"a\u001b[31m' + "x" * 1000 + '"'
+    line = f'{{"QMP": {{"version": {{"qemu": {NUMBERS}, "package": {package}}}, "capabilities": []}}}}'
+    assert Greeting(line.encode()).package == ("a[31m" + "x" * 1000)[:256]
