@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import struct
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemu.qmp import ExecuteError, QMPClient
+from qemu.qmp import ExecuteError, QMPClient, QMPError
 
-from qmpguard.demo.lab import LabUnavailable, vfio_qemu
-from qmpguard.demo.qemu import Qemu, vfio_user_device
+from qmpguard.demo.lab import LabUnavailable, userfaultfd, vfio_qemu
+from qmpguard.demo.qemu import Qemu, QemuDied, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
+from qmpguard.errors import UnavailableError
+from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -31,27 +34,55 @@ _AWAY = {"uri": "exec:cat >/dev/null"}
 _SLOWLY = {"max-bandwidth": 50_000, "max-postcopy-bandwidth": 10_000}
 
 
+#: what a destination says on the return path, each a type, a size and a number: that it has the devices' states, and
+#: that it has all. Source: QEMU migration/migration.c: migrate_send_rp_pong, QEMU_VM_PING_PACKAGED_LOADED;
+#: migrate_send_rp_shut
+_HAS_ALL = struct.pack(">HHIHHI", 2, 4, 0x42, 1, 4, 0)
+
+
 async def tell() -> int:
-    """Tell the story and return the exit code: 0, or 69 where the QEMU for it cannot be had."""
+    """Tell the story and return 0. Raises `UnavailableError` where the QEMU for it cannot be had, or fails."""
     try:
-        binary = vfio_qemu()
-    except LabUnavailable as error:
-        print(f"qmpguard demo: {error}", file=sys.stderr)
-        return 69
-    with tempfile.TemporaryDirectory(prefix="qmpguard-") as folder:
-        async with asyncio.timeout(10 * STEP), VfioUserServer(Path(folder, "vu.sock")) as device:
-            story = Story(binary, Path(folder), device.path)
-            await story.without()
-            await story.guarded()
-            await story.no_device()
+        await _tell(vfio_qemu())
+    except (LabUnavailable, QemuDied, QMPError, EOFError, TimeoutError, ExceptionGroup) as error:
+        raise UnavailableError(f"the demo cannot go on: {_reason(error)}") from error
     print(_paint(_BOLD, "\nThat is all: early, whichever way it is asked for, and nothing else is touched."))
     return 0
 
 
-class Story:
-    """The three chapters; each starts a QEMU of its own."""
+def _reason(error: Exception) -> str:
+    """Return an error's text as one line; of a group's, the first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(str(error).split()) or f"no answer within {STEP:.0f} s"
 
-    def __init__(self, binary: Path, folder: Path, device: Path) -> None:
+
+async def _tell(binary: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="qmpguard-") as folder:
+        async with asyncio.timeout(10 * STEP), VfioUserServer(Path(folder, "vu.sock")) as device:
+            story = Story(binary, Path(folder), device.path, whole=_whole())
+            await story.without()
+            await story.guarded()
+            await story.no_device()
+
+
+def _whole() -> bool:
+    """Say whether a QEMU can be the destination of a postcopy migration here; where none can, print what helps."""
+    try:
+        userfaultfd()
+    except LabUnavailable as error:
+        print(
+            f"{error}.\nWithout it, the destination of a migration is here no QEMU but a socket that takes everything."
+        )
+        return False
+    return True
+
+
+class Story:
+    """The three chapters; each starts a QEMU of its own. ``whole``: destinations are QEMUs as well."""
+
+    def __init__(self, binary: Path, folder: Path, device: Path, *, whole: bool = True) -> None:
+        self._whole = whole
         self._binary = binary
         self._folder = folder
         self._device = device
@@ -119,7 +150,11 @@ class Story:
 
     @contextlib.asynccontextmanager
     async def _destination(self, name: str, *, device: bool) -> AsyncGenerator[str]:
-        """Start a QEMU that takes a postcopy migration, and give the URI to it."""
+        """Start what takes a postcopy migration, a QEMU if that is possible, and give the URI to it."""
+        if not self._whole:
+            async with sink(self._folder / f"{name}.sock") as uri:
+                yield uri
+            return
         async with self._qemu(name, device=device, arguments=("-incoming", "defer")) as qemu:
             uri = f"unix:{qemu.monitors[0].with_name('migration.sock')}"
             async with client(qemu.monitors[0]) as qmp:
@@ -138,18 +173,39 @@ class Story:
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stderr is not None
-        async with asyncio.TaskGroup() as tasks:
+        async with Tasks() as tasks:
             try:
                 async with asyncio.timeout(STEP):
                     first = (await process.stderr.readline()).decode().rstrip()
                 note(first.replace(str(self._folder) + "/", ""))
-                tasks.create_task(_echo(process.stderr))
+                tasks.start("demo log", _echo(process.stderr))
                 yield socket
             finally:
                 if process.returncode is None:
                     process.terminate()
                 async with asyncio.timeout(STEP):
                     await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def sink(path: Path) -> AsyncGenerator[str]:
+    """Listen for a migration, take all of it and say that it has arrived; give the URI."""
+    writers = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(_HAS_ALL)
+        while await reader.read(1 << 16):
+            pass
+
+    server = await asyncio.start_unix_server(take, path)
+    try:
+        yield f"unix:{path}"
+    finally:
+        for writer in writers:
+            writer.close()
+        server.close()
+        await server.wait_closed()
 
 
 async def _echo(log: asyncio.StreamReader) -> None:
