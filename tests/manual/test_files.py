@@ -69,7 +69,8 @@ def test_bash_offers_what_fits(typed: list[str], offered: list[str]) -> None:
 )
 def test_fish_offers_what_fits(typed: str, offered: set[str]) -> None:
     script = f"source {ROOT}/completions/qmpguard.fish; complete -C 'qmpguard {typed}' | string split -f1 \\t"
-    assert set(shell("fish", "--no-config", "-c", script)) == offered
+    word = typed.rpartition(" ")[2]  # fish 4 also offers what merely contains the letters
+    assert {found for found in shell("fish", "--no-config", "-c", script) if found.startswith(word)} == offered
 
 
 #: zsh's own functions work in an editor only: these print what they are given
