@@ -1,4 +1,8 @@
-"""Drift: what has changed between two looks at a VM although no command through the guard has changed it."""
+"""Drift: what has changed between two looks at a VM, and neither a command through the guard nor QEMU accounts for it.
+
+QEMU tells of devices that leave and of failover that is negotiated by events, whoever brought them about: the guest,
+the host, a command. What it has told of is no drift.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +45,13 @@ class Drift:
         return f"{self.fact.value}: {before} -> {after}"
 
 
+#: capabilities that QEMU switches by itself: up to 9.0 `migrate` with `blk` does so, and its end does again
+#: (migration/migration.c: migrate_set_block_enabled, block_cleanup_parameters)
+BY_ITSELF = frozenset({"block"})
+
+
 def _on(facts: Facts) -> tuple[str, ...] | None:
-    return None if facts.capabilities is None else tuple(sorted(facts.capabilities))
+    return None if facts.capabilities is None else tuple(sorted(facts.capabilities - BY_ITSELF))
 
 
 def _plugged(facts: Facts) -> tuple[str, ...] | None:
@@ -55,24 +64,21 @@ _WATCHED: Mapping[Fact, Callable[[Facts], tuple[str, ...] | None]] = {
 }
 
 
-def _changed_by(command: str, arguments: Mapping[str, Value]) -> tuple[frozenset[Fact], bool]:
-    """Return what a command may change, of what is watched, and whether it asks a device to leave."""
-    changed = CHANGES.get(command, frozenset())
-    if command != "human-monitor-command":
-        return changed, command == "device_del"
-    line = arguments.get("command-line")
-    reading = hmp.read(line) if isinstance(line, str) else None
-    if isinstance(reading, hmp.Info | hmp.Rejected):
-        return frozenset(), False
-    return changed, isinstance(reading, hmp.DeviceDel)
+def _changed_by(command: str, arguments: Mapping[str, Value]) -> frozenset[Fact]:
+    """Return what a command may change, of what is watched."""
+    if command == "human-monitor-command":
+        line = arguments.get("command-line")
+        if isinstance(line, str) and isinstance(hmp.read(line), hmp.Info | hmp.Rejected):
+            return frozenset()
+    return CHANGES.get(command, frozenset())
 
 
 class Baseline:
-    """What the next look is compared with: what the last one saw, without what commands have changed since."""
+    """What the next look is compared with: what the last one saw, without what has accountably changed since."""
 
     def __init__(self) -> None:
         self.facts = Facts()
-        self._unplugging = 0  # devices that are asked to leave, and leave when the guest lets them
+        self._negotiated: frozenset[str] = frozenset()  # the failover standbys whose primaries are about to show
         self._changes = 0
 
     @property
@@ -82,14 +88,13 @@ class Baseline:
 
     def begins(self, command: str, arguments: Mapping[str, Value]) -> bool:
         """Take notice that a command is on its way; say whether it may change what is watched."""
-        changed, unplugs = _changed_by(command, arguments)
+        changed = _changed_by(command, arguments)
         self._forget(changed)
-        self._unplugging += unplugs
         return bool(changed)
 
     def ends(self, command: str, arguments: Mapping[str, Value]) -> None:
         """Take notice that a command was answered: what was seen meanwhile may be of before or after it."""
-        self._forget(_changed_by(command, arguments)[0])
+        self._forget(_changed_by(command, arguments))
 
     def _forget(self, changed: frozenset[Fact]) -> None:
         self._changes += bool(changed)
@@ -98,16 +103,29 @@ class Baseline:
         if Fact.DEVICES in changed:
             self.facts = replace(self.facts, devices=None)
 
-    def unplugged(self) -> None:
-        """Take notice that a device has left; where it was asked to, that is no drift."""
-        if self._unplugging:
-            self._unplugging -= 1
-            self._forget(_DEVICES)
+    def happened(self, event: str, data: Mapping[str, Value]) -> bool:
+        """Take an event of QEMU's that accounts for a change of the devices; say whether it is one."""
+        match event, data:
+            case "DEVICE_DELETED", {"path": str(path)}:
+                self._left(path)
+            case "FAILOVER_NEGOTIATED", {"device-id": str(standby)}:
+                self._changes += 1
+                self._negotiated |= {standby}
+            case _:
+                return False
+        return True
+
+    def _left(self, path: str) -> None:
+        self._changes += 1
+        if (devices := self.facts.devices) is not None:
+            self.facts = replace(self.facts, devices=tuple(device for device in devices if device.path != path))
 
     def compare(self, seen: Facts, ticket: int) -> list[Drift]:
         """Return what has drifted, and take what was seen as the new baseline."""
         if ticket != self._changes:
             return []
+        if self._negotiated and seen.devices is not None:
+            seen = self._with_primaries(seen)
         drifts = []
         for fact, names in _WATCHED.items():
             before, after = names(self.facts), names(seen)
@@ -120,3 +138,15 @@ class Baseline:
             devices=known.devices if seen.devices is None else seen.devices,
         )
         return drifts
+
+    def _with_primaries(self, seen: Facts) -> Facts:
+        """Take the primaries that negotiation has brought about into the baseline; what was seen must tell them."""
+        if seen.details is None:
+            return replace(seen, devices=None)
+        primaries = [device for device in seen.details if device.failover_pair_id in self._negotiated]
+        shown = {device.path for device in primaries}
+        if shown and (known := self.facts.devices) is not None:
+            both = {device.path: device for device in (*known, *(d for d in seen.devices or () if d.path in shown))}
+            self.facts = replace(self.facts, devices=tuple(both[path] for path in sorted(both)))
+        self._negotiated -= {device.failover_pair_id or "" for device in primaries}
+        return seen

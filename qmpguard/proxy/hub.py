@@ -361,8 +361,7 @@ class Hub:
 
     def happened(self, event: QemuEvent) -> None:
         """Give an event to every negotiated session."""
-        if event.name == "DEVICE_DELETED":
-            self.gate.baseline.unplugged()
+        if self.gate.baseline.happened(event.name, event.data):
             self.watch.soon()
         for session in tuple(self.sessions):
             self._contain(session, partial(session.event, event.line))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.drift import Baseline
+from qmpguard.policy.drift import BY_ITSELF, Baseline
 from qmpguard.policy.machine import Device, Facts
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
@@ -77,12 +77,64 @@ def test_what_was_seen_while_a_command_changed_something_is_not_compared() -> No
     ]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_device_that_leaves_is_drift_unless_it_was_asked_to(asked: bool) -> None:
+LEFT = ("DEVICE_DELETED", {"device": "gpu0", "path": GPU.path})
+NEGOTIATED = ("FAILOVER_NEGOTIATED", {"device-id": "net0"})
+PRIMARY = Device("/machine/peripheral/hp0", "vfio-pci", "hp0")
+SHOWN = Facts(
+    capabilities=frozenset(),
+    devices=(PRIMARY,),
+    details=(Device(PRIMARY.path, "vfio-pci", "hp0", failover_pair_id="net0"),),
+)
+
+
+def seen_after(event: tuple[str, dict[str, Any]], before: Facts, *after: Facts) -> list[str]:
+    """What has drifted between a look and later ones, with an event of QEMU's in between."""
     baseline = Baseline()
-    if asked:
-        baseline.begins("device_del", {"id": "gpu0"})
-        baseline.ends("device_del", {"id": "gpu0"})
-    baseline.compare(PLUGGED, baseline.ticket)
-    baseline.unplugged()
-    assert bool(baseline.compare(NOTHING, baseline.ticket)) == (not asked)
+    baseline.compare(before, baseline.ticket)
+    assert baseline.happened(*event)
+    return [str(drift) for seen in after for drift in baseline.compare(seen, baseline.ticket)]
+
+
+@pytest.mark.parametrize(
+    ("event", "before", "after"),
+    [
+        (LEFT, PLUGGED, [NOTHING]),  # the guest has ejected it, or the host has taken it back
+        (LEFT, NOTHING, [NOTHING]),
+        (LEFT, Facts(), [NOTHING]),
+        (NEGOTIATED, NOTHING, [SHOWN, SHOWN]),  # what QEMU had hidden shows
+        (NEGOTIATED, NOTHING, [Facts(devices=(PRIMARY,)), SHOWN]),  # without its details nobody can tell yet
+        (NEGOTIATED, Facts(), [SHOWN]),
+        (NEGOTIATED, NOTHING, [NOTHING, SHOWN]),
+    ],
+)
+def test_what_qemu_has_told_of_is_no_drift(
+    event: tuple[str, dict[str, Any]], before: Facts, after: list[Facts]
+) -> None:
+    assert seen_after(event, before, *after) == []
+
+
+def test_beside_what_qemu_has_told_of_all_else_is_drift() -> None:
+    both = Facts(devices=(GPU, PRIMARY), details=(GPU, *(SHOWN.details or ())))
+    assert seen_after(LEFT, PLUGGED, SHOWN) == ["devices: none -> hp0"]
+    assert seen_after(NEGOTIATED, NOTHING, both) == ["devices: hp0 -> gpu0, hp0"]
+    assert seen_after(NEGOTIATED, NOTHING, SHOWN, NOTHING, SHOWN)[1:] == ["devices: none -> hp0"]  # it is told once
+    assert seen_after(("DEVICE_DELETED", {"path": "/machine/peripheral/other"}), PLUGGED, NOTHING) != []
+
+
+def test_an_event_spoils_a_look_that_is_under_way() -> None:
+    for event in (LEFT, NEGOTIATED):
+        baseline = Baseline()
+        baseline.compare(PLUGGED, ticket := baseline.ticket)
+        baseline.happened(*event)
+        assert baseline.compare(NOTHING, ticket) == []
+
+
+@pytest.mark.parametrize("event", [("STOP", {}), ("DEVICE_DELETED", {}), ("FAILOVER_NEGOTIATED", {"device-id": 5})])
+def test_other_events_account_for_nothing(event: tuple[str, dict[str, Any]]) -> None:
+    assert not Baseline().happened(*event)
+
+
+@pytest.mark.parametrize("name", sorted(BY_ITSELF))
+def test_a_capability_that_qemu_switches_by_itself_is_not_watched(name: str) -> None:
+    lit = Facts(capabilities=frozenset({name}), devices=())
+    assert looks(NOTHING, lit, NOTHING) == []

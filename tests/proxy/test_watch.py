@@ -73,6 +73,26 @@ async def test_a_device_that_leaves_when_the_guest_lets_it_is_no_drift(tmp_path:
         assert guard.hub.counts.drifts == 0
 
 
+async def looked(qemu: FakeQemu) -> None:
+    """Wait until the guard has looked at QEMU as it is now."""
+    seen = qemu.commands().count("query-migrate")
+    await qemu.until("query-migrate", seen + 3)
+
+
+async def test_what_the_guest_or_the_host_brings_about_is_no_drift(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path, watch=FAST) as guard:
+        qemu.answers["qom-get"] = lambda request: "net0" if request["arguments"]["property"] != "failover" else True
+        qemu.devices["net0"] = "virtio-net-pci"
+        await looked(qemu)
+        qemu.emit("FAILOVER_NEGOTIATED", **{"device-id": "net0"})
+        qemu.devices["hp0"] = "vfio-pci"  # the primary that QEMU had hidden
+        await looked(qemu)
+        qemu.emit("DEVICE_DELETED", device="hp0", path="/machine/peripheral/hp0")  # the guest ejects it
+        del qemu.devices["hp0"]
+        await looked(qemu)
+        assert guard.hub.counts.drifts == 0
+
+
 async def test_every_survey_notices_drift_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
