@@ -136,6 +136,7 @@ class Facts:
     type: str | None = None
     commands: frozenset[str] | None = None  # every command of QEMU's schema
     hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
+    left_on: frozenset[str] = frozenset()  # capabilities that the last migration left on; the guard remembers them
     confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
 
 
@@ -175,13 +176,14 @@ class Machine:
         blockers: Iterable[str] = (),
         changed_type: str = "",
         commands: Iterable[str] = (),
+        left_on: Iterable[str] = (),
     ) -> Machine:
         """Return a machine about which everything is known."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
         known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
-        return cls(Facts(on, vfio, (), vfio, *known))
+        return cls(Facts(on, vfio, (), vfio, *known, frozenset(left_on)))
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -243,9 +245,10 @@ class Machine:
         """Every command of QEMU's schema."""
         return _known(self.facts.commands, Fact.COMMANDS)
 
-    @property
-    def last_migration_is_over(self) -> bool:
-        """Say whether what is still set is a leftover: a migration is behind us and none is under way."""
+    def left_over(self, capability: str) -> bool:
+        """Say whether a capability is left over: a migration that used it is behind us, and none is under way."""
+        if capability not in self.facts.left_on:
+            return False
         return self.runstate != "inmigrate" and self.migration.status in OVER
 
     def with_capabilities(self, states: Iterable[tuple[str, bool]]) -> Machine:

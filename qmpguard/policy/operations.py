@@ -15,7 +15,7 @@ class Operation(Protocol):
         """Return the machine as it would be."""
         ...
 
-    def meets_a_leftover(self, before: Machine) -> bool:
+    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
         """Say whether a capability that is on is of no consequence for it; then it is only warned of."""
         ...
 
@@ -25,7 +25,7 @@ class _Lasting:
 
     __slots__ = ()
 
-    def meets_a_leftover(self, before: Machine) -> bool:
+    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
         """Never: what it does lasts until a migration uses it."""
         return False
 
@@ -64,9 +64,9 @@ class AddDevice:
         """Return the machine with the device plugged in."""
         return machine.with_device(self.device)
 
-    def meets_a_leftover(self, before: Machine) -> bool:
-        """When the last migration is over, a capability that is still on is what it left behind."""
-        return before.last_migration_is_over
+    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
+        """A capability that was on in the last migration, and is on still, is what that left behind."""
+        return before.left_over(capability)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ def vfio_postcopy(machine: Machine, policy: Policy) -> Problem | None:
     lost. QEMU 8.2 and later say so at `migrate`, for `vfio-pci` without `failover_pair_id`, on the source only.
 
     It is refused where the two would come together: when the capability is switched on, when the device is plugged in,
-    and when a migration or its postcopy phase starts. Once a migration is over, QEMU leaves the capability on; then a
-    device may be plugged in again, with a warning, and the next migration is refused.
+    and when a migration or its postcopy phase starts. QEMU leaves the capability on when a migration is over. One that
+    was on in it, and is on still, is left over: a device may be plugged in, with a warning, and the next migration is
+    refused. In profile strict, and where the guard has not seen that migration, it is to be turned off first.
     """
     return _combination(machine, policy, POSTCOPY_RAM, "postcopy migration")
 

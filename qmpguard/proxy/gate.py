@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import Baseline, Drift
 from qmpguard.policy.judgment import concerns
+from qmpguard.policy.leftovers import Leftovers
 from qmpguard.policy.machine import Device, Fact, Facts
 from qmpguard.policy.native import seen_in
-from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Operation, StartMigration
+from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Operation, SetCapabilities, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
@@ -80,6 +81,7 @@ class Gate:
         self.baseline = Baseline()
         self.turn = asyncio.Lock()
         self.primaries = Primaries()
+        self.leftovers = Leftovers()
         self.sight = Sight(time.time)
         self.surveys = Durations()
         self._asking: float | None = None  # since when, while QEMU has a question to answer
@@ -152,6 +154,7 @@ class Gate:
     def renew(self) -> None:
         """Forget what was true of the last QEMU."""
         self.primaries = Primaries()
+        self.leftovers = Leftovers()
         self.baseline = Baseline()
         self.sight = Sight(time.time)
         self.confirmed = frozenset()
@@ -228,10 +231,12 @@ class Gate:
         return same or self._unverified(str(error))
 
     def _known(self) -> Facts:
-        return Facts(hidden=self.primaries.hidden, commands=self.commands, confirmed=self.confirmed)
+        left_on = self.leftovers.left_on
+        return Facts(hidden=self.primaries.hidden, commands=self.commands, left_on=left_on, confirmed=self.confirmed)
 
     def _compare(self, facts: Facts, ticket: int) -> None:
         self.primaries.hidden = facts.hidden
+        self.leftovers.saw(facts)
         self.sight.saw(facts)
         for drift in self.baseline.compare(facts, ticket):
             self._drifted(drift)
@@ -252,9 +257,12 @@ class Gate:
                     await self._look_for(device, primaries, control)
             case StartMigration() if reply is not None:
                 if was_accepted(reply):
+                    self.leftovers.started()
                     self.sight.started()
                 else:
                     self.confirmed |= seen_in(reply.text)
+            case SetCapabilities(states):
+                self.leftovers.switched_on(name for name, state in states if state)
             case OpenMonitor(how) if reply is None or was_accepted(reply):
                 self.ways_around = tuple(dict.fromkeys((*self.ways_around, how[:MAX_TEXT])))[:MAX_WAYS]
             case _:

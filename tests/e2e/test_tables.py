@@ -81,7 +81,7 @@ async def come_true(
         behind = await stack.enter_async_context(connected(qemu.monitors[1]))
         if scene.migration == "completed":
             assert await behind.ask("migrate", {"uri": "exec:cat >/dev/null"}) == {"return": {}}
-            await migrated(behind)
+            await until(behind, "completed")
         if not scene.by_global:
             states = [{"capability": c, "state": True} for c in scene.capabilities]
             assert await behind.ask("migrate-set-capabilities", {"capabilities": states}) == {"return": {}}
@@ -89,16 +89,17 @@ async def come_true(
             await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy))
         socket = folder / "guard.sock" if guarded else qemu.monitors[0]
         vm = Vm(await stack.enter_async_context(connected(socket)), behind, vfio)
+        if scene.used:
+            assert await vm.qmp.ask("migrate", {"uri": "unix:/nowhere"}) == {"return": {}}
+            await until(behind, scene.migration)
         if scene.hidden:
             assert await vm.qmp.ask("device_add", PRIMARY) == {"return": {}}
         yield vm
 
 
-async def migrated(qmp: Client) -> None:
+async def until(qmp: Client, status: str) -> None:
     async with asyncio.timeout(PATIENCE):
-        while True:
-            if (await qmp.ask("query-migrate"))["return"].get("status") == "completed":
-                return
+        while (await qmp.ask("query-migrate"))["return"].get("status") != status:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.02)
 
 

@@ -17,7 +17,7 @@ class Scene:
     """A VM. ``capabilities`` were switched on behind the guard's back; ``device``: a VFIO device is plugged.
 
     ``by_global``: they were switched on by the command line. ``hidden``: a failover primary was plugged through the
-    guard, and QEMU keeps it out of sight.
+    guard, and QEMU keeps it out of sight. ``used``: the guard saw the migration that is over, with the capabilities on.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Scene:
     incoming: bool = False
     started: bool = True
     migration: str = "none"
+    used: bool = False
 
     def machine(self) -> Machine:
         """The scene as the pure core sees it."""
@@ -46,6 +47,7 @@ class Scene:
             runstate="inmigrate" if self.incoming else "running" if self.started else "prelaunch",
             migration=self.migration,
             changed_type=VFIO if self.device else "",
+            left_on=self.capabilities if self.used else [],
         )
 
 
@@ -67,9 +69,11 @@ STANDBY_LIT = Scene("a failover standby and postcopy on", (PC,), standby=True)
 HIDDEN = Scene("a failover standby that hides its primary", standby=True, hidden=True)
 UNSTARTED_SNAP = Scene("not started yet, background snapshot on", (SNAP,), started=False)
 UNSTARTED = Scene("not started yet", started=False)
-OVER_LIT = Scene("after a migration, postcopy still on", (PC,), migration="completed")
+OVER_LIT = Scene("after a migration, postcopy still on", (PC,), migration="failed", used=True)
+SINCE_LIT = Scene("after a migration, postcopy on since", (PC,), migration="completed")
+SINCE_SNAP = Scene("after a migration, background snapshot on since", (SNAP,), migration="completed")
 OVER_BOTH = Scene("after a migration, with both", (PC,), device=True, migration="completed")
-OVER_SNAP = Scene("after a migration, background snapshot still on", (SNAP,), migration="completed")
+OVER_SNAP = Scene("after a migration, background snapshot still on", (SNAP,), migration="failed", used=True)
 GLOBAL_LIT = Scene("postcopy on by the command line", (PC,), by_global=True)
 GLOBAL_BOTH = Scene("a device and postcopy on, both by the command line", (PC,), device=True, by_global=True)
 BITMAPS = Scene("a device and dirty-bitmaps on", ("dirty-bitmaps",), device=True)

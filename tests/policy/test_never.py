@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.policy.judgment import judge
+from qmpguard.policy.leftovers import Leftovers
 from qmpguard.policy.machine import DANGEROUS, OVER, Device, Machine, Migration
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
@@ -41,6 +42,7 @@ class Vm:
         self.status = "none"
         self.standby = self.chance.random() < 0.3
         self.incoming = self.chance.random() < 0.3  # it waits for a migration
+        self.left = Leftovers()
         self.said: list[str] = [f"standby={self.standby} incoming={self.incoming}"]
 
     @property
@@ -59,8 +61,11 @@ class Vm:
             hidden=self.hidden.values(),
             standbys=["net0"] if self.standby else [],
             runstate="inmigrate" if self.incoming else "running",
+            left_on=self.left.left_on,
         )
-        return replace(machine, facts=replace(machine.facts, migration=Migration(self.status)))
+        facts = replace(machine.facts, migration=Migration(self.status))
+        self.left.saw(facts)
+        return replace(machine, facts=replace(facts, left_on=self.left.left_on))
 
     def passes(self, request: Request) -> bool:
         reading = read(request["execute"], request.get("arguments", {}), self.policy)
@@ -94,6 +99,7 @@ class Vm:
     def _set(self, states: list[tuple[str, bool]]) -> None:
         for name, state in states if not self.under_way else ():  # QEMU refuses while a migration runs
             self.on = self.on | {name} if state else self.on - {name}
+        self.left.switched_on(name for name, state in states if state)
 
     def add_device(self) -> None:
         driver, identity = self.chance.choice(DRIVERS), self.chance.choice("ab")
@@ -118,6 +124,7 @@ class Vm:
         line = "migrate_incoming tcp:h:1" if self.incoming else "migrate -d tcp:h:1"
         if self.passes(self.chance.choice([hmp(line), qmp(command, uri="tcp:h:1")])) and not self.under_way:
             self.status = "setup"
+            self.left.started()
 
     def cancel(self) -> None:
         assert self.passes(self.chance.choice([hmp("migrate_cancel"), qmp("migrate_cancel")]))

@@ -40,6 +40,7 @@ def read(command: str, arguments: dict[str, Any], policy: Policy | None = None) 
     return read_with(command, arguments, policy or Policy())
 
 
+LEFT_ON = ["postcopy-ram"]
 MIGRATE = ("migrate", {"uri": "tcp:host:4444"})
 ON, OFF = ("postcopy-ram", True), ("postcopy-ram", False)
 SNAP = ("background-snapshot", True)
@@ -75,8 +76,11 @@ TABLE: list[tuple[tuple[str, dict[str, Any]], Machine, str | None]] = [
     (plug("vfio-user-pci"), POSTCOPY, "vfio-postcopy"),
     (plug(), Machine.of(capabilities=["postcopy-ram"], runstate="inmigrate"), "vfio-postcopy"),
     (plug(), Machine.of(capabilities=["postcopy-ram"], migration="active"), "vfio-postcopy"),
-    (plug(), Machine.of(capabilities=["postcopy-ram"], migration="completed"), None),  # a leftover
-    (plug(), Machine.of(capabilities=["postcopy-ram"], migration="completed", runstate="inmigrate"), "vfio-postcopy"),
+    (plug(), Machine.of(capabilities=["postcopy-ram"], left_on=LEFT_ON, migration="completed"), None),
+    (plug(), Machine.of(capabilities=["postcopy-ram"], migration="completed"), "vfio-postcopy"),  # switched on since
+    (plug(), Machine.of(capabilities=["postcopy-ram"], left_on=LEFT_ON, migration="active"), "vfio-postcopy"),
+    (plug(), Machine.of(capabilities=["postcopy-ram"], left_on=LEFT_ON, runstate="inmigrate"), "vfio-postcopy"),
+    (plug(), Machine.of(capabilities=["background-snapshot"], left_on=LEFT_ON), "vfio-background-snapshot"),
 ]
 
 
@@ -184,8 +188,9 @@ def test_a_leftover_capability_is_only_warned_of() -> None:
     operation = read(*plug())
     assert operation is not None
     assert not isinstance(operation, Harmless | Unreadable)
-    verdict = judge(operation, Machine.of(capabilities=["postcopy-ram"], migration="failed"), Policy())
-    assert [f.rule for f in verdict.warnings] == ["vfio-postcopy"]
+    machine = Machine.of(capabilities=["postcopy-ram"], left_on=["postcopy-ram"], migration="failed")
+    assert [f.rule for f in judge(operation, machine, Policy()).warnings] == ["vfio-postcopy"]
+    assert judge(operation, machine, STRICT).refusal is not None
 
 
 @pytest.mark.parametrize(

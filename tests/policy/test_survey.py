@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.policy.machine import Device, Fact, Facts, Progress
-from qmpguard.policy.operations import CallUnlisted
+from qmpguard.policy.operations import AddDevice, CallUnlisted
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
 from qmpguard.policy.survey import Missing, Query, Unexpected, inquire, observe
@@ -98,7 +98,12 @@ def test_plugging_without_a_dangerous_bit_asks_for_the_capabilities_only() -> No
 def test_plugging_with_one_asks_whether_harm_can_follow() -> None:
     assert World("postcopy-ram").judge(*PLUG).refusal is not None
     over = World("postcopy-ram", query_migrate={"status": "completed"})
-    assert over.judge(*PLUG).refusal is None
+    assert over.judge(*PLUG).refusal is not None
+    operation = read(*PLUG, Policy())
+    assert isinstance(operation, AddDevice)
+    verdict, _ = over.drive(inquire(operation, Policy(), Facts(left_on=frozenset({"postcopy-ram"}))))
+    assert verdict.refusal is None
+    assert [f.rule for f in verdict.warnings] == ["vfio-postcopy"]
 
 
 def test_a_failover_primary_is_known_by_its_standby() -> None:
@@ -160,7 +165,7 @@ def test_an_answer_of_another_form_is_unexpected(command: str, answer: Any) -> N
     world = World("postcopy-ram")
     world.answers[command] = answer
     with pytest.raises(Unexpected):
-        world.judge(*PLUG)
+        world.observe(Facts(), Fact.CAPABILITIES, Fact.RUNSTATE, Fact.MIGRATION)
 
 
 def test_a_list_of_devices_of_another_form_is_unexpected() -> None:
