@@ -138,6 +138,6 @@ def test_an_odd_greeting_is_none_and_raises_nothing_else(inside: str) -> None:
 
 
 def test_what_a_packager_calls_it_is_cut_and_has_no_control_characters() -> None:
-    package = '"a\u001b[31m' + "x" * 1000 + '"'
+    package = r'"a\u001b[31m' + "x" * 1000 + '"'
     line = f'{{"QMP": {{"version": {{"qemu": {NUMBERS}, "package": {package}}}, "capabilities": []}}}}'
     assert Greeting(line.encode()).package == ("a[31m" + "x" * 1000)[:256]
