@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmpguard.wire import replies
-from qmpguard.wire.replies import Greeting, OddReply, QemuEvent, Splitter, find_id, with_id
+from qmpguard.wire.replies import Greeting, OddReply, QemuEvent, Reply, Splitter, find_id, read_reply, with_id
 
 VERSION = b'{"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}'
 GREETING = b'{"QMP": {"version": %b, "capabilities": ["oob"]}}\r\n' % VERSION
@@ -141,3 +141,28 @@ def test_what_a_packager_calls_it_is_cut_and_has_no_control_characters() -> None
     package = r'"a\u001b[31m' + "x" * 1000 + '"'
     line = f'{{"QMP": {{"version": {{"qemu": {NUMBERS}, "package": {package}}}, "capabilities": []}}}}'
     assert Greeting(line.encode()).package == ("a[31m" + "x" * 1000)[:256]
+
+
+@pytest.mark.parametrize(
+    ("message", "read"),
+    [
+        (b'{"return": {}, "id": 1}', Reply(accepted=True)),
+        (b'{"return": "a text", "id": 1}', Reply(accepted=True, text="a text")),
+        (b'{"id": 1, "error": {"class": "GenericError", "desc": "no"}}', Reply(accepted=False, text="no")),
+        (b'{"id": 1, "error": {}}', Reply(accepted=False)),
+        (b'{"id": 1}', Reply(accepted=False)),
+        (b"[]", None),
+        (b"nonsense", None),
+        (b'{"return": ' + b"1" * 5000 + b"}", None),
+        (b'{"return": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
+        (b'{"return": "\xff"}', None),
+    ],
+    ids=range(10),
+)
+def test_a_reply_is_read_or_it_is_none(message: bytes, read: Reply | None) -> None:
+    assert read_reply(message) == read
+
+
+def test_an_event_has_a_name() -> None:
+    with pytest.raises(ValueError, match="without a name"):
+        OddReply(b'{"event": {}}')
