@@ -281,6 +281,37 @@ async def test_what_is_wrong_with_a_command_is_said(
         assert says in capsys.readouterr().err
 
 
+async def test_what_another_user_has_put_in_a_consoles_place_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Credentials:
+        """Who listens, as the kernel would say of another user's process."""
+
+        def unpack(self, _: bytes) -> tuple[int, int, int]:
+            return os.getpid(), 777, 777
+
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, abstract()):
+        monkeypatch.setattr(consoles, "_CREDENTIALS", Credentials())
+        monkeypatch.setattr(os, "geteuid", lambda: 778)
+        assert await override("--rule", "vfio-postcopy", "--for", "1m", "--reason", "x") == 69
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "{}", '{"return": 1}', '{"return": [{}]}', '{"error": 1}', "x", "[" * 9999, ""]
+)
+async def test_what_is_no_console_is_passed_over(tmp_path: Path, answer: str) -> None:
+    """It has a console's name, and answers otherwise."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(answer.encode() + b"\n")
+        writer.close()
+
+    server = await asyncio.start_unix_server(talk, f"\0{console.NAME}-odd-{os.getpid()}")
+    async with server:
+        assert await override() == 69
+
+
 async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stray socket with the right name is no guard, and does not stand in the way."""
     with socket.socket(socket.AF_UNIX) as stray:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from qmpguard.daemon.child import Child
 from qmpguard.signals import HUNG
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, connected, eventually
@@ -131,7 +135,7 @@ async def test_a_config_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> N
     assert not (tmp_path / "g").exists()
 
 
-async def test_an_event_loop_that_hangs_does_not_hold_up_the_end_for_ever(tmp_path: Path) -> None:
+async def test_a_standard_error_that_nobody_reads_does_not_hold_up_the_end(tmp_path: Path) -> None:
     """A pipe that nobody reads, as standard error: the process may hang in a write, and is ended all the same."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -174,16 +178,97 @@ async def test_a_signal_for_qemu_reaches_it_or_keeps_it_from_running(
     assert not (tmp_path / "g").exists()
 
 
-async def test_qemu_starts_with_no_signal_blocked_and_the_limits_and_descriptors_of_a_shell(tmp_path: Path) -> None:
-    script = "cat /proc/self/status > status; ulimit -Sn > limit; ls -l /proc/self/fd > fds"
-    process = await start(
-        *("exec", "--listen", str(tmp_path / "g"), "--", "sh", "-c", f"cd {tmp_path}; {script}"),
-        preexec_fn=lambda: __import__("resource").setrlimit(7, (777, 4096)),
-    )
-    await ended(process)
+#: what stands for QEMU: it writes down what it was started with
+LOOKS = """
+import os, resource, shutil, sys
+shutil.copyfile("/proc/self/status", sys.argv[1])
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], *(os.readlink(f"/proc/self/fd/{n}") for n in range(3, 99)
+    if os.path.exists(f"/proc/self/fd/{n}") or os.path.islink(f"/proc/self/fd/{n}")), file=open(sys.argv[2], "w"))
+"""
+
+
+async def test_qemu_starts_with_no_signal_blocked_and_the_limit_and_descriptors_that_are_its_own(
+    tmp_path: Path,
+) -> None:
+    clients, other = socket.create_server(("127.0.0.1", 0)), socket.socketpair()
+    with clients, other[0], other[1]:
+        process = await start(
+            *("exec", "--listen", f"fd:{clients.fileno()}", "--", sys.executable, "-S", "-c", LOOKS),
+            *(str(tmp_path / "status"), str(tmp_path / "seen")),
+            pass_fds=[clients.fileno(), other[0].fileno()],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (777, 4096)),
+        )
+        await ended(process)
     status = dict(line.split(":\t", 1) for line in (tmp_path / "status").read_text().splitlines() if ":\t" in line)
     assert int(status["SigBlk"], 16) == 0
-    assert not int(status["SigIgn"], 16) & 1 << (signal.SIGPIPE - 1)
-    assert (tmp_path / "limit").read_text() == "777\n"
-    sockets = [line for line in (tmp_path / "fds").read_text().splitlines() if "socket:" in line]
-    assert len(sockets) == 1, "the guard's end, and the clients' socket, are not for QEMU"
+    limit, *sockets = (tmp_path / "seen").read_text().split()
+    assert limit == "777"
+    assert len(sockets) == 1, "the clients' socket, and what else was passed to the guard, are not for QEMU"
+
+
+async def test_a_signal_that_comes_before_qemu_runs_keeps_it_from_running(tmp_path: Path) -> None:
+    with closing(Child(["touch", str(tmp_path / "ran")], 1024)) as child:
+        os.close(child.detach())
+        child.forward(signal.SIGHUP)
+        child.forward(signal.SIGTERM)
+        child.start()
+        await child.ended()
+        child.forward(signal.SIGTERM)  # it is too late for anything
+        assert child.status == 128 + signal.SIGHUP
+    assert not (tmp_path / "ran").exists()
+
+
+#: the program up to where it loads its command line; it prints whether SIGUSR1 is blocked there
+BEGINS = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "qmpguard.cli":
+            print(signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            sys.exit(0)
+sys.meta_path.insert(0, Finder())
+from qmpguard.__main__ import start
+start()
+"""
+
+
+@pytest.mark.parametrize(("command", "held"), [("run", "True"), ("exec", "True"), ("check", "False"), ("", "False")])
+async def test_signals_are_held_before_anything_else_is_loaded(command: str, held: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", BEGINS, *command.split(), stdout=asyncio.subprocess.PIPE
+    )
+    assert (await process.communicate())[0].decode().strip() == held
+
+
+#: the process, whose event loop hangs when it is ready
+HANGS = """
+import sys, time
+import qmpguard.signals
+qmpguard.signals.STOP_LIMIT = 0.5
+import qmpguard.daemon.serve as serve
+async def hang(*_):
+    print("hangs", file=sys.stderr, flush=True)
+    while True:
+        time.sleep(1)
+serve._announce = hang
+from qmpguard.__main__ import start
+sys.exit(start())
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_an_event_loop_that_hangs_does_not_keep_the_process(signals: int, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HANGS, "run", "--qemu", str(tmp_path / "q"), "--listen", str(tmp_path / "g")),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    while b"hangs" not in await process.stderr.readline():
+        pass
+    process.terminate()
+    if signals == 2:
+        await asyncio.sleep(0.1)
+        process.terminate()
+    code, said = await ended(process)
+    assert code == (HUNG if signals == 1 else 128 + signal.SIGTERM)
+    assert ("ending after 0.5 s: something hangs" if signals == 1 else "ending at once") in said
