@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from qmpguard.address import Address
     from qmpguard.policy.machine import Facts
+    from qmpguard.policy.native import Native
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.readers import Unreadable
@@ -26,7 +27,8 @@ SUMMARY = "judge one command without sending it"
 DESCRIPTION = (
     "Say what would become of one QMP command, by which rule and why, without sending it. The machine is a live VM, by "
     "the guard's socket or QEMU's own, or a file: what check --json printed, or its member 'machine', perhaps changed "
-    "by hand. Exit code 0: it would pass; 1: it would be refused."
+    "by hand. Exit code 0: it would pass; 1: it would be refused, by the "
+    "guard or, where it would start a migration, by QEMU itself."
 )
 _AS_SENT = '; give it as a client sends it: {"execute": ...}, and a line of HMP inside human-monitor-command'
 #: what a file may have: a hundred devices take some 20 KB
@@ -44,18 +46,26 @@ def execute(arguments: argparse.Namespace) -> int:
     """Judge, and tell."""
     request, policy = _request(arguments.command), policy_of(arguments)
     reading = _reading(request, policy)
-    verdict = None if reading is None else _verdict(reading, arguments.machine, policy)
-    explained = Explained(request, verdict)
+    explained = Explained(request) if reading is None else _judged(request, reading, arguments.machine, policy)
     print(json.dumps(_for_programs(explained), indent=2) if arguments.json else _for_people(explained))
-    return 1 if verdict is not None and verdict.refusal is not None else 0
+    return 1 if explained.refused else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A request, and the verdict on it; None where no rule looks at it."""
+    """A request, and the verdict on it; None where no rule looks at it.
+
+    ``own`` is QEMU's own reason against any migration now, where the request would start one.
+    """
 
     request: Request
-    verdict: Verdict | None
+    verdict: Verdict | None = None
+    own: Native | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Say whether the request would be refused, by the guard or by QEMU itself."""
+        return self.own is not None or (self.verdict is not None and self.verdict.refusal is not None)
 
     @property
     def outcome(self) -> str:
@@ -64,6 +74,8 @@ class Explained:
             return "not judged"
         if self.verdict.refusal is not None:
             return "refused"
+        if self.own is not None:
+            return "refused by QEMU"
         return "warned" if self.verdict.findings else "passes"
 
 
@@ -94,37 +106,55 @@ def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
     return None if isinstance(reading, Harmless) or not concerns(type(reading), policy) else reading
 
 
-def _verdict(reading: Operation | Unreadable, machine: str, policy: Policy) -> Verdict:
+def _judged(request: Request, reading: Operation | Unreadable, machine: str, policy: Policy) -> Explained:
     from qmpguard.address import parse_address
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.rules import unverified_mode
     from qmpguard.policy.verdict import unverified
 
     if isinstance(reading, Unreadable):
-        return unverified(reading.reason, unverified_mode(policy))
+        return Explained(request, unverified(reading.reason, unverified_mode(policy)))
     if Path(machine).is_file():
-        return _on_paper(reading, _saved(Path(machine)), policy)
-    return asyncio.run(_alive(reading, parse_address(machine), policy))
+        return _on_paper(request, reading, _saved(Path(machine)), policy)
+    return asyncio.run(_alive(request, reading, parse_address(machine), policy))
 
 
-async def _alive(operation: Operation, address: Address, policy: Policy) -> Verdict:
-    from qmpguard.policy.survey import inquire
+async def _alive(request: Request, operation: Operation, address: Address, policy: Policy) -> Explained:
+    from qmpguard.policy.machine import Fact
+    from qmpguard.policy.survey import inquire, observe
     from qmpguard.visit.inspection import visit
 
     async with visit(address) as guest:
-        verdict, _ = await guest.ask(inquire(operation, policy))
-        return verdict
+        verdict, facts = await guest.ask(inquire(operation, policy))
+        if _starts(operation):
+            facts = await guest.ask(observe(policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
+    return Explained(request, verdict, _own(operation, facts))
 
 
-def _on_paper(operation: Operation, facts: Facts, policy: Policy) -> Verdict:
+def _on_paper(request: Request, operation: Operation, facts: Facts, policy: Policy) -> Explained:
     from qmpguard.policy.judgment import judge
     from qmpguard.policy.machine import Machine, Unknown
     from qmpguard.policy.portrait import with_type
 
     try:
-        return judge(operation, Machine(with_type(facts, operation)), policy)
+        verdict = judge(operation, Machine(with_type(facts, operation)), policy)
+        return Explained(request, verdict, _own(operation, facts))
     except Unknown as unknown:
         raise UsageError(f"the saved machine does not say its {unknown}; ask a live VM") from unknown
+
+
+def _starts(operation: Operation) -> bool:
+    from qmpguard.policy.machine import Start
+    from qmpguard.policy.operations import StartMigration
+
+    return isinstance(operation, StartMigration) and operation.start is Start.OUTGOING
+
+
+def _own(operation: Operation, facts: Facts) -> Native | None:
+    from qmpguard.policy.machine import Machine
+    from qmpguard.policy.native import of_start
+
+    return of_start(Machine(facts)) if _starts(operation) else None
 
 
 def _saved(path: Path) -> Facts:
@@ -143,6 +173,7 @@ def _saved(path: Path) -> Facts:
 
 def _for_programs(explained: Explained) -> dict[str, object]:
     verdict = explained.verdict
+    native = explained.own or (verdict.native if verdict else None)
     return {
         "command": explained.request.command,
         "verdict": explained.outcome,
@@ -158,7 +189,7 @@ def _for_programs(explained: Explained) -> dict[str, object]:
             for finding in (verdict.findings if verdict else ())
         ],
         "error": verdict.refusal.text() if verdict and verdict.refusal else None,
-        "qemu_itself": native_words(verdict.native) if verdict else None,
+        "qemu_itself": native_words(native) if native else None,
     }
 
 
@@ -167,6 +198,7 @@ _OUTCOMES = {
     "passes": "it passes",
     "warned": "it passes, with a warning",
     "refused": "it would be refused",
+    "refused by QEMU": "it passes the guard, and QEMU itself would refuse it",
 }
 
 
@@ -175,6 +207,6 @@ def _for_people(explained: Explained) -> str:
     for finding in explained.verdict.findings if explained.verdict else ():
         lines += [f"  rule {finding.rule} ({finding.mode.value}): {finding.problem.refusal}"]
         lines += [f"    what helps: {finding.problem.fix}"]
-    if explained.verdict and explained.verdict.findings:
-        lines.append(f"  would QEMU itself refuse it? {explained.verdict.native}")
+    if explained.verdict and (explained.verdict.findings or explained.own):
+        lines.append(f"  would QEMU itself refuse it? {explained.own or explained.verdict.native}")
     return "\n".join(lines)

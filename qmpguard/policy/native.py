@@ -1,7 +1,8 @@
 """What QEMU itself would do with a request that the guard objects to: refuse it, do it, or nobody can tell.
 
 Never told from the version alone: distributions carry fixes back, and a check that exists does not see every device.
-``yes`` only where this very VM has shown it; ``no`` where no version of QEMU has a check (7.2 to 11.1).
+``yes`` where this very VM has shown it, or where every version does so; of a check that only newer ones have, `yes` is
+said with its reason. ``no`` where no version of QEMU has a check (7.2 to 11.1).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import Start, is_vfio
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start, is_vfio
 from qmpguard.policy.operations import AddDevice, CallUnlisted, SetProperty, StartMigration
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ WORDS = {
     "vfio-postcopy": "VFIO migration is not supported with postcopy migration",
     "vfio-background-snapshot": "VFIO migration is not supported with background snapshot",
 }
+
+
+#: QEMU's blocker for several VFIO devices, in the words that it has had since 8.2
+P2P = "Multiple VFIO devices migration is supported only if all of them support P2P migration"
 
 
 class Refuses(Enum):
@@ -55,12 +60,15 @@ def seen_in(reply: str) -> frozenset[str]:
 
 
 def native(operation: Operation, before: Machine, finding: Finding) -> Native:
-    """Return what QEMU itself would do with the operation that a rule has found something wrong with."""
+    """Return what QEMU itself would do with the operation that a rule has found something wrong with.
+
+    Raises `Unknown` where that depends on a fact that was not asked yet.
+    """
     match finding.rule:
         case "vfio-postcopy" | "vfio-background-snapshot":
             return _of_combination(operation, before, finding)
         case "vfio-blocked":
-            return Native(Refuses.UNKNOWN, "upstream since 8.2, and only where this device breaks the rule itself")
+            return _of_blocked(before)
         case "snapshot-runstate":
             return Native(Refuses.NO, "it aborts")
         case "unknown-command" if isinstance(operation, CallUnlisted) and operation.command not in before.commands:
@@ -71,25 +79,96 @@ def native(operation: Operation, before: Machine, finding: Finding) -> Native:
             return Native(Refuses.NO, "it has no such check")
 
 
+def of_start(before: Machine) -> Native | None:
+    """Return QEMU's own reason against any migration out of a machine; None where it has none.
+
+    In QEMU's order (migration/migration.c: migrate_prepare). Of several blockers it names the one that it lists last:
+    `query-migrate` lists them in reverse.
+    """
+    if outgoing(before):
+        return Native(Refuses.YES, "a migration is under way")
+    if (reason := _NOT_FROM.get(before.runstate)) is not None:
+        return Native(Refuses.YES, reason)
+    blockers = before.migration.blockers
+    return Native(Refuses.YES, f"blocked: {blockers[-1]}") if blockers else None
+
+
+#: run states from which no migration out begins
+_NOT_FROM = {"inmigrate": "it waits for a migration to come", "postmigrate": "it has migrated away"}
+#: how sure anybody can be of a check that stands in the source, and that this VM has not shown
+_UNPROVEN = "upstream since 8.2; not proven on this VM"
+
+
+def outgoing(machine: Machine) -> bool:
+    """Say whether a migration out is under way: QEMU excludes much while one is (migration_is_running).
+
+    A destination tells of the migration in by the same status. It waits in run state `inmigrate`, or runs already while
+    its pages are still coming.
+    """
+    status = machine.migration.status
+    if status in OVER or status == "none":
+        return False
+    arrives = status.startswith("postcopy") and machine.runstate == "running"
+    return machine.runstate != "inmigrate" and not arrives
+
+
+def _of_blocked(before: Machine) -> Native:
+    if any(P2P in blocker for blocker in before.migration.blockers):
+        return Native(Refuses.YES, "since 8.2, also for a device that could be migrated with others")
+    return Native(Refuses.UNKNOWN, "8.1 takes such a device")
+
+
 def _of_combination(operation: Operation, before: Machine, finding: Finding) -> Native:
-    if not isinstance(operation, StartMigration):
-        return Native(Refuses.NO, _LATER[isinstance(operation, AddDevice)])
-    if operation.start is not Start.OUTGOING:
-        return Native(Refuses.NO, f"it has no check at the start of the {operation.start.value}")
-    known = before.facts.migration
-    if known is not None and known.blockers:
-        return Native(Refuses.YES, f"blocked: {known.blockers[0]}")
-    if finding.rule in before.facts.confirmed:
+    match operation:
+        case StartMigration(Start.OUTGOING):
+            return of_start(before) or _of_check(operation, before, finding.rule)
+        case StartMigration(Start.INCOMING) if before.runstate != "inmigrate":
+            return Native(Refuses.YES, "it was not started with -incoming, or has arrived")
+        case StartMigration(Start.POSTCOPY) if before.migration.status == "none":
+            return Native(Refuses.YES, "no migration has been started")
+        case StartMigration(start):
+            return Native(Refuses.NO, f"it has no check at the start of the {start.value}")
+        case _ if outgoing(before):
+            return Native(Refuses.YES, "a migration is under way")
+        case AddDevice(device):
+            return _of_device(device)
+        case _:
+            return _of_capability(operation.after(before), finding.problem.capability)
+
+
+def _of_check(operation: Operation, before: Machine, rule: str) -> Native:
+    if rule in before.facts.confirmed:
         return Native(Refuses.YES, "it has done so on this VM")
     if not any(_is_checked(device) for device in operation.after(before).detailed):
         return Native(Refuses.NO, "its check does not see such a device")
-    return Native(Refuses.UNKNOWN, "upstream since 8.2")
+    return Native(Refuses.YES, _UNPROVEN)
 
 
-_LATER = {
-    False: "it takes the capability, and looks at the devices when a migration starts, if at all",
-    True: "it takes the device, and looks at the capabilities when a migration starts, if at all",
+def _of_device(device: Device) -> Native:
+    later = "it takes the device, and looks at the capabilities when a migration starts, if at all"
+    if not _is_checked(device):
+        return Native(Refuses.NO, later)
+    return Native(Refuses.UNKNOWN, f"{later}; with -only-migratable it refuses one that cannot migrate")
+
+
+#: what QEMU does not take together with a capability (migration/options.c: migrate_caps_check), in every version
+EXCLUDES = {
+    BACKGROUND_SNAPSHOT: frozenset(
+        {
+            *(POSTCOPY_RAM, "dirty-bitmaps", "postcopy-blocktime", "late-block-activate", "return-path", "multifd"),
+            *("pause-before-switchover", "auto-converge", "release-ram", "rdma-pin-all", "compress", "xbzrle"),
+            *("x-colo", "validate-uuid", "zero-copy-send"),
+        }
+    ),
+    POSTCOPY_RAM: frozenset({BACKGROUND_SNAPSHOT, "x-ignore-shared"}),
 }
+
+
+def _of_capability(after: Machine, capability: str | None) -> Native:
+    for name in sorted(EXCLUDES.get(capability or "", ())):
+        if after.has(name):
+            return Native(Refuses.YES, f"it does not take {capability} together with {name}")
+    return Native(Refuses.NO, "it takes the capability, and looks at the devices when a migration starts, if at all")
 
 
 def _is_checked(device: Device) -> bool:

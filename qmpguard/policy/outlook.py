@@ -78,8 +78,8 @@ def _prospect(way: str, start: Start, on: frozenset[str], facts: Facts, policy: 
     except Unknown as unknown:
         return Prospect(way, Chance.UNKNOWN, f"not known yet: {unknown}")
     if verdict.refusal is None and blockers:
-        native = Native(Refuses.YES, f"blocked: {blockers[0]}")
-        return Prospect(way, Chance.NO, f"QEMU itself refuses: {blockers[0]}", native=native)
+        native = Native(Refuses.YES, f"blocked: {blockers[-1]}")  # QEMU names the one that it lists last
+        return Prospect(way, Chance.NO, f"QEMU itself refuses: {blockers[-1]}", native=native)
     return _of_verdict(way, verdict)
 
 

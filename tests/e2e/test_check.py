@@ -116,6 +116,27 @@ async def test_check_tells_qemus_own_blockers_and_that_they_refuse(tmp_path: Pat
         assert not {c for c in qemu.commands() if not c.startswith(("query-", "qom-"))}
 
 
+async def test_explain_tells_that_qemu_itself_refuses_though_the_guard_would_not(tmp_path: Path, shell: Shell) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path):
+        qemu.answers["query-migrate"] = lambda _: {"blocked-reasons": ["a disk", "the other disk"]}
+        command = json.dumps({"execute": "migrate", "arguments": {"uri": "tcp:h:1"}})
+        code, text, _ = await shell.run("explain", "--machine", tmp_path / "guard.sock", command)
+        assert (code, text.splitlines()) == (
+            1,
+            [
+                "migrate: it passes the guard, and QEMU itself would refuse it",
+                "  would QEMU itself refuse it? yes (blocked: the other disk)",
+            ],
+        )
+        code, said = await shell.json("explain", "--machine", tmp_path / "guard.sock", command)
+        assert (code, said["verdict"], said["qemu_itself"]["refuses"]) == (1, "refused by QEMU", "yes")
+        del qemu.answers["query-migrate"]
+        assert (await shell.run("explain", "--machine", tmp_path / "guard.sock", command))[:2] == (
+            0,
+            "migrate: it passes\n",
+        )
+
+
 @pytest.mark.qemu11
 async def test_explain_judges_a_command_and_sends_nothing(tmp_path: Path, shell: Shell) -> None:
     async with running(tmp_path, vfio=True, guarded=False) as socket:

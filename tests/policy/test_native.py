@@ -24,6 +24,7 @@ BOGUS = Device("/machine/peripheral/nic0", "vfio-pci", "nic0", failover_pair_id=
 VDPA = Device("/machine/peripheral/vd0", "vhost-vdpa-device-pci", "vd0")
 POLICY = Policy(profile=Profile.STRICT, extra_types=frozenset({VDPA.driver}))
 MIGRATE = qmp("migrate", uri="tcp:h:1")
+ARRIVE = qmp("migrate-incoming", uri="tcp:h:1")
 YES, NO, UNKNOWN = Refuses
 
 
@@ -47,21 +48,37 @@ def operation(request: Request) -> Operation:
     ("request_", "machine", "refuses", "because"),
     [
         # at the start of a migration: it depends on the device, and on what this VM has shown
-        (MIGRATE, lit([GPU]), UNKNOWN, "upstream since 8.2"),
-        (MIGRATE, SNAPSHOT, UNKNOWN, "upstream since 8.2"),
-        (hmp("migrate -d tcp:h:1"), lit([GPU]), UNKNOWN, "upstream since 8.2"),
+        (MIGRATE, lit([GPU]), YES, "upstream since 8.2; not proven on this VM"),
+        (MIGRATE, SNAPSHOT, YES, "upstream since 8.2; not proven on this VM"),
+        (hmp("migrate -d tcp:h:1"), lit([GPU]), YES, "upstream since 8.2; not proven on this VM"),
         (MIGRATE, lit([USER]), NO, "does not see such a device"),
         (MIGRATE, lit([BOGUS], standbys=[]), NO, "does not see such a device"),
         (MIGRATE, lit([VDPA]), NO, "does not see such a device"),
-        (MIGRATE, lit([USER, BOGUS, GPU]), UNKNOWN, "upstream since 8.2"),
-        (MIGRATE, lit([USER], blockers=["the disk"]), YES, "blocked: the disk"),
+        (MIGRATE, lit([USER, BOGUS, GPU]), YES, "upstream since 8.2; not proven on this VM"),
+        (MIGRATE, lit([USER], blockers=["the second", "the disk"]), YES, "blocked: the disk"),  # it names the last
+        (MIGRATE, lit([USER], migration="active"), YES, "a migration is under way"),
+        (MIGRATE, lit([USER], runstate="inmigrate"), YES, "waits for a migration to come"),
+        (MIGRATE, lit([USER], runstate="postmigrate", migration="completed"), YES, "has migrated away"),
         # nowhere else has any version a check
-        (qmp("migrate-incoming", uri="tcp:h:1"), lit([GPU], blockers=["x"]), NO, "start of the incoming migration"),
-        (qmp("migrate-start-postcopy"), lit([GPU]), NO, "start of the postcopy phase"),
+        (ARRIVE, lit([GPU], blockers=["x"], runstate="inmigrate"), NO, "start of the incoming migration"),
+        (ARRIVE, lit([GPU]), YES, "was not started with -incoming"),
+        (qmp("migrate-start-postcopy"), lit([GPU], migration="active"), NO, "start of the postcopy phase"),
+        (qmp("migrate-start-postcopy"), lit([GPU]), YES, "no migration has been started"),
         (on("postcopy-ram"), Machine.of(devices=[GPU]), NO, "it takes the capability"),
-        (plug("vfio-pci"), lit([]), NO, "it takes the device"),
+        (on("postcopy-ram"), Machine.of(devices=[GPU], migration="active"), YES, "a migration is under way"),
+        (on("postcopy-ram"), Machine.of(devices=[GPU], migration="active", runstate="inmigrate"), NO, "it takes"),
+        (on("postcopy-ram"), Machine.of(devices=[GPU], migration="postcopy-active"), NO, "it takes"),  # a destination
+        (on("postcopy-ram"), Machine.of(devices=[GPU], migration="postcopy-active", runstate="paused"), YES, "under"),
+        (on("postcopy-ram"), Machine.of(devices=[GPU], capabilities=["background-snapshot"]), YES, "together with ba"),
+        (on("background-snapshot"), Machine.of(devices=[GPU], capabilities=["return-path"]), YES, "with return-path"),
+        (on("background-snapshot", "multifd"), Machine.of(devices=[GPU]), YES, "together with multifd"),
+        (plug("vfio-pci"), lit([]), UNKNOWN, "with -only-migratable it refuses one that cannot migrate"),
+        (plug("vfio-pci", failover_pair_id="net0"), lit([]), NO, "it takes the device"),
+        (plug("vfio-user-pci"), lit([]), NO, "it takes the device"),
+        (plug("vfio-user-pci"), lit([], migration="active"), YES, "a migration is under way"),
         # the other rules
-        (plug("vfio-pci", **{"enable-migration": "on"}), Machine.of(blockers=[WIDE]), UNKNOWN, "since 8.2"),
+        (plug("vfio-pci", **{"enable-migration": "on"}), Machine.of(blockers=[WIDE]), YES, "since 8.2, also"),
+        (plug("vfio-pci", **{"enable-migration": "on"}), Machine.of(blockers=["a disk"]), UNKNOWN, "8.1 takes"),
         (MIGRATE, Machine.of(capabilities=["background-snapshot"], runstate="prelaunch"), NO, "it aborts"),
         (MIGRATE, Machine.of(devices=[USER]), NO, "no such check"),
         (qmp("migrate", channels=channel(transport="exec")), Machine.of(), NO, "no such check"),
@@ -89,7 +106,7 @@ def test_what_this_vm_was_seen_to_refuse_it_will_refuse_again() -> None:
     machine = replace(machine, facts=replace(machine.facts, confirmed=seen))
     assert judge(operation(MIGRATE), machine, POLICY).native == Native(YES, "it has done so on this VM")
     snapshot = replace(SNAPSHOT, facts=replace(SNAPSHOT.facts, confirmed=seen))
-    assert judge(operation(MIGRATE), snapshot, POLICY).native.refuses is UNKNOWN
+    assert "not proven" in judge(operation(MIGRATE), snapshot, POLICY).native.reason
     assert seen_in("There's a migration process in progress") == frozenset()
     assert seen_in(" ".join(WORDS.values())) == WORDS.keys()
 
