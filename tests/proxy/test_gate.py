@@ -253,7 +253,7 @@ async def test_the_record_says_what_qemu_itself_would_do(tmp_path: Path) -> None
         for _ in range(2):
             assert (await qmp.ask("migrate", {"uri": "tcp:h:1"}))["error"] == own
         told = [entry.what.native for entry in guard.hub.journal.since(0) if isinstance(entry.what, Decision)]
-        assert told == ["unknown", "yes"]  # at first nobody can tell, then this QEMU has shown it
+        assert told == ["yes", "yes"]  # at first since upstream does so, then since this QEMU has shown it
 
 
 async def test_a_client_that_leaves_during_the_survey_has_nothing_executed(tmp_path: Path) -> None:
