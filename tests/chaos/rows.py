@@ -48,7 +48,7 @@ ROWS = (
     Row("traffic hangs", _NOBODY, files.traffic_hangs_at_reload),
     Row("audit hangs", _NOBODY, files.audit_hangs_at_reload),
     Row("audit full", "requests are judged, and the log says that lines are lost", files.audit_full),
-    Row("traffic memory", "a queue has a size, and what is lost is confessed", files.traffic_memory, long=True),
+    Row("traffic memory", "what waits to be written has a size", files.traffic_memory, long=True),
     Row("half a reload", "all or none", files.half_a_reload),
     Row("error beyond ASCII", _APART, links.error_beyond_ascii),
     Row("reply no JSON", _APART, links.reply_no_json),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: hostile QEMUs at once; every third dials the guard
-PRANKSTERS = 12
+#: hostile QEMUs at once, every third of which dials the guard; mostly they wait until the guard comes again
+PRANKSTERS = 40
 #: seconds for the guard to come to a hostile QEMU, and for a client to be served when QEMU is well again
 PATIENCE = 60.0
 #: seconds that a prank goes on whose connection nobody closes

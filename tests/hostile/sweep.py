@@ -10,11 +10,14 @@ from qmpguard.policy.readers import READERS
 from tests.hostile.account import Account, Fault
 from tests.hostile.client import PATIENCE
 from tests.hostile.commands import IN_BAND, LIKE_JUNK, LINES, OUT_OF_BAND, execute, hmp
-from tests.hostile.ids import SHAPES
+from tests.hostile.ids import SHAPES, SMALL
 from tests.hostile.wire import Wire, dial
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: requests with an id that is large; each takes the guard a quarter of a second
+FEW = 8
 
 
 def all_requests(random: Random) -> list[bytes]:
@@ -38,7 +41,8 @@ class Sweep:
         try:
             await self._wire.lines()
             await self._ask(execute("qmp_capabilities", b'{"enable": ["oob"]}'), 0)
-            for serial, request in enumerate(all_requests(Random(self._shape))):
+            requests = all_requests(Random(self._shape))
+            for serial, request in enumerate(requests if self._shape in SMALL else requests[:: len(requests) // FEW]):
                 await self._ask(request, serial)
         finally:
             self._wire.close()

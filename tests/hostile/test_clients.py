@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: clients of one world
-CLIENTS = 45
+CLIENTS = 30
 
 
 @pytest.mark.qemu
