@@ -23,17 +23,27 @@ from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.record import MAX_ENTRIES
 from tests.guarding import connected, eventually
+from tests.process import vm_table
 from tests.soak.client import JUDGED, Chatter, Tally, clock
+from tests.soak.pair import Pair
 
 #: warnings that are part of it
 EXPECTED = (
     (re.compile(r" link=down reason="), "QEMU restarted"),
-    (re.compile(r" verdict=refused rule=(new-monitor|snapshot-runstate|unverified) "), "a refusal"),
+    (re.compile(r" verdict=refused rule=(new-monitor|vfio-postcopy|snapshot-runstate|unverified) "), "a refusal"),
     (re.compile(r" verdict=warned "), "a warning about a request"),
     (re.compile(r" waiting: QEMU is busy$"), "QEMU was busy"),
     (re.compile(r" heartbeat=(none|ok)$"), "QEMU was busy reading large requests, or about to end"),
+    (re.compile(r" is a failover primary that QEMU hides"), "a primary was plugged"),
+    (re.compile(r" reload failed"), "a reload that was meant to fail"),
     (re.compile(r" he closed the connection|it closed the connection|no greeting in time"), "QEMU was killed early"),
 )
+#: lines of the log that are many, and say little of a fault
+PLENTY = re.compile(r" verdict=| QEMU hides ")
+#: seconds for QEMU's last words
+PATIENCE = 30.0
+#: clients of the failover pair
+FOLLOWERS = 3
 #: seconds between restarts of QEMU, between looks at the guard, and for the guard to settle before and after
 RESTART, LOOK, SETTLE = (15.0, 40.0), 2.0, 3.0
 #: growth that is noise: the clients of the moment, and what an allocator keeps
@@ -61,8 +71,9 @@ class Guard:
 class Machine:
     """A QEMU that is killed now and then, and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tally: Tally | None = None) -> None:
         self._folder = folder
+        self._tally = tally or Tally()
         self.restarts = 0
         self.crashes: list[str] = []
         self._end = inf  # until then it is killed now and then
@@ -93,8 +104,29 @@ class Machine:
                 if loop.time() < self._end:
                     self._away = True
                     self.restarts += 1
-                    if random.random() < 0.5:
-                        qemu.kill()
+                    await self._finish(qemu)
+
+    async def _finish(self, qemu: Qemu) -> None:
+        """End QEMU by a kill, by a `quit` through the guard, or as it is stopped in any case."""
+        way = random.random()
+        if way < 0.3:
+            qemu.kill()
+        elif way < 0.7 and (self._folder / "guard.sock").exists():
+            self._tally.counts["quit beside pollers"] += 1
+            if not (words := await last_words(self._folder / "guard.sock")):
+                self._tally.faults.append(f"QEMU's last words did not arrive at {clock()}")
+            self._tally.counts["SHUTDOWN heard"] += b"SHUTDOWN" in words
+
+
+async def last_words(path: Path) -> bytes:
+    """Let QEMU quit, and return what arrives of its reply and of SHUTDOWN before the connection ends."""
+    async with connected(path) as qmp:
+        qmp.send({"execute": "quit", "id": "last"})
+        words = b""
+        async with asyncio.timeout(PATIENCE):
+            while line := await qmp.line():
+                words += line if b'"last"' in line or b"SHUTDOWN" in line else b""
+    return words
 
 
 async def ended(process: asyncio.subprocess.Process, seconds: float) -> int | None:
@@ -109,18 +141,22 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
     """Run it, print what was seen, and return what went wrong."""
     log = folder / "guard.log"
     loop = asyncio.get_running_loop()
+    tally = Tally()
+    pair, config = Pair(folder, tally), folder / "guard.toml"
+    first = '[log]\nlevel = "warning"\n'
+    first += vm_table(folder, "vm", qemu=f'"{folder}/qmp0.sock"', listen=f'"{folder}/guard.sock"')
+    config.write_text(first + pair.config())
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qmpguard", "run", "--log-level", "warning"),
-            *("--qemu", str(folder / "qmp0.sock"), "--listen", str(folder / "guard.sock")),
+            *(sys.executable, "-m", "qmpguard", "run", "--config", str(config)),
             stderr=stderr,
         )
-    guard, machine, tally, ready = Guard(process), Machine(folder), Tally(), asyncio.Event()
+    guard, machine, ready = Guard(process), Machine(folder, tally), asyncio.Event()
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with pair.qemu, asyncio.TaskGroup() as tasks:
             tasks.create_task(machine.run(ready))
             await ready.wait()
-            await eventually(lambda: b" ready: " in log.read_bytes())
+            await eventually(lambda: log.read_bytes().count(b" ready: ") == 2)
             await asyncio.sleep(SETTLE)
             await fill_journal(folder / "guard.sock")
             idle = guard.descriptors
@@ -129,6 +165,9 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
             async with asyncio.TaskGroup() as crowd:
                 for number in range(clients):
                     crowd.create_task(Chatter(folder / "guard.sock", number, tally, machine.disturbed).run(end))
+                for _ in range(FOLLOWERS):
+                    crowd.create_task(pair.follow(end))
+                crowd.create_task(pair.move(process, config, first, end))
                 looks = await watch(guard, end)
             await asyncio.sleep(SETTLE)
             left = guard.descriptors
@@ -143,7 +182,7 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
         faults.append(f"the guard ended with {code}")
     report(tally, machine, looks, (idle, left), faults)
     if faults:
-        sys.stdout.writelines(f"{line}\n" for line in log.read_text().splitlines() if " verdict=" not in line)
+        sys.stdout.writelines(f"{line}\n" for line in log.read_text().splitlines() if not PLENTY.search(line))
     return faults
 
 
@@ -193,7 +232,7 @@ def unexplained(log: Path, restarts: int) -> list[str]:
     lines = log.read_text().splitlines()
     odd = (line for line in lines if " ready: " not in line and not any(p.search(line) for p, _ in EXPECTED))
     faults = [f"in the log: {line}" for line in odd]
-    lost = sum(" link=down reason=" in line for line in lines)
+    lost = sum(" vm=vm link=down reason=" in line for line in lines)
     if lost > restarts + 1:  # and the end of the last QEMU
         faults.append(f"the link was lost {lost} times, with {restarts} restarts of QEMU")
     return faults

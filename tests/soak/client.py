@@ -12,6 +12,8 @@ from contextlib import suppress
 from time import gmtime, strftime
 from typing import TYPE_CHECKING, Any
 
+from tests.hostile.commands import ANEW, FORGERY, JUNK, LINES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -50,7 +52,17 @@ REQUESTS: tuple[Callable[[], Request], ...] = (
     lambda: {"execute": "migrate", "arguments": {"uri": "exec:cat >/dev/null"}},
     lambda: {"execute": "migrate_cancel"},
     monitor,
+    lambda: {"execute": "human-monitor-command", "arguments": {"command-line": random.choice(LINES)}},
+    lambda: {"execute": FORGERY},
     lambda: {"execute": "query-qmp-schema"},
+)
+#: ids of all shapes that Python's own JSON reads, each with a string that no other has
+IDS: tuple[Callable[[str], Any], ...] = (
+    *(str for _ in range(10)),
+    lambda text: [text, None, True, {}],
+    lambda text: {"a": {"b": text}, "c": []},
+    lambda text: text + "\0\x1b[2J\r\n\U0001f600",
+    lambda text: text + "x" * 100_000,
 )
 #: how often; the schema is a quarter of a megabyte
 WEIGHTS = (*(10 for _ in REQUESTS[:-1]), 1)
@@ -98,12 +110,13 @@ class Chatter:
             begun = loop.time()
             try:
                 await self._converse(end)
-            except (ConnectionError, asyncio.IncompleteReadError) as error:
-                self._tally.counts["cut off by a restart of QEMU"] += 1
-                if not self._disturbed(begun):
-                    self._tally.faults.append(f"client {self._number} was cut off at {clock()}: {error!r}")
             except (Fault, TimeoutError) as error:
                 self._tally.faults.append(f"client {self._number} at {clock()}: {error!r}")
+            except (OSError, asyncio.IncompleteReadError) as error:
+                self._tally.counts["cut off by a restart of QEMU"] += 1
+                await asyncio.sleep(0.1)
+                if not self._disturbed(begun):
+                    self._tally.faults.append(f"client {self._number} was cut off at {clock()}: {error!r}")
 
     async def _converse(self, end: float) -> None:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 26)
@@ -125,7 +138,7 @@ class Chatter:
 
     async def _batch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, oob: bool) -> bool:
         """Send some requests and take their replies; False if the client has left in their middle."""
-        sent: deque[str] = deque()
+        sent: deque[Any] = deque()
         apart: set[str] = set()
         for _ in range(random.randrange(1, 12)):
             request = random.choices(REQUESTS, WEIGHTS)[0]()
@@ -133,8 +146,11 @@ class Chatter:
             if urgent:
                 request = {"exec-oob": "query-yank"}
             self._serial += 1
-            identity = f"{self._number}-{self._serial}"
-            (apart.add if urgent else sent.append)(identity)
+            identity: Any = f"{self._number}-{self._serial}"
+            if urgent:
+                apart.add(identity)
+            else:
+                sent.append(identity := random.choice(IDS)(identity))
             writer.write(json.dumps({**request, "id": identity}).encode())
             self._tally.counts["requests"] += 1
         if random.random() < 0.03:
@@ -145,11 +161,13 @@ class Chatter:
             writer.transport.abort()
             return False
         await self._replies(reader, sent, apart)
+        if random.random() < 0.1:
+            await self._junk(reader, writer)
         if random.random() < 0.2:
             await self._pass_descriptor(reader, writer)
         return True
 
-    async def _replies(self, reader: asyncio.StreamReader, sent: deque[str], apart: set[str]) -> None:
+    async def _replies(self, reader: asyncio.StreamReader, sent: deque[Any], apart: set[str]) -> None:
         while sent or apart:
             message = await self._message(reader)
             if "event" in message:
@@ -159,12 +177,21 @@ class Chatter:
             self._tally.counts["errors" if "error" in message else "successes"] += 1
             if "qmpguard" in str(message.get("error", "")):
                 self._tally.counts["refusals"] += 1
-            if identity in apart:
+            if isinstance(identity, str) and identity in apart:
                 apart.discard(identity)
             elif sent and identity == sent[0]:
                 sent.popleft()
             else:
                 raise Fault(f"a reply to {identity}, where {sent and sent[0]} was to come: {str(message)[:200]}")
+
+    async def _junk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send what is no request; a request behind it is answered all the same."""
+        junk = random.choice(JUNK) * random.randrange(1, 30) + ANEW
+        writer.write(junk + b'{"execute": "query-status", "id": "behind"}')
+        self._tally.counts["junk"] += 1
+        while (message := await self._message(reader)).get("id") != "behind":
+            if "event" not in message and ("error" not in message or "id" in message):
+                raise Fault(f"junk was answered {str(message)[:200]}")
 
     async def _pass_descriptor(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = f"n{self._number}"
@@ -185,7 +212,7 @@ class Chatter:
 
     async def _say_goodbye(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send a last few requests and the end: all are answered, then the other side closes."""
-        sent: deque[str] = deque()
+        sent: deque[Any] = deque()
         for i in range(random.randrange(1, 6)):
             writer.write(json.dumps({"execute": "query-status", "id": f"last-{i}"}).encode())
             self._tally.counts["requests"] += 1
