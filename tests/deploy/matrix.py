@@ -25,7 +25,11 @@ USERS = ("root", "newcomer")
 COMMAND = 3600.0
 #: this machine's certificates and pip's settings, which a new machine of the same network has
 SHARED = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
-_MOUNTS = 'mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && mount -t sysfs -o ro sysfs "$1/sys"'
+#: its own /dev, which mmdebstrap has made: this machine's may be odd
+_MOUNTS = (
+    'mount -t proc proc "$1/proc" && mount -t sysfs -o ro sysfs "$1/sys" && mount -t tmpfs tmpfs "$1/dev/shm" && '
+    'mount -t devpts -o newinstance,ptmxmode=0666 devpts "$1/dev/pts"'
+)
 _ENTER = f'{_MOUNTS} && exec chroot "$1" su - "$2" -c "$3"'
 
 
