@@ -27,7 +27,7 @@ try:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.trace import set_span_in_context
 except ImportError as error:
-    raise ConfigError(f"OpenTelemetry is not installed ({error.name}): pip install 'qmpguard[otel]'") from error
+    raise ConfigError(f"OpenTelemetry is not installed ({error.name}): pip install '.[otel]' in a checkout") from error
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
