@@ -17,7 +17,11 @@ _EXIT = (
     ("1", "Something is refused, or is not ready: the answer of a command that asks."),
     ("2", "The command line, the environment or an address cannot be read."),
     ("69", "There is no such socket, or nothing answers there."),
+    ("70", "A fault of qmpguard itself. With QMPGUARD_TRACE=1 a command shows where it is."),
+    ("74", "Standard output takes no more: the disk is full."),
     ("78", "A configuration cannot be used."),
+    ("130", "It was interrupted (SIGINT)."),
+    ("141", "Nobody reads the pipe that it prints to."),
 )
 _SIGNALS = (
     ("SIGTERM, SIGINT", "Take no more requests, wait up to 5 seconds for replies that are under way, and end."),
