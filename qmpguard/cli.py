@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import sys
-import traceback
 from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
@@ -135,6 +133,9 @@ def _of_output(error: BaseException) -> OSError | None:
 
 
 def _internal(error: Exception) -> None:
+    import logging  # a health check loads nothing that it can do without
+    import traceback
+
     if logging.getLogger().handlers:  # a guard: its log has all
         logging.getLogger(__name__).critical("internal error: %r", error, exc_info=error)
         return

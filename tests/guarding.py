@@ -148,6 +148,7 @@ async def _open(path: Path | TcpAddress) -> tuple[asyncio.StreamReader, asyncio.
 @asynccontextmanager
 async def qmp_client(path: Path) -> AsyncGenerator[QMPClient]:
     """Connect a qemu.qmp client."""
+    await eventually(path.exists)  # a guard's socket comes back with its QEMU
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE):
         await client.connect(str(path))

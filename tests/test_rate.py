@@ -49,6 +49,6 @@ def test_every_line_passes_or_is_counted(steps: list[tuple[str, float]]) -> None
         if (more := rate.admit(key, now)) is not None:
             passed += 1
             told += int(more.split()[0][1:]) if more else 0
-    told += sum(number for _, number in rate.silent(now + 7))
+    told += sum(number for _, number in rate.silent(now + 7.5))
     assert passed + told == len(steps)
     assert rate.left_out == told

@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: bytes of an answer at most: a thousand VMs with an override each
 MAX_ANSWER = 4 << 20
+#: guards that are asked at the same time
+AT_ONCE = 32
 #: the paths of consoles that are files
 _FILE = re.compile(rf"/{NAME}(-[0-9]+)?\.sock$")
 _CREDENTIALS = struct.Struct("3i")
@@ -52,15 +55,21 @@ def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
 def every(pid: int | None = None) -> Iterator[Found]:
     """Yield the consoles that answer us: those of a process, or all that can be found."""
     seen = set()
-    for path in _paths(pid):
-        try:
-            answer, owner = _ask(path, {"status": True})
-            vms = {one["vm"]: one["overrides"] for one in answer}
-        except (UnavailableError, UsageError, TypeError, KeyError):
-            continue  # another user's, left behind, or no console at all
-        if (pid is None or owner == pid) and owner not in seen:
-            seen.add(owner)
-            yield Found(path, owner, vms)
+    paths = tuple(dict.fromkeys(_paths(pid)))
+    with ThreadPoolExecutor(AT_ONCE) as threads:  # a guard that hangs holds up none of the others
+        for found in threads.map(_status, paths):
+            if found is not None and (pid is None or found.pid == pid) and found.pid not in seen:
+                seen.add(found.pid)
+                yield found
+
+
+def _status(path: str) -> Found | None:
+    """Return the guard at a console; None where it is another user's, left behind, or no console at all."""
+    try:
+        answer, owner = _ask(path, {"status": True})
+        return Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
+    except (UnavailableError, UsageError, TypeError, KeyError):
+        return None
 
 
 def ask(found: Found, request: dict[str, object]) -> object:
