@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from qmpguard.record import Override, Peer
 from qmpguard.visit import consoles
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
+from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
 from tests.test_fleet import fleet_of, vm
 
 if TYPE_CHECKING:
@@ -310,6 +312,21 @@ async def test_what_is_no_console_is_passed_over(tmp_path: Path, answer: str) ->
     server = await asyncio.start_unix_server(talk, f"\0{console.NAME}-odd-{os.getpid()}")
     async with server:
         assert await override() == 69
+
+
+async def test_a_guard_that_hangs_is_not_waited_for_when_another_is_meant(tmp_path: Path) -> None:
+    """It has connections that wait, each of which the kernel lists under the console's path."""
+    path = tmp_path / f"{console.NAME}.sock"
+    silent = "import socket, sys, time\ns = socket.socket(1)\ns.bind(sys.argv[1])\ns.listen()\ntime.sleep(60)"
+    hung = await start_process(sys.executable, "-c", silent, str(path))
+    await eventually(path.exists)
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, abstract()):
+        for _ in range(20):
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.close()
+        assert await override() == 0  # in less than the patience of one conversation for each
+    hung.kill()
+    await hung.wait()
 
 
 async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from qmpguard.proxy.schemas import Schemas
 from qmpguard.record import Run
 from qmpguard.tasks import Tasks
 from tests.guarding import PATIENCE, eventually
+from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -83,9 +84,7 @@ sys.exit(start())
 
 
 async def faulty(what: str, *words: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", FAULTY, what, "run", *words), stderr=asyncio.subprocess.PIPE
-    )
+    return await start_process(*(sys.executable, "-c", FAULTY, what, "run", *words), stderr=asyncio.subprocess.PIPE)
 
 
 def test_every_task_of_the_process_is_made_to_raise() -> None:

@@ -8,7 +8,6 @@ import re
 import socket
 import struct
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 #: bytes of an answer at most: a thousand VMs with an override each
 MAX_ANSWER = 4 << 20
-#: guards that are asked at the same time
-AT_ONCE = 32
 #: the paths of consoles that are files
 _FILE = re.compile(rf"/{NAME}(-[0-9]+)?\.sock$")
 _CREDENTIALS = struct.Struct("3i")
@@ -55,21 +52,15 @@ def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
 def every(pid: int | None = None) -> Iterator[Found]:
     """Yield the consoles that answer us: those of a process, or all that can be found."""
     seen = set()
-    paths = tuple(dict.fromkeys(_paths(pid)))
-    with ThreadPoolExecutor(AT_ONCE) as threads:  # a guard that hangs holds up none of the others
-        for found in threads.map(_status, paths):
-            if found is not None and (pid is None or found.pid == pid) and found.pid not in seen:
-                seen.add(found.pid)
-                yield found
-
-
-def _status(path: str) -> Found | None:
-    """Return the guard at a console; None where it is another user's, left behind, or no console at all."""
-    try:
-        answer, owner = _ask(path, {"status": True})
-        return Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
-    except (UnavailableError, UsageError, TypeError, KeyError):
-        return None
+    for path in dict.fromkeys(_paths(pid)):  # the kernel lists a socket once for each connection
+        try:
+            answer, owner = _ask(path, {"status": True}, pid)
+            vms = {one["vm"]: one["overrides"] for one in answer}
+        except (UnavailableError, UsageError, TypeError, KeyError):
+            continue  # another user's, left behind, or no console at all
+        if (pid is None or owner == pid) and owner not in seen:
+            seen.add(owner)
+            yield Found(path, owner, vms)
 
 
 def ask(found: Found, request: dict[str, object]) -> object:
@@ -93,12 +84,15 @@ def _paths(pid: int | None) -> Iterator[str]:
         yield from (str(path) for path in Path("/run").glob(pattern))
 
 
-def _ask(path: str, request: dict[str, object]) -> tuple[Any, int]:
+def _ask(path: str, request: dict[str, object], wanted: int | None = None) -> tuple[Any, int]:
+    """Return the answer, and the process that gave it. Another process than the one ``wanted`` is not waited for."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE)
         try:
             sock.connect(path)
             pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if wanted not in (None, pid):
+                raise UnavailableError(f"process {pid} is there")
             if os.geteuid() not in (0, uid) and uid != 0:
                 raise UnavailableError(f"user {uid} is there")  # under an abstract name everybody can listen
             sock.sendall(json.dumps(request).encode() + b"\n")

@@ -18,6 +18,7 @@ from qmpguard.daemon.child import Child
 from qmpguard.signals import HUNG
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import PATIENCE, connected, eventually
+from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -30,7 +31,7 @@ MOMENTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 
 async def start(*words: str, **options: object) -> Process:
     """Start a guard; Python itself is not the program's first moment, so wait until signals are blocked."""
-    process = await asyncio.create_subprocess_exec(*RUN, *words, stderr=asyncio.subprocess.PIPE, **options)  # type: ignore[arg-type]
+    process = await start_process(*RUN, *words, stderr=asyncio.subprocess.PIPE, **options)
     await eventually(lambda: is_held(process.pid))
     return process
 
@@ -144,7 +145,7 @@ async def test_a_standard_error_that_nobody_reads_does_not_hold_up_the_end(tmp_p
             os.write(writing, b"x" * 4096)
     except BlockingIOError:
         os.set_blocking(writing, True)
-    process = await asyncio.create_subprocess_exec(
+    process = await start_process(
         *RUN, "run", "--qemu", str(tmp_path / "q"), "--listen", str(tmp_path / "g"), stderr=writing
     )
     os.close(writing)
@@ -234,9 +235,7 @@ start()
 
 @pytest.mark.parametrize(("command", "held"), [("run", "True"), ("exec", "True"), ("check", "False"), ("", "False")])
 async def test_signals_are_held_before_anything_else_is_loaded(command: str, held: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", BEGINS, *command.split(), stdout=asyncio.subprocess.PIPE
-    )
+    process = await start_process(sys.executable, "-c", BEGINS, *command.split(), stdout=asyncio.subprocess.PIPE)
     assert (await process.communicate())[0].decode().strip() == held
 
 
@@ -258,7 +257,7 @@ sys.exit(start())
 
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_an_event_loop_that_hangs_does_not_keep_the_process(signals: int, tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
+    process = await start_process(
         *(sys.executable, "-c", HANGS, "run", "--qemu", str(tmp_path / "q"), "--listen", str(tmp_path / "g")),
         stderr=asyncio.subprocess.PIPE,
     )
