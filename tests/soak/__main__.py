@@ -97,7 +97,7 @@ class Machine:
                 ready.set()
                 self._back, self._away = loop.time(), False
                 await self._begun.wait()
-                left = min(random.uniform(*RESTART), max(0.0, self._end + 2 * SETTLE - loop.time()))
+                left = min(random.uniform(*RESTART), max(0.0, self._end + 4 * SETTLE - loop.time()))
                 if (code := await ended(qemu.process, left)) is not None:
                     words = qemu.stderr.read_text(errors="replace").strip()
                     self.crashes.append(f"QEMU ended by itself at {clock()} with {code}: {words[-500:]}")
@@ -169,7 +169,7 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
                     crowd.create_task(pair.follow(end))
                 crowd.create_task(pair.move(process, config, first, end))
                 looks = await watch(guard, end)
-            await asyncio.sleep(SETTLE)
+            await settled(guard, idle)
             left = guard.descriptors
     finally:
         with suppress(ProcessLookupError):
@@ -184,6 +184,13 @@ async def soak(minutes: float, clients: int, folder: Path) -> list[str]:
     if faults:
         sys.stdout.writelines(f"{line}\n" for line in log.read_text().splitlines() if not PLENTY.search(line))
     return faults
+
+
+async def settled(guard: Guard, idle: int) -> None:
+    """Wait until the guard has no more descriptors than before, and QEMU is still there: a moved VM drains for 5 s."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(3 * SETTLE):
+            await eventually(lambda: guard.descriptors <= idle)
 
 
 async def fill_journal(path: Path) -> None:
