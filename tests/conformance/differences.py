@@ -126,7 +126,7 @@ DIFFERENCES = (
     ),
     Difference(
         "A client that has sent its last byte gets every reply whole. QEMU may cut one short that the socket has no "
-        "room for, as the schema of 11.1, and send the rest to the next client, before the greeting.",
+        "room for, as the schema of 10.0 and later, and send the rest to the next client, before the greeting.",
         "That is a fault of QEMU, and the next client could not read what it is sent.",
     ),
     Difference(
