@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.native import native
 from qmpguard.policy.operations import CallUnlisted, OpenMonitor, RunProgram, SetProperty, WriteHmp
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.rules import RULES, Rule, hmp_write, new_monitor, runs_program, unknown_command, vfio_property
+from qmpguard.policy.rules import hmp_write, new_monitor, rules, runs_program, unknown_command, vfio_property
 from qmpguard.policy.verdict import Finding, Problem, Verdict
 
 if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.operations import Operation
+    from qmpguard.policy.rule import Rule
 
 #: the operations that one rule alone looks at
 _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
@@ -25,15 +26,15 @@ _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
 }
 
 
-def _looking_at(kind: type) -> tuple[Rule, ...]:
+def _looking_at(kind: type, policy: Policy) -> tuple[Rule, ...]:
     """Return the rules that can fail after a kind of operation where they did not fail before."""
     sole = _SOLE.get(kind)
-    return RULES if sole is None else tuple(rule for rule in RULES if rule.fails is sole)
+    return rules(policy) if sole is None else tuple(rule for rule in rules(policy) if rule.fails is sole)
 
 
 def concerns(kind: type, policy: Policy) -> bool:
     """Say whether any rule that is not off looks at a kind of operation; where none does, there is nothing to judge."""
-    return kind not in _SOLE or any(rule.mode(policy) is not Mode.OFF for rule in _looking_at(kind))
+    return kind not in _SOLE or any(rule.mode(policy) is not Mode.OFF for rule in _looking_at(kind, policy))
 
 
 def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
@@ -44,7 +45,7 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
     """
     after = operation.after(before)
     findings = []
-    for rule in _looking_at(type(operation)):
+    for rule in _looking_at(type(operation), policy):
         mode = rule.mode(policy)
         if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
             continue

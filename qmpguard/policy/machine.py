@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from qmpguard.wire.json import Value
 
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ class Fact(Enum):
     MIGRATION = "migration status"
     TYPE = "type of the object that is changed"
     COMMANDS = "commands of the schema"
+    PARAMETERS = "migration parameters"
 
 
 class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
@@ -101,6 +104,8 @@ class Start(Enum):
     OUTGOING = "outgoing migration"
     INCOMING = "incoming migration"
     POSTCOPY = "postcopy phase"
+    SAVE = "snapshot to disk"
+    LOAD = "load of a snapshot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +127,17 @@ class Migration:
     progress: Progress | None = None
 
 
+#: migration parameters by name, as `query-migrate-parameters` answers them
+Parameters: TypeAlias = "Mapping[str, Value]"
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What QEMU has said. ``None`` means: not asked."""
 
     capabilities: frozenset[str] | None = None
     devices: tuple[Device, ...] | None = None  # the VFIO devices, by QOM path
-    others: tuple[Device, ...] | None = None  # what may be their failover standby
+    others: tuple[Device, ...] | None = None  # all other devices of the two folders, by QOM path
     details: tuple[Device, ...] | None = None
     standbys: frozenset[str] | None = None
     runstate: str | None = None
@@ -138,6 +147,7 @@ class Facts:
     hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
     left_on: frozenset[str] = frozenset()  # capabilities that the last migration left on; the guard remembers them
     confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
+    parameters: Parameters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +164,12 @@ class Machine:
 
     facts: Facts = Facts()
     starting: Start | None = None
+    setting: bool = False  # the operation sets capabilities or parameters
     added: tuple[Device, ...] = ()
     turned_on: frozenset[str] = frozenset()
     turned_off: frozenset[str] = frozenset()
+    changed_parameters: tuple[tuple[str, Value], ...] = ()
+    added_others: tuple[Device, ...] = ()
     change: Change | None = None
     new_monitor: str | None = None
     program: str | None = None
@@ -177,13 +190,16 @@ class Machine:
         changed_type: str = "",
         commands: Iterable[str] = (),
         left_on: Iterable[str] = (),
+        others: Iterable[Device] = (),
+        parameters: Parameters | None = None,
     ) -> Machine:
         """Return a machine about which everything is known."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
         known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
-        return cls(Facts(on, vfio, (), vfio, *known, frozenset(left_on)))
+        facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), parameters=parameters or {})
+        return cls(facts)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -207,6 +223,11 @@ class Machine:
         """The same devices with their host addresses and failover partners."""
         _known(self.facts.devices, Fact.DEVICES)
         return _known(self.facts.details, Fact.DETAILS) + self._hidden + self.added
+
+    @property
+    def others(self) -> tuple[Device, ...]:
+        """The devices that are no VFIO devices, without details: by QOM path, then new ones."""
+        return _known(self.facts.others, Fact.DEVICES) + self.added_others
 
     @property
     def _hidden(self) -> tuple[Device, ...]:
@@ -245,6 +266,11 @@ class Machine:
         """Every command of QEMU's schema."""
         return _known(self.facts.commands, Fact.COMMANDS)
 
+    def parameter(self, name: str) -> Value:
+        """Return a migration parameter; None where this QEMU has no such parameter, or has it unset."""
+        changed = dict(self.changed_parameters)
+        return changed[name] if name in changed else _known(self.facts.parameters, Fact.PARAMETERS).get(name)
+
     def left_over(self, capability: str) -> bool:
         """Say whether a capability is left over: a migration that used it is behind us, and none is under way."""
         if capability not in self.facts.left_on:
@@ -261,9 +287,17 @@ class Machine:
             turned_off=(self.turned_off - folded.keys()) | (folded.keys() - on),
         )
 
+    def with_parameters(self, values: Iterable[tuple[str, Value]]) -> Machine:
+        """Return the machine after migration parameters were set."""
+        return replace(self, changed_parameters=(*self.changed_parameters, *values))
+
     def with_device(self, device: Device) -> Machine:
         """Return the machine with one VFIO device more."""
         return replace(self, added=(*self.added, device))
+
+    def with_other(self, device: Device) -> Machine:
+        """Return the machine with one device more that is no VFIO device."""
+        return replace(self, added_others=(*self.added_others, device))
 
 
 def _known(value: T | None, fact: Fact) -> T:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.policy.machine import Change, Device, Machine, Start
+
+if TYPE_CHECKING:
+    from qmpguard.wire.json import Value
 
 
 class Operation(Protocol):
@@ -32,19 +35,28 @@ class _Lasting:
 
 @dataclass(frozen=True, slots=True)
 class SetCapabilities(_Lasting):
-    """Capabilities switched on and off, in the request's order; ``program`` is what the same request makes QEMU run."""
+    """Capabilities switched on and off, in the request's order, and migration parameters that are set.
+
+    ``program`` is what the same request makes QEMU run.
+    """
 
     states: tuple[tuple[str, bool], ...]
     program: str | None = None
+    parameters: tuple[tuple[str, Value], ...] = ()
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the capabilities folded in order."""
-        return replace(machine.with_capabilities(self.states), program=self.program)
+        return replace(
+            machine.with_capabilities(self.states).with_parameters(self.parameters), program=self.program, setting=True
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class StartMigration(_Lasting):
-    """The start of a migration in either direction, or of its postcopy phase; ``program`` is what it runs."""
+    """The start of a migration in either direction, of its postcopy phase, or of a snapshot to disk or back.
+
+    ``program`` is what it runs.
+    """
 
     start: Start
     program: str | None = None
@@ -56,13 +68,14 @@ class StartMigration(_Lasting):
 
 @dataclass(frozen=True, slots=True)
 class AddDevice:
-    """One VFIO device more; a hidden failover primary counts as one."""
+    """One device more, a VFIO device or one that a combination names; a hidden failover primary counts as one."""
 
     device: Device
+    is_vfio: bool = True
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the device plugged in."""
-        return machine.with_device(self.device)
+        return machine.with_device(self.device) if self.is_vfio else machine.with_other(self.device)
 
     def meets_a_leftover(self, before: Machine, capability: str) -> bool:
         """A capability that was on in the last migration, and is on still, is what that left behind."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from qmpguard.policy.combinations import watched
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, OVER, POSTCOPY_RAM, Facts, Machine, Start, Unknown
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Facts, Machine, Start, Unknown
 from qmpguard.policy.native import UNTOLD, Native, Refuses
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
@@ -71,7 +72,7 @@ def obstacle(facts: Facts, start: Start) -> str:
 
 
 def _prospect(way: str, start: Start, on: frozenset[str], facts: Facts, policy: Policy) -> Prospect:
-    machine = Machine(facts).with_capabilities((name, name in on) for name in DANGEROUS)
+    machine = Machine(facts).with_capabilities((name, name in on) for name in watched(policy).capabilities)
     try:
         verdict = judge(StartMigration(start), machine, policy)
         blockers = machine.migration.blockers if start is Start.OUTGOING else ()

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qmpguard.policy.combination import Combination
+    from qmpguard.policy.rule import Rule
 
 
 class Mode(Enum):
@@ -33,7 +38,8 @@ class Policy:
     """One VM's policy: the profile, the global mode, the rules' own modes, and what counts as VFIO.
 
     ``extra_types`` are QOM types that count as VFIO beside those whose name says so. ``allow_failover_primary``
-    exempts a device whose standby is there, since QEMU unplugs it for the migration.
+    exempts a device whose standby is there, since QEMU unplugs it for the migration. ``combinations`` and ``plugins``
+    are rules that were added to the built-in ones.
     """
 
     mode: Mode = Mode.ENFORCE
@@ -41,6 +47,8 @@ class Policy:
     rules: Mapping[str, Mode] = field(default_factory=dict)
     extra_types: frozenset[str] = frozenset()
     allow_failover_primary: bool = False
+    combinations: tuple[Combination, ...] = ()
+    plugins: tuple[Rule, ...] = ()
 
     @property
     def strict(self) -> bool:

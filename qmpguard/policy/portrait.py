@@ -21,6 +21,7 @@ def draw(facts: Facts) -> Paper:
     asked: Paper = {
         "capabilities": None if facts.capabilities is None else sorted(facts.capabilities),
         "devices": None if facts.details is None else [_drawn(device) for device in facts.details],
+        "others": [_drawn(device) for device in facts.others] if facts.others else None,
         "standbys": None if facts.standbys is None else sorted(facts.standbys),
         "runstate": facts.runstate,
         "migration": facts.migration and {"status": facts.migration.status, "blockers": list(facts.migration.blockers)},
@@ -28,6 +29,8 @@ def draw(facts: Facts) -> Paper:
     return {name: value for name, value in asked.items() if value is not None}
 
 
+#: what a machine on paper can say
+_MEMBERS = frozenset({"capabilities", "devices", "others", "standbys", "runstate", "migration"})
 _TEXTS = ("id", "host", "sysfsdev", "failover_pair_id")
 
 
@@ -38,13 +41,12 @@ def _drawn(device: Device) -> Paper:
 
 def read_portrait(value: object) -> Facts:
     """Return the facts that `draw` wrote, perhaps changed by hand; raises `ValueError` with what cannot be read."""
-    members = _members(value, "a machine", frozenset({"capabilities", "devices", "standbys", "runstate", "migration"}))
-    devices = [_device(entry) for entry in _list(members, "devices")] if "devices" in members else None
-    details = None if devices is None else tuple(sorted(devices, key=lambda device: device.path))
+    members = _members(value, "a machine", _MEMBERS)
+    details = _devices(members, "devices") if "devices" in members else None
     return Facts(
         capabilities=frozenset(_texts(members, "capabilities")) if "capabilities" in members else None,
         devices=details,
-        others=None if details is None else (),
+        others=None if details is None else _devices(members, "others"),
         details=details,
         standbys=frozenset(_texts(members, "standbys")) if "standbys" in members else None,
         runstate=_text(members, "runstate"),
@@ -59,6 +61,10 @@ def with_type(facts: Facts, operation: Operation) -> Facts:
     end = "/" + operation.change.path.lstrip("/")
     kind = next((device.driver for device in facts.details if device.path.endswith(end)), "")
     return replace(facts, type=kind)
+
+
+def _devices(members: Mapping[str, object], name: str) -> tuple[Device, ...]:
+    return tuple(sorted(map(_device, _list(members, name)), key=lambda device: device.path))
 
 
 def _device(value: object) -> Device:

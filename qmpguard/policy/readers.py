@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from qmpguard.policy import hmp
+from qmpguard.policy.combinations import names, watched
 from qmpguard.policy.description import described
-from qmpguard.policy.machine import DANGEROUS, VFIO_PROPERTIES, Change, Start, is_vfio
+from qmpguard.policy.machine import VFIO_PROPERTIES, Change, Start, is_vfio
 from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
 from qmpguard.policy.operations import (
     AddDevice,
@@ -24,7 +25,7 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.schema import PARAMETERS, Schema
+from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, Schema
 from qmpguard.policy.translation import as_qmp
 from qmpguard.wire.json import Value
 
@@ -69,11 +70,12 @@ def read_set_capabilities(arguments: Arguments, policy: Policy) -> Reading:
                 states.append((name, state))
             case _:
                 return Unreadable("an entry of 'capabilities' is not {capability, state}")
-    return _capabilities(states)
+    return _capabilities(states, policy)
 
 
-def _capabilities(states: list[tuple[str, bool]]) -> Reading:
-    if any(state and name in DANGEROUS for name, state in dict(states).items()):
+def _capabilities(states: list[tuple[str, bool]], policy: Policy) -> Reading:
+    judged = watched(policy).capabilities
+    if any(state and name in judged for name, state in dict(states).items()):
         return SetCapabilities(tuple(states))
     return Harmless()
 
@@ -126,14 +128,16 @@ def read_set_parameters(arguments: Arguments, policy: Policy) -> Reading:
     QEMU has a pending change that makes capabilities parameters.
     """
     states = []
-    for name in sorted(DANGEROUS & arguments.keys()):
+    judged = watched(policy)
+    for name in sorted((CAPABILITIES | judged.capabilities) & arguments.keys()):
         state = arguments[name]
         if not isinstance(state, bool):
             return Unreadable(f"'{name}' is not a boolean")
         states.append((name, state))
     program = "cpr-exec-command" if arguments.get("cpr-exec-command") else None
-    if any(state for _, state in states):
-        return SetCapabilities(tuple(states), program)
+    parameters = tuple((name, arguments[name]) for name in sorted(judged.parameters & arguments.keys()))
+    if parameters or any(state and name in judged.capabilities for name, state in states):
+        return SetCapabilities(tuple(states), program, parameters)
     return RunProgram(program) if program else Harmless()
 
 
@@ -149,10 +153,12 @@ def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
-    """``device_add``: one device more, if its driver is a VFIO type."""
+    """``device_add``: one device more, if its driver is a VFIO type, or one that a combination names."""
     match arguments.get("driver"):
         case str(driver) if is_vfio(driver, policy.extra_types):
             return AddDevice(described(driver, arguments))
+        case str(driver) if names(driver, policy):
+            return AddDevice(described(driver, arguments), is_vfio=False)
         case str():
             return Harmless()
         case _:
@@ -188,7 +194,7 @@ def read_add_client(arguments: Arguments, policy: Policy) -> Reading:
 
 
 #: the properties of QEMU's migration object that are capabilities; it is not in the QOM tree today
-_CAPABILITY_PROPERTIES = {"x-" + name: name for name in DANGEROUS}
+_CAPABILITY_PROPERTIES = {"x-" + name.removeprefix("x-"): name for name in CAPABILITIES}
 
 
 def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
@@ -197,7 +203,7 @@ def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
     if not isinstance(path, str) or not isinstance(name, str):
         return Unreadable("'path' or 'property' is not a string")
     if name in _CAPABILITY_PROPERTIES:
-        return _capabilities([(_CAPABILITY_PROPERTIES[name], arguments.get("value") is not False)])
+        return _capabilities([(_CAPABILITY_PROPERTIES[name], arguments.get("value") is not False)], policy)
     return SetProperty(Change(path, name)) if name in VFIO_PROPERTIES else Harmless()
 
 
@@ -242,7 +248,7 @@ def _known(*names: str) -> frozenset[str]:
 #: every command that is judged; all others pass unchanged. Those that steer a migration never wait for a verdict.
 READERS: Mapping[str, Reader] = {
     "migrate-set-capabilities": Reader(read_set_capabilities, _known("capabilities")),
-    "migrate-set-parameters": Reader(read_set_parameters, PARAMETERS | DANGEROUS),
+    "migrate-set-parameters": Reader(read_set_parameters, PARAMETERS | CAPABILITIES),
     "migrate": Reader(read_migrate, _known("uri", "channels", "blk", "inc", "detach", "resume")),
     "migrate-incoming": Reader(read_migrate_incoming, _known("uri", "channels", "exit-on-error")),
     "migrate-start-postcopy": Reader(read_start_postcopy, _known()),

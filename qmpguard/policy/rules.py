@@ -1,22 +1,17 @@
 """The rules: what must never be. Each looks at a machine and says what is wrong with it, or nothing.
 
-A new rule is one function and its line in `RULES`. A rule's docstring is its documentation for users: the first
-line stands in every printed table.
+A new rule is one function and its line in `RULES`; where it is a kind of device that must not meet a capability, it
+is a row in `combinations`. A rule's docstring is its documentation for users: the first line stands in every table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from inspect import cleandoc
-from typing import TYPE_CHECKING
-
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, POSTCOPY_RAM, Device, Machine, Start, is_vfio
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.combinations import BUILT_IN
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, Device, Machine, Start, is_vfio
+from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.rule import Rule
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.messages import COMMAND_NOT_FOUND
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 #: the texts of QEMU's blocker for all VFIO devices together (hw/vfio/common.c; the second is 8.0's and 8.1's)
 VFIO_WIDE_BLOCKERS = (
@@ -25,29 +20,6 @@ VFIO_WIDE_BLOCKERS = (
 )
 #: run states from which QEMU can pause for a background snapshot (softmmu/runstate.c: runstate_transitions_def)
 CAN_SNAPSHOT = frozenset({"running", "paused", "suspended"})
-
-
-def vfio_postcopy(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse a VFIO device together with `postcopy-ram`.
-
-    The destination discards guest RAM that the device has pinned, fails to map it again and dies; the guest is
-    lost. QEMU 8.2 and later say so at `migrate`, for `vfio-pci` without `failover_pair_id`, on the source only.
-
-    It is refused where the two would come together: when the capability is switched on, when the device is plugged in,
-    and when a migration or its postcopy phase starts. QEMU leaves the capability on when a migration is over. One that
-    was on in it, and is on still, is left over: a device may be plugged in, with a warning, and the next migration is
-    refused. In profile strict, and where the guard has not seen that migration, it is to be turned off first.
-    """
-    return _combination(machine, policy, POSTCOPY_RAM, "postcopy migration")
-
-
-def vfio_background_snapshot(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse a VFIO device together with `background-snapshot`.
-
-    The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and nothing says so. It is
-    refused where `vfio-postcopy` refuses. `snapshot-save` and HMP's `savevm` are something else and pass.
-    """
-    return _combination(machine, policy, BACKGROUND_SNAPSHOT, "background snapshot")
 
 
 def vfio_blocked(machine: Machine, policy: Policy) -> Problem | None:
@@ -188,30 +160,6 @@ def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
     return Problem(f"The command {command} has not been found", fix, error_class=COMMAND_NOT_FOUND)
 
 
-def _combination(machine: Machine, policy: Policy, capability: str, what: str) -> Problem | None:
-    if not machine.has(capability) or not machine.devices:
-        return None
-    devices = machine.detailed
-    if policy.allow_failover_primary:
-        devices = tuple(d for d in devices if not machine.has_standby(d))
-    if not devices:
-        return None
-    return Problem(
-        f"{devices[0].name}: VFIO migration is not supported with {what}",
-        _way_out(machine),
-        _labels(devices),
-        capability,
-    )
-
-
-def _way_out(machine: Machine) -> str:
-    if machine.added and machine.runstate == "inmigrate":
-        return "plug the device in after the migration has completed"
-    if machine.starting is Start.POSTCOPY:
-        return "let the migration go on as precopy, or cancel it with migrate_cancel"
-    return "turn it off with migrate-set-capabilities, or unplug the device"
-
-
 def _loses_state(machine: Machine, device: Device) -> bool:
     if device.driver == "vfio-user-pci":
         return True
@@ -222,37 +170,11 @@ def _labels(devices: list[Device] | tuple[Device, ...]) -> tuple[str, ...]:
     return tuple(device.label for device in devices)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule's line in the table: its id, its function, and its mode in each profile."""
-
-    id: str
-    fails: Callable[[Machine, Policy], Problem | None]
-    standard: Mode
-    strict: Mode = Mode.ENFORCE
-
-    @property
-    def summary(self) -> str:
-        """The first line of the rule's documentation."""
-        return self.documentation.partition("\n")[0]
-
-    @property
-    def documentation(self) -> str:
-        """The rule's documentation for users."""
-        return cleandoc(self.fails.__doc__ or "")
-
-    def mode(self, policy: Policy) -> Mode:
-        """Return the effective mode: the weaker of the global one and the rule's own."""
-        default = self.strict if policy.profile is Profile.STRICT else self.standard
-        return Mode.weaker(policy.mode, policy.rules.get(self.id, default))
-
-
 _ENFORCE, _WARN, _OFF = Mode.ENFORCE, Mode.WARN, Mode.OFF
 
 RULES = (
     #    id                          looks at                   standard  strict
-    Rule("vfio-postcopy",            vfio_postcopy,             _ENFORCE),
-    Rule("vfio-background-snapshot", vfio_background_snapshot,  _ENFORCE),
+    *(row.rule for row in BUILT_IN),
     Rule("vfio-blocked",             vfio_blocked,              _ENFORCE),
     Rule("snapshot-runstate",        snapshot_runstate,         _ENFORCE),
     Rule("vfio-state-lost",          vfio_state_lost,           _WARN,    _WARN),
@@ -263,6 +185,11 @@ RULES = (
     Rule("runs-program",             runs_program,              _OFF),
     Rule("unknown-command",          unknown_command,           _OFF),
 )  # fmt: skip
+
+
+def rules(policy: Policy) -> tuple[Rule, ...]:
+    """Return every rule that judges under a policy: the built-in ones, then those that the policy adds."""
+    return (*RULES, *(row.rule for row in policy.combinations), *policy.plugins)
 
 
 def passes_unjudged(command: str, commands: frozenset[str]) -> bool:
@@ -282,7 +209,7 @@ def unverified_mode(policy: Policy) -> Mode:
 
 def modes(policy: Policy) -> tuple[tuple[str, Mode], ...]:
     """Return every rule's id with its effective mode under a policy."""
-    return (*((rule.id, rule.mode(policy)) for rule in RULES), (UNVERIFIED, unverified_mode(policy)))
+    return (*((rule.id, rule.mode(policy)) for rule in rules(policy)), (UNVERIFIED, unverified_mode(policy)))
 
 
 def table() -> list[tuple[str, str, str, str]]:

@@ -27,6 +27,17 @@ PARAMETERS = frozenset(
 )
 
 
+#: the migration capabilities of QEMU 7.2 to 11.1, which a coming version takes as parameters
+CAPABILITIES = frozenset(
+    {
+        *("auto-converge", "background-snapshot", "block", "compress", "dirty-bitmaps", "dirty-limit", "events"),
+        *("late-block-activate", "mapped-ram", "multifd", "pause-before-switchover", "postcopy-blocktime"),
+        *("postcopy-preempt", "postcopy-ram", "rdma-pin-all", "release-ram", "return-path", "switchover-ack"),
+        *("validate-uuid", "x-colo", "x-ignore-shared", "xbzrle", "zero-blocks", "zero-copy-send"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """The names of each command's arguments, by command."""

@@ -105,7 +105,7 @@ def _devices(facts: Facts, operation: Operation | None, policy: Policy) -> Quest
     return replace(
         facts,
         devices=tuple(d for d in found if is_vfio(d.driver, policy.extra_types)),
-        others=tuple(d for d in found if is_failover_standby(d.driver) and d.id),
+        others=tuple(d for d in found if not is_vfio(d.driver, policy.extra_types)),
         hidden=tuple(h for h in facts.hidden if h.id not in {d.id for d in found}),
     )
 
@@ -138,7 +138,7 @@ def _with_details(device: Device, answers: tuple[Answer, ...]) -> Device:
 
 
 def _standbys(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
-    candidates = facts.others or ()
+    candidates = [device for device in facts.others or () if is_failover_standby(device.driver) and device.id]
     answers = yield tuple(_get(device.path, "failover") for device in candidates)
     on = (device.id for device, answer in zip(candidates, answers, strict=True) if answer is True and device.id)
     ids = frozenset(on)
@@ -179,6 +179,13 @@ def _bytes(members: Value, name: str) -> int | None:
     return amount if isinstance(amount, int) else None
 
 
+def _parameters(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-migrate-parameters"),)
+    if not isinstance(answer, dict):
+        raise Unexpected("query-migrate-parameters")
+    return replace(facts, parameters=answer)
+
+
 def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     assert isinstance(operation, SetProperty)
     (answer,) = yield (_get(operation.change.path, "type"),)
@@ -214,4 +221,5 @@ ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.MIGRATION: _migration,
     Fact.TYPE: _type,
     Fact.COMMANDS: _commands,
+    Fact.PARAMETERS: _parameters,
 }

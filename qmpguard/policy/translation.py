@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from qmpguard.policy import hmp
-from qmpguard.policy.machine import DANGEROUS
+from qmpguard.policy.schema import CAPABILITIES
 
 if TYPE_CHECKING:
     from qmpguard.wire.json import Value
@@ -35,7 +35,7 @@ def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
         case hmp.MigrateSetCapability(name, state):
             return "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": state}]}
         case hmp.MigrateSetParameter(name, value):
-            return "migrate-set-parameters", {name: value not in OFF if name in DANGEROUS else value}
+            return "migrate-set-parameters", {name: value not in OFF if name in CAPABILITIES else value}
         case hmp.DeviceAdd(options):
             return "device_add", dict(options)
         case hmp.ObjectAdd(options):

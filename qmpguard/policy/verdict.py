@@ -42,6 +42,7 @@ class Problem:
     advisory: bool = False
     error_class: str = GENERIC_ERROR
     as_qemu: bool = False
+    parameter: str | None = None  # and its value, in place of a capability
 
     def __post_init__(self) -> None:
         """Cut what is too long to be kept and shown."""
@@ -69,6 +70,8 @@ class Finding:
             parts.append(f"{noun} {', '.join(repr(d) for d in problem.devices)}")
         if problem.capability:
             parts.append(f"capability {problem.capability} is on")
+        if problem.parameter:
+            parts.append(f"parameter {problem.parameter}")
         reference = f"; ref {ref}" if ref else ""
         return f"{problem.refusal} (qmpguard: {', '.join(parts)}; {problem.fix}{reference})"
 

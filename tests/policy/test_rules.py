@@ -12,12 +12,14 @@ from qmpguard.policy.operations import CallUnlisted, OpenMonitor, SetCapabilitie
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import READERS, Harmless, Unreadable
 from qmpguard.policy.readers import read as read_with
-from qmpguard.policy.rules import RULES, Rule, documentation, passes_unjudged, table, unverified_mode
+from qmpguard.policy.rule import Rule
+from qmpguard.policy.rules import RULES, documentation, passes_unjudged, table, unverified_mode
 from qmpguard.policy.verdict import Finding, unverified
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
 NIC = Device("/machine/peripheral/nic0", "vfio-pci", "nic0", sysfsdev="/sys/bus/pci/devices/0000:b1:00.2/")
 ANON = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
+VDPA = Device("/machine/peripheral/vd0", "vhost-vdpa-device-pci", "vd0")
 USER = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
 
 EMPTY = Machine.of()
@@ -44,6 +46,7 @@ LEFT_ON = ["postcopy-ram"]
 MIGRATE = ("migrate", {"uri": "tcp:host:4444"})
 ON, OFF = ("postcopy-ram", True), ("postcopy-ram", False)
 SNAP = ("background-snapshot", True)
+COLO = ("x-colo", True)
 
 #: (command and arguments, machine, the rule that refuses or None)
 TABLE: list[tuple[tuple[str, dict[str, Any]], Machine, str | None]] = [
@@ -287,6 +290,8 @@ def test_a_property_counts_on_a_vfio_device_and_in_profile_strict_on_all() -> No
 FAILING: dict[str, tuple[tuple[str, dict[str, Any]], Machine]] = {
     "vfio-postcopy": (caps(ON), WITH_GPU),
     "vfio-background-snapshot": (caps(SNAP), WITH_GPU),
+    "vfio-colo": (caps(COLO), WITH_GPU),
+    "vdpa-postcopy": (caps(ON), Machine.of(others=[VDPA])),
     "vfio-blocked": (plug(**{"enable-migration": "on"}), Machine.of(blockers=[WIDE])),
     "snapshot-runstate": (MIGRATE, Machine.of(capabilities=["background-snapshot"], runstate="prelaunch")),
     "vfio-state-lost": (MIGRATE, Machine.of(devices=[USER])),
@@ -341,10 +346,9 @@ def test_unverified_can_warn_but_is_never_off() -> None:
 
 
 def test_types_that_the_configuration_adds_count_as_vfio() -> None:
-    assert isinstance(read(*plug("vhost-vdpa-device-pci")), Harmless)
-    assert not isinstance(
-        read(*plug("vhost-vdpa-device-pci"), Policy(extra_types=frozenset({"vhost-vdpa-device-pci"}))), Harmless
-    )
+    assert isinstance(read(*plug("passed-through")), Harmless)
+    operation = read(*plug("passed-through"), Policy(extra_types=frozenset({"passed-through"})))
+    assert operation.is_vfio
 
 
 def test_reading_a_fact_that_was_not_asked_names_it() -> None:
