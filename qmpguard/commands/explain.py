@@ -120,12 +120,12 @@ def _judged(request: Request, reading: Operation | Unreadable, machine: str, pol
 
 
 async def _alive(request: Request, operation: Operation, address: Address, policy: Policy) -> Explained:
-    from qmpguard.policy.machine import Fact
+    from qmpguard.policy.machine import Fact, Facts, numbers
     from qmpguard.policy.survey import inquire, observe
     from qmpguard.visit.inspection import visit
 
     async with visit(address) as guest:
-        verdict, facts = await guest.ask(inquire(operation, policy))
+        verdict, facts = await guest.ask(inquire(operation, policy, Facts(version=numbers(guest.version))))
         if _starts(operation):
             facts = await guest.ask(observe(policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
     return Explained(request, verdict, _own(operation, facts))

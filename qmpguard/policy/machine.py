@@ -7,15 +7,40 @@ and nothing that is unknown is ever taken for absent.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from qmpguard.policy.device import NOT_DEVICES, VFIO_PROPERTIES, Device, is_failover_standby, is_vfio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from qmpguard.wire.json import Value
+
+#: what stands in `device` is found here too
+__all__ = [
+    "BACKGROUND_SNAPSHOT",
+    "DANGEROUS",
+    "NOT_DEVICES",
+    "OVER",
+    "POSTCOPY_RAM",
+    "SNAPSHOTS",
+    "VFIO_PROPERTIES",
+    "Change",
+    "Device",
+    "Fact",
+    "Facts",
+    "Machine",
+    "Migration",
+    "Parameters",
+    "Progress",
+    "Start",
+    "Unknown",
+    "is_failover_standby",
+    "is_vfio",
+    "numbers",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -24,29 +49,14 @@ BACKGROUND_SNAPSHOT = "background-snapshot"
 #: the capabilities that a VFIO device cannot take part in
 DANGEROUS = frozenset({POSTCOPY_RAM, BACKGROUND_SNAPSHOT})
 
-#: types whose name contains "vfio" but that hold no passed-through device: a dummy bridge, and a back end
-NOT_DEVICES = frozenset({"vfio-pci-igd-lpc-bridge", "x-vfio-user-server"})
-
-#: properties that change what QEMU's own check sees, once an object is unrealized
-VFIO_PROPERTIES = frozenset({"realized", "failover_pair_id", "enable-migration", "x-enable-migration"})
-
 #: migration states after which nothing is under way (QEMU qapi/migration.json: MigrationStatus)
 OVER = frozenset({"completed", "failed", "cancelled"})
 
-_SHORT_PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 
-
-def is_vfio(driver: str, extra_types: frozenset[str] = frozenset()) -> bool:
-    """Say whether a QOM type is a VFIO device.
-
-    By name, because asking QEMU for its class tree can abort a live VM. Anything new that calls itself vfio counts.
-    """
-    return ("vfio" in driver.lower() and driver not in NOT_DEVICES) or driver in extra_types
-
-
-def is_failover_standby(driver: str) -> bool:
-    """Say whether a QOM type can be the standby of a failover pair (QEMU hw/net/virtio-net.c)."""
-    return driver.startswith("virtio-net")
+def numbers(version: str) -> tuple[int, ...] | None:
+    """Return a version's numbers, to be compared; None where it is none."""
+    parts = version.split(".")
+    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
 
 
 class Fact(Enum):
@@ -61,6 +71,7 @@ class Fact(Enum):
     TYPE = "type of the object that is changed"
     COMMANDS = "commands of the schema"
     PARAMETERS = "migration parameters"
+    SHARED = "shared memory"
 
 
 class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
@@ -71,33 +82,6 @@ class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn 
         self.fact = fact
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device. The details are None until they are asked for, and where QEMU has no such property."""
-
-    path: str
-    driver: str
-    id: str | None = None
-    host: str | None = None
-    sysfsdev: str | None = None
-    failover_pair_id: str | None = None
-    migration_forced: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name as QEMU says it in its own refusals: the host's address where it is known."""
-        if self.sysfsdev:
-            return self.sysfsdev.rstrip("/").rpartition("/")[2]
-        if self.host and self.host != "ffff:ff:ff.f":  # an mdev's host reads so
-            return f"0000:{self.host}" if _SHORT_PCI_ADDRESS.fullmatch(self.host) else self.host
-        return self.id or self.path
-
-    @property
-    def label(self) -> str:
-        """How people find it: its id, or its place in the QOM tree."""
-        return self.id or self.path
-
-
 class Start(Enum):
     """Which migration an operation starts."""
 
@@ -106,6 +90,10 @@ class Start(Enum):
     POSTCOPY = "postcopy phase"
     SAVE = "snapshot to disk"
     LOAD = "load of a snapshot"
+
+
+#: snapshots to disk and back, which are no migrations
+SNAPSHOTS = frozenset({Start.SAVE, Start.LOAD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +136,8 @@ class Facts:
     left_on: frozenset[str] = frozenset()  # capabilities that the last migration left on; the guard remembers them
     confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
     parameters: Parameters | None = None
+    shared_memory: tuple[str, ...] | None = None  # the ids of memory back ends with share=on
+    version: tuple[int, ...] | None = None  # QEMU's, from its greeting; here None means: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +160,7 @@ class Machine:
     turned_off: frozenset[str] = frozenset()
     changed_parameters: tuple[tuple[str, Value], ...] = ()
     added_others: tuple[Device, ...] = ()
+    to_another_host: bool = False
     change: Change | None = None
     new_monitor: str | None = None
     program: str | None = None
@@ -192,14 +183,16 @@ class Machine:
         left_on: Iterable[str] = (),
         others: Iterable[Device] = (),
         parameters: Parameters | None = None,
+        shared_memory: Iterable[str] = (),
+        version: tuple[int, ...] | None = None,
     ) -> Machine:
         """Return a machine about which everything is known."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
         known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
-        facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), parameters=parameters or {})
-        return cls(facts)
+        facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), version=version)
+        return cls(replace(facts, parameters=parameters or {}, shared_memory=tuple(shared_memory)))
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -270,6 +263,15 @@ class Machine:
         """Return a migration parameter; None where this QEMU has no such parameter, or has it unset."""
         changed = dict(self.changed_parameters)
         return changed[name] if name in changed else _known(self.facts.parameters, Fact.PARAMETERS).get(name)
+
+    @property
+    def shared_memory(self) -> tuple[str, ...]:
+        """The ids of memory back ends whose memory is shared with others."""
+        return _known(self.facts.shared_memory, Fact.SHARED)
+
+    def is_older_than(self, version: tuple[int, ...], *, unknown: bool) -> bool:
+        """Say whether QEMU's version is below another one; ``unknown`` is the answer where nobody has told it."""
+        return unknown if self.facts.version is None else self.facts.version < version
 
     def left_over(self, capability: str) -> bool:
         """Say whether a capability is left over: a migration that used it is behind us, and none is under way."""

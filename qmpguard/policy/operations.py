@@ -55,15 +55,16 @@ class SetCapabilities(_Lasting):
 class StartMigration(_Lasting):
     """The start of a migration in either direction, of its postcopy phase, or of a snapshot to disk or back.
 
-    ``program`` is what it runs.
+    ``program`` is what it runs; ``to_another_host``: its target is surely not on this host.
     """
 
     start: Start
     program: str | None = None
+    to_another_host: bool = False
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine on its way."""
-        return replace(machine, starting=self.start, program=self.program)
+        return replace(machine, starting=self.start, program=self.program, to_another_host=self.to_another_host)
 
 
 @dataclass(frozen=True, slots=True)

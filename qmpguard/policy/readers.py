@@ -26,6 +26,7 @@ from qmpguard.policy.operations import (
 )
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, Schema
+from qmpguard.policy.target import leaves_the_host
 from qmpguard.policy.translation import as_qmp
 from qmpguard.wire.json import Value
 
@@ -86,7 +87,7 @@ def read_migrate(arguments: Arguments, policy: Policy) -> Reading:
         case True:
             return read_steering(arguments, policy)
         case False:
-            return StartMigration(Start.OUTGOING, _program(arguments))
+            return StartMigration(Start.OUTGOING, _program(arguments), leaves_the_host(arguments))
         case _:
             return Unreadable("'resume' is not a boolean")
 
@@ -99,6 +100,16 @@ def read_migrate_incoming(arguments: Arguments, policy: Policy) -> Reading:
 def read_start_postcopy(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate-start-postcopy``: the last moment to stop a combination that was made behind the guard's back."""
     return StartMigration(Start.POSTCOPY)
+
+
+def read_snapshot_save(arguments: Arguments, policy: Policy) -> Reading:
+    """``snapshot-save``: refused at the command, since the job that it starts would tell nobody."""
+    return StartMigration(Start.SAVE)
+
+
+def read_snapshot_load(arguments: Arguments, policy: Policy) -> Reading:
+    """``snapshot-load``: likewise."""
+    return StartMigration(Start.LOAD)
 
 
 def read_steering(arguments: Arguments, policy: Policy) -> Reading:
@@ -227,7 +238,7 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
         case hmp.Unreadable(reason):
             return Unreadable(reason)
         case _:
-            # QEMU exempts savevm itself, and a device that is unplugged counts until it has left
+            # a device that is unplugged counts until it has left
             return Harmless()
 
 
@@ -252,6 +263,8 @@ READERS: Mapping[str, Reader] = {
     "migrate": Reader(read_migrate, _known("uri", "channels", "blk", "inc", "detach", "resume")),
     "migrate-incoming": Reader(read_migrate_incoming, _known("uri", "channels", "exit-on-error")),
     "migrate-start-postcopy": Reader(read_start_postcopy, _known()),
+    "snapshot-save": Reader(read_snapshot_save, _known("job-id", "tag", "vmstate", "devices")),
+    "snapshot-load": Reader(read_snapshot_load, _known("job-id", "tag", "vmstate", "devices")),
     "migrate-recover": Reader(read_steering),
     "migrate-pause": Reader(read_steering),
     "migrate-continue": Reader(read_steering),

@@ -7,9 +7,10 @@ is a row in `combinations`. A rule's docstring is its documentation for users: t
 from __future__ import annotations
 
 from qmpguard.policy.combinations import BUILT_IN
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, Device, Machine, Start, is_vfio
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Device, Machine, Start, is_vfio
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rule import Rule
+from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.messages import COMMAND_NOT_FOUND
 
@@ -55,19 +56,24 @@ def snapshot_runstate(machine: Machine, policy: Policy) -> Problem | None:
 
 
 def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
-    """Warn of a migration that loses a VFIO device's state without a word.
+    """Warn of a migration or a snapshot that loses a VFIO device's state without a word.
 
     QEMU neither migrates nor refuses a `vfio-user-pci` (up to 11.1), nor a device with a `failover_pair_id` that no
-    standby device answers to.
+    standby device answers to. Snapshots to disk lose it likewise: after `snapshot-load` the device is as after a reset.
+    A `vfio-pci` survives `cpr-transfer` and `cpr-exec`, a `vfio-user-pci` no mode of CPR.
     """
-    if machine.starting not in (Start.OUTGOING, Start.INCOMING) or not machine.devices:
+    if machine.starting in (None, Start.POSTCOPY) or not machine.devices:
         return None
     lost = [device for device in machine.detailed if _loses_state(machine, device)]
     if not lost:
         return None
+    is_snapshot = machine.starting in SNAPSHOTS
+    what, moved, where = (
+        ("snapshot", "saved", "afterwards") if is_snapshot else ("migration", "migrated", "on the destination")
+    )
     return Problem(
-        f"{lost[0].name}: the state of this VFIO device is not migrated and will be lost",
-        "unplug the device before the migration and plug it in again on the destination",
+        f"{lost[0].name}: the state of this VFIO device is not {moved} and will be lost",
+        f"unplug the device before the {what} and plug it in again {where}",
         _labels(lost),
     )
 
@@ -109,6 +115,8 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
     command line, or before the guard, cannot be seen; one that was plugged in through the guard is remembered, and
     rules `vfio-postcopy` and `vfio-background-snapshot` speak of it.
     """
+    if machine.starting in SNAPSHOTS:
+        return None
     on = next((c for c in sorted(DANGEROUS) if machine.has(c)), None)
     if on is None or policy.allow_failover_primary or not machine.standbys:
         return None
@@ -163,7 +171,9 @@ def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
 def _loses_state(machine: Machine, device: Device) -> bool:
     if device.driver == "vfio-user-pci":
         return True
-    return device.failover_pair_id not in (None, "") and not machine.has_standby(device)
+    if device.failover_pair_id in (None, "") or machine.has_standby(device):
+        return False
+    return machine.starting in SNAPSHOTS or machine.parameter("mode") not in KEEPS_RAM
 
 
 def _labels(devices: list[Device] | tuple[Device, ...]) -> tuple[str, ...]:
@@ -177,6 +187,9 @@ RULES = (
     *(row.rule for row in BUILT_IN),
     Rule("vfio-blocked",             vfio_blocked,              _ENFORCE),
     Rule("snapshot-runstate",        snapshot_runstate,         _ENFORCE),
+    Rule("snapshot-cpr",             snapshot_cpr,              _ENFORCE),
+    Rule("snapshot-multifd",         snapshot_multifd,          _ENFORCE),
+    Rule("ignore-shared",            ignore_shared,             _ENFORCE),
     Rule("vfio-state-lost",          vfio_state_lost,           _WARN,    _WARN),
     Rule("new-monitor",              new_monitor,               _ENFORCE),
     Rule("vfio-property",            vfio_property,             _ENFORCE),

@@ -186,6 +186,18 @@ def _parameters(facts: Facts, operation: Operation | None, policy: Policy) -> Qu
     return replace(facts, parameters=answer)
 
 
+def _shared_memory(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-memdev"),)
+    shared = []
+    for entry in _list(answer):
+        match entry:
+            case {"share": bool(share), **rest}:  # QEMU gives an id where there is one
+                shared += [str(rest.get("id") or "memory")] if share else []
+            case _:
+                raise Unexpected("query-memdev")
+    return replace(facts, shared_memory=tuple(shared))
+
+
 def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     assert isinstance(operation, SetProperty)
     (answer,) = yield (_get(operation.change.path, "type"),)
@@ -222,4 +234,5 @@ ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.TYPE: _type,
     Fact.COMMANDS: _commands,
     Fact.PARAMETERS: _parameters,
+    Fact.SHARED: _shared_memory,
 }

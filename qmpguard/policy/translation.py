@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 #: how HMP says that something is off (QEMU qapi/string-input-visitor.c: parse_type_bool)
 OFF = frozenset({"off", "no", "false", "n", "0"})
 
-#: lines without arguments that steer a running migration, and QMP's name for each
-STEERING = {
+#: lines whose arguments have no bearing, and QMP's name for each
+NAMES = {
+    "loadvm": "snapshot-load",
     "migrate_cancel": "migrate_cancel",
     "migrate_pause": "migrate-pause",
     "migrate_continue": "migrate-continue",
 }
+
+
+#: what a reader knows whole, likewise
+_WHOLE = {hmp.MigrateStartPostcopy: "migrate-start-postcopy", hmp.SaveVm: "snapshot-save"}
 
 
 def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
@@ -30,8 +35,6 @@ def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
             return "migrate-incoming", {"uri": uri}
         case hmp.MigrateRecover(uri):
             return "migrate-recover", {"uri": uri}
-        case hmp.MigrateStartPostcopy():
-            return "migrate-start-postcopy", {}
         case hmp.MigrateSetCapability(name, state):
             return "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": state}]}
         case hmp.MigrateSetParameter(name, value):
@@ -42,17 +45,11 @@ def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
             return "object-add", dict(options)
         case hmp.QomSet(path, name, value):
             return "qom-set", {"path": path, "property": name, "value": value not in OFF}
+        case hmp.MigrateStartPostcopy() | hmp.SaveVm():
+            return _WHOLE[type(command)], {}
         case hmp.Other(name):
-            return (STEERING[name], {}) if name in STEERING else None
-        case (
-            hmp.NetdevAdd()
-            | hmp.Gdbserver()
-            | hmp.Info()
-            | hmp.SaveVm()
-            | hmp.DeviceDel()
-            | hmp.Rejected()
-            | hmp.Unreadable()
-        ):
+            return (NAMES[name], {}) if name in NAMES else None
+        case hmp.NetdevAdd() | hmp.Gdbserver() | hmp.Info() | hmp.DeviceDel() | hmp.Rejected() | hmp.Unreadable():
             return None
         case _:
             assert_never(command)

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import Baseline, Drift
 from qmpguard.policy.judgment import concerns
 from qmpguard.policy.leftovers import Leftovers
-from qmpguard.policy.machine import Device, Fact, Facts
+from qmpguard.policy.machine import SNAPSHOTS, Device, Fact, Facts
 from qmpguard.policy.native import seen_in
 from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Operation, SetCapabilities, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
@@ -78,6 +79,7 @@ class Gate:
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
         self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
         self.ways_around: tuple[str, ...] = ()  # what was let through and opened one; none can be taken back
+        self.version: tuple[int, ...] | None = None  # of the present QEMU
         self.baseline = Baseline()
         self.turn = asyncio.Lock()
         self.primaries = Primaries()
@@ -232,7 +234,8 @@ class Gate:
 
     def _known(self) -> Facts:
         left_on = self.leftovers.left_on
-        return Facts(hidden=self.primaries.hidden, commands=self.commands, left_on=left_on, confirmed=self.confirmed)
+        known = Facts(hidden=self.primaries.hidden, commands=self.commands, left_on=left_on, confirmed=self.confirmed)
+        return replace(known, version=self.version)
 
     def _compare(self, facts: Facts, ticket: int) -> None:
         self.primaries.hidden = facts.hidden
@@ -255,7 +258,7 @@ class Gate:
                     primaries.forget(device.id)
                 if device.failover_pair_id is not None:
                     await self._look_for(device, primaries, control)
-            case StartMigration() if reply is not None:
+            case StartMigration(start) if reply is not None and start not in SNAPSHOTS:
                 if was_accepted(reply):
                     self.leftovers.started()
                     self.sight.started()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qmpguard.access import Role
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import CHANGES
+from qmpguard.policy.machine import numbers
 from qmpguard.policy.observer import judge_observer
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
@@ -128,6 +129,7 @@ class Hub:
         self.heartbeat.alive = True
         self._holds = Holds()
         self._unserved = True
+        self.gate.version = numbers(link.greeting.version)
         self.chronicle.up(link.greeting.version)
         self.attach(own, Peer(0), privileged=True)
         for session in tuple(self.sessions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qmpguard.address import parse_address
-from qmpguard.policy.machine import Facts, Start
+from qmpguard.policy.machine import Facts, Start, numbers
 from qmpguard.policy.outlook import Chance, Prospect, arrivals, obstacle, outlook
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
@@ -37,7 +37,7 @@ async def check(address: str, policy: Policy | None = None) -> Report:
     """
     policy, where = policy or Policy(), parse_address(address)
     async with visit(where) as guest:
-        facts = await guest.ask(observe(policy, wanted=EVERYTHING))
+        facts = await guest.ask(observe(policy, Facts(version=numbers(guest.version)), EVERYTHING))
         version, package = guest.version, guest.package
     out = ((prospect, obstacle(facts, Start.OUTGOING)) for prospect in outlook(facts, policy))
     into = ((prospect, obstacle(facts, Start.INCOMING)) for prospect in arrivals(facts, policy))

@@ -100,6 +100,8 @@ class Qemu:
                 return [{"state": state, "capability": name} for name, state in self.capabilities.items()]
             case "query-migrate":
                 return self.migration
+            case "query-migrate-parameters":
+                return {"mode": "normal"}  # no recording sets another one
             case "query-status":
                 return {"status": self.runstate, "running": self.runstate == "running"}
             case "qom-list":

@@ -23,6 +23,7 @@ from qmpguard.wire.json import Number, Value
 from tests.policy.scenes import Request, caps, channel, hmp, plug, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))
+TO_DISK = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}
 SNAPSHOT = SetCapabilities((("background-snapshot", True),))
 
 
@@ -68,7 +69,11 @@ def taken_for(request: Request) -> Reading | None:
         (qmp("qom-set", path="/a", property="realized", value=1), SetProperty(Change("/a", "realized"))),
         (qmp("qom-set", path="/a", property="guest-stats-polling-interval", value=1), Harmless()),
         # the same by HMP
-        (hmp("migrate tcp:h:1"), StartMigration(Start.OUTGOING)),
+        (hmp("migrate tcp:h:1"), StartMigration(Start.OUTGOING, to_another_host=True)),
+        (qmp("migrate", uri="tcp:[::1]:1"), StartMigration(Start.OUTGOING)),
+        (qmp("migrate", uri="rdma:h:1"), StartMigration(Start.OUTGOING, to_another_host=True)),
+        (qmp("migrate", channels=channel(transport="socket", host="h")), StartMigration(Start.OUTGOING, None, True)),
+        (qmp("migrate", channels=channel(transport="socket", host="::1")), StartMigration(Start.OUTGOING)),
         (hmp("migrate -r tcp:h:1"), Harmless()),
         (hmp("migrate_incoming exec:cat"), StartMigration(Start.INCOMING, "uri 'exec:cat'")),
         (hmp("migrate_start_postcopy"), StartMigration(Start.POSTCOPY)),
@@ -85,7 +90,11 @@ def taken_for(request: Request) -> Reading | None:
         (hmp("qom-set /a realized off"), SetProperty(Change("/a", "realized"))),
         (hmp("gdbserver"), OpenMonitor("gdbserver")),
         (hmp("gdbserver none"), Harmless()),
-        (hmp("savevm now"), Harmless()),
+        (hmp("savevm now"), StartMigration(Start.SAVE)),
+        (hmp("savevm"), StartMigration(Start.SAVE)),
+        (hmp("loadvm now"), StartMigration(Start.LOAD)),
+        (qmp("snapshot-save", **TO_DISK), StartMigration(Start.SAVE)),
+        (qmp("snapshot-load", **TO_DISK), StartMigration(Start.LOAD)),
         (hmp("info status"), Harmless()),
         (hmp("migrate_set_parameter background-snapshot no"), Harmless()),
         (hmp("migrate_recover tcp:h:1"), Harmless()),

@@ -44,6 +44,7 @@ def read(command: str, arguments: dict[str, Any], policy: Policy | None = None) 
 
 LEFT_ON = ["postcopy-ram"]
 MIGRATE = ("migrate", {"uri": "tcp:host:4444"})
+SAVE = ("snapshot-save", {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]})
 ON, OFF = ("postcopy-ram", True), ("postcopy-ram", False)
 SNAP = ("background-snapshot", True)
 COLO = ("x-colo", True)
@@ -99,7 +100,7 @@ def test_the_table(request_: tuple[str, dict[str, Any]], machine: Machine, rule:
     assert (refusal and refusal.rule) == rule
 
 
-@pytest.mark.parametrize("command", ["query-status", "cont", "device_del", "snapshot-save"])
+@pytest.mark.parametrize("command", ["query-status", "cont", "device_del", "snapshot-delete"])
 def test_what_is_not_in_the_table_is_not_intercepted(command: str) -> None:
     assert read(command, {}) is None
 
@@ -292,6 +293,9 @@ FAILING: dict[str, tuple[tuple[str, dict[str, Any]], Machine]] = {
     "vfio-background-snapshot": (caps(SNAP), WITH_GPU),
     "vfio-colo": (caps(COLO), WITH_GPU),
     "vdpa-postcopy": (caps(ON), Machine.of(others=[VDPA])),
+    "snapshot-cpr": (SAVE, Machine.of(parameters={"mode": "cpr-exec"})),
+    "snapshot-multifd": (SAVE, Machine.of(capabilities=["multifd"], version=(7, 2, 22))),
+    "ignore-shared": (SAVE, Machine.of(capabilities=["x-ignore-shared"], shared_memory=["ram0"])),
     "vfio-blocked": (plug(**{"enable-migration": "on"}), Machine.of(blockers=[WIDE])),
     "snapshot-runstate": (MIGRATE, Machine.of(capabilities=["background-snapshot"], runstate="prelaunch")),
     "vfio-state-lost": (MIGRATE, Machine.of(devices=[USER])),

@@ -1,0 +1,65 @@
+"""Rules about snapshots to disk and about memory that is left out: QEMU says nothing, and the RAM is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.machine import SNAPSHOTS, Machine, Start
+from qmpguard.policy.verdict import Problem
+
+if TYPE_CHECKING:
+    from qmpguard.policy.policy import Policy
+
+MULTIFD = "multifd"
+IGNORE_SHARED = "x-ignore-shared"
+#: the migration mode outside CPR (QEMU qapi/migration.json: MigMode)
+NORMAL = "normal"
+#: the modes in which QEMU leaves all RAM where it is (migration/ram.c: migrate_ram_is_ignored)
+KEEPS_RAM = frozenset({"cpr-transfer", "cpr-exec"})
+#: the first version with migration modes, and the first that refuses a snapshot with multifd by itself
+HAS_MODES, REFUSES_MULTIFD = (8, 2), (10, 2)
+
+
+def snapshot_cpr(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse `snapshot-save` and `snapshot-load` while the migration mode is one of CPR's.
+
+    In `cpr-transfer` and `cpr-exec` QEMU 10.1 to 11.1 leave all RAM out of the snapshot, and the job concludes without
+    an error. In `cpr-reboot` QEMU ignores what blocks a snapshot. The mode stays set after a CPR that was cancelled.
+    HMP's `savevm` and `loadvm` likewise.
+    """
+    if machine.starting not in SNAPSHOTS or machine.is_older_than(HAS_MODES, unknown=False):
+        return None
+    mode = machine.parameter("mode")
+    if mode in (None, NORMAL):
+        return None
+    what = "QEMU would leave out the memory" if mode in KEEPS_RAM else "QEMU would ignore what blocks a snapshot"
+    fix = "set mode to normal with migrate-set-parameters first"
+    return Problem(f"Snapshots are not possible in migration mode '{mode}': {what}", fix, parameter=f"mode is {mode}")
+
+
+def snapshot_multifd(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse `snapshot-save` and `snapshot-load` with capability `multifd` on where QEMU would die of it.
+
+    QEMU up to 10.1 dies (SIGSEGV). From 10.2 on it refuses by itself, in these words. A version that is not known
+    counts as one that dies. HMP's `savevm` and `loadvm` likewise.
+    """
+    if machine.starting not in SNAPSHOTS or not machine.is_older_than(REFUSES_MULTIFD, unknown=True):
+        return None
+    if not machine.has(MULTIFD):
+        return None
+    fix = "turn it off with migrate-set-capabilities first"
+    return Problem("Snapshots are not compatible with multifd: QEMU would die", fix, capability=MULTIFD)
+
+
+def ignore_shared(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse `snapshot-save` with `x-ignore-shared` on where memory is shared: its RAM could not be restored.
+
+    A migration to another host by TCP or RDMA is warned of: the RAM stays behind. Migrations to a file, a program, a
+    descriptor or a unix socket pass, as templates use them. Shared memory is what `query-memdev` says has `share` on.
+    """
+    saves, leaves = machine.starting is Start.SAVE, machine.starting is Start.OUTGOING and machine.to_another_host
+    if not (saves or leaves) or not machine.has(IGNORE_SHARED) or not machine.shared_memory:
+        return None
+    text = "The snapshot would not hold the shared memory" if saves else "The shared memory would not be migrated"
+    fix = "turn the capability off with migrate-set-capabilities first"
+    return Problem(text, fix, machine.shared_memory, IGNORE_SHARED, advisory=leaves)
