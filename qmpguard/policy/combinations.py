@@ -53,6 +53,19 @@ QEMU has no check: it accepts the migration, and its checkpoints call the device
 It is refused where `vfio-postcopy` refuses.""",
     ),
     Combination(
+        "snapshot-foreign-dma",
+        ("vhost-user-*", "vhost-vdpa*"),
+        Capability(BACKGROUND_SNAPSHOT),
+        MIGRATION,
+        "this device's data is written into guest RAM by others than QEMU, which background snapshot does not see",
+        text="""Refuse `background-snapshot` with devices into whose memory another process or the hardware writes.
+
+That is `vhost-user-*`, virtio-fs among them, and `vhost-vdpa*`. A background snapshot relies on userfaultfd, which sees
+only what QEMU and the guest write: what such a device writes after the start stands in the snapshot, beside memory of
+before the start. Seen on QEMU 7.2 and 11.1. `vfio-user-pci` is refused by `vfio-background-snapshot`. A `virtio-net`
+device whose back end is vhost-user or vhost-vdpa has the same hazard, and its type does not show it.""",
+    ),
+    Combination(
         "vdpa-postcopy",
         ("vhost-vdpa-device*",),
         Capability(POSTCOPY_RAM),

@@ -56,6 +56,7 @@ def ignore_shared(machine: Machine, policy: Policy) -> Problem | None:
 
     A migration to another host by TCP or RDMA is warned of: the RAM stays behind. Migrations to a file, a program, a
     descriptor or a unix socket pass, as templates use them. Shared memory is what `query-memdev` says has `share` on.
+    QEMU 8.1 and later ignore it only where it is a file with a name, which `query-memdev` does not tell.
     """
     saves, leaves = machine.starting is Start.SAVE, machine.starting is Start.OUTGOING and machine.to_another_host
     if not (saves or leaves) or not machine.has(IGNORE_SHARED) or not machine.shared_memory:

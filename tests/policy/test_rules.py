@@ -19,6 +19,7 @@ from qmpguard.policy.verdict import Finding, unverified
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
 NIC = Device("/machine/peripheral/nic0", "vfio-pci", "nic0", sysfsdev="/sys/bus/pci/devices/0000:b1:00.2/")
 ANON = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
+FS = Device("/machine/peripheral/fs0", "vhost-user-fs-pci", "fs0")
 VDPA = Device("/machine/peripheral/vd0", "vhost-vdpa-device-pci", "vd0")
 USER = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
 
@@ -292,6 +293,7 @@ FAILING: dict[str, tuple[tuple[str, dict[str, Any]], Machine]] = {
     "vfio-postcopy": (caps(ON), WITH_GPU),
     "vfio-background-snapshot": (caps(SNAP), WITH_GPU),
     "vfio-colo": (caps(COLO), WITH_GPU),
+    "snapshot-foreign-dma": (caps(SNAP), Machine.of(others=[FS])),
     "vdpa-postcopy": (caps(ON), Machine.of(others=[VDPA])),
     "snapshot-cpr": (SAVE, Machine.of(parameters={"mode": "cpr-exec"})),
     "snapshot-multifd": (SAVE, Machine.of(capabilities=["multifd"], version=(7, 2, 22))),
