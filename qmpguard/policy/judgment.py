@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.crashes import qemu_crash
 from qmpguard.policy.native import native
-from qmpguard.policy.operations import CallUnlisted, OpenMonitor, RunProgram, SetProperty, WriteHmp
+from qmpguard.policy.operations import CallUnlisted, EndQemu, OpenMonitor, RunProgram, SetProperty, WriteHmp
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rules import hmp_write, new_monitor, rules, runs_program, unknown_command, vfio_property
 from qmpguard.policy.verdict import Finding, Problem, Verdict
@@ -23,6 +24,7 @@ _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
     WriteHmp: hmp_write,
     RunProgram: runs_program,
     CallUnlisted: unknown_command,
+    EndQemu: qemu_crash,
 }
 
 

@@ -16,6 +16,7 @@ from qmpguard.policy.device import NOT_DEVICES, VFIO_PROPERTIES, Device, is_fail
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from qmpguard.policy.crashes import Crash
     from qmpguard.wire.json import Value
 
 #: what stands in `device` is found here too
@@ -166,6 +167,7 @@ class Machine:
     program: str | None = None
     hmp_write: str | None = None
     unlisted: str | None = None
+    crash: Crash | None = None
 
     @classmethod
     def of(

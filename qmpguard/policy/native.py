@@ -69,8 +69,8 @@ def native(operation: Operation, before: Machine, finding: Finding) -> Native:
             return _of_combination(operation, before, finding)
         case "vfio-blocked":
             return _of_blocked(before)
-        case "snapshot-runstate":
-            return Native(Refuses.NO, "it aborts")
+        case rule if rule in _DIES:
+            return Native(Refuses.NO, _DIES[rule])
         case "unknown-command" if isinstance(operation, CallUnlisted) and operation.command not in before.commands:
             return Native(Refuses.YES, "its schema has no such command")
         case "vfio-property" if isinstance(operation, SetProperty) and operation.change.property != "realized":
@@ -93,6 +93,8 @@ def of_start(before: Machine) -> Native | None:
     return Native(Refuses.YES, f"blocked: {blockers[-1]}") if blockers else None
 
 
+#: rules about what QEMU does not survive
+_DIES = {"snapshot-runstate": "it aborts", "snapshot-multifd": "it dies", "qemu-crash": "it dies"}
 #: run states from which no migration out begins
 _NOT_FROM = {"inmigrate": "it waits for a migration to come", "postmigrate": "it has migrated away"}
 #: how sure anybody can be of a check that stands in the source, and that this VM has not shown

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from qmpguard.policy.machine import Change, Device, Machine, Start
 
 if TYPE_CHECKING:
+    from qmpguard.policy.crashes import Crash
     from qmpguard.wire.json import Value
 
 
@@ -55,16 +56,19 @@ class SetCapabilities(_Lasting):
 class StartMigration(_Lasting):
     """The start of a migration in either direction, of its postcopy phase, or of a snapshot to disk or back.
 
-    ``program`` is what it runs; ``to_another_host``: its target is surely not on this host.
+    ``program`` is what it runs; ``to_another_host``: its target is surely not on this host; ``crash``: it is known to
+    end some QEMUs.
     """
 
     start: Start
     program: str | None = None
     to_another_host: bool = False
+    crash: Crash | None = None
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine on its way."""
-        return replace(machine, starting=self.start, program=self.program, to_another_host=self.to_another_host)
+        moving = replace(machine, starting=self.start, to_another_host=self.to_another_host)
+        return replace(moving, program=self.program, crash=self.crash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +140,14 @@ class CallUnlisted(_Lasting):
     def after(self, machine: Machine) -> Machine:
         """Return the machine after who knows what."""
         return replace(machine, unlisted=self.command)
+
+
+@dataclass(frozen=True, slots=True)
+class EndQemu(_Lasting):
+    """A request that is known to end some QEMUs."""
+
+    crash: Crash
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine as the request is about to end it."""
+        return replace(machine, crash=self.crash)

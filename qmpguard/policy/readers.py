@@ -11,11 +11,14 @@ from typing import TypeAlias
 
 from qmpguard.policy import hmp
 from qmpguard.policy.combinations import names, watched
+from qmpguard.policy.crashes import crash
 from qmpguard.policy.description import described
+from qmpguard.policy.hmp_syntax import parse_line
 from qmpguard.policy.machine import VFIO_PROPERTIES, Change, Start, is_vfio
 from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
 from qmpguard.policy.operations import (
     AddDevice,
+    EndQemu,
     OpenMonitor,
     Operation,
     RunProgram,
@@ -87,19 +90,31 @@ def read_migrate(arguments: Arguments, policy: Policy) -> Reading:
         case True:
             return read_steering(arguments, policy)
         case False:
-            return StartMigration(Start.OUTGOING, _program(arguments), leaves_the_host(arguments))
+            ends = crash("migrate", arguments)
+            return StartMigration(Start.OUTGOING, _program(arguments), leaves_the_host(arguments), ends)
         case _:
             return Unreadable("'resume' is not a boolean")
 
 
 def read_migrate_incoming(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate-incoming``: starts an incoming migration; QEMU has no check of its own on this side."""
-    return StartMigration(Start.INCOMING, _program(arguments))
+    return StartMigration(Start.INCOMING, _program(arguments), crash=crash("migrate-incoming", arguments))
 
 
 def read_start_postcopy(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate-start-postcopy``: the last moment to stop a combination that was made behind the guard's back."""
     return StartMigration(Start.POSTCOPY)
+
+
+def read_deadly(command: str) -> Callable[[Arguments, Policy], Reading]:
+    """Return the reader of a command that ends some QEMUs, with some of its arguments."""
+
+    def read_query(arguments: Arguments, policy: Policy) -> Reading:
+        """A command that ends some QEMUs: rule ``qemu-crash`` has the table."""
+        found = crash(command, arguments)
+        return EndQemu(found) if found else Harmless()
+
+    return read_query
 
 
 def read_snapshot_save(arguments: Arguments, policy: Policy) -> Reading:
@@ -235,6 +250,10 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
             return WriteHmp(name)
         case hmp.Gdbserver(device) if device != "none":
             return OpenMonitor("gdbserver")
+        case hmp.Info(what) if (found := crash(f"info {what}", {})) is not None:
+            return EndQemu(found)
+        case hmp.Rejected("a request for help") if (found := crash(f"{parse_line(text).name} help", {})) is not None:
+            return EndQemu(found)
         case hmp.Unreadable(reason):
             return Unreadable(reason)
         case _:
@@ -256,6 +275,9 @@ def _known(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+#: commands that are judged for nothing but that they end some QEMUs
+DEADLY = ("xen-load-devices-state", "qom-list-properties", "device-list-properties", "qom-list-types")
+
 #: every command that is judged; all others pass unchanged. Those that steer a migration never wait for a verdict.
 READERS: Mapping[str, Reader] = {
     "migrate-set-capabilities": Reader(read_set_capabilities, _known("capabilities")),
@@ -269,6 +291,7 @@ READERS: Mapping[str, Reader] = {
     "migrate-pause": Reader(read_steering),
     "migrate-continue": Reader(read_steering),
     "migrate_cancel": Reader(read_steering),
+    **{name: Reader(read_deadly(name)) for name in DEADLY},
     "device_add": Reader(read_device_add),
     "object-add": Reader(read_object_add),
     "qom-set": Reader(read_qom_set, _known("path", "property", "value")),

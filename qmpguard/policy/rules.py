@@ -7,6 +7,7 @@ is a row in `combinations`. A rule's docstring is its documentation for users: t
 from __future__ import annotations
 
 from qmpguard.policy.combinations import BUILT_IN
+from qmpguard.policy.crashes import qemu_crash
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Device, Machine, Start, is_vfio
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rule import Rule
@@ -191,6 +192,7 @@ RULES = (
     Rule("snapshot-multifd",         snapshot_multifd,          _ENFORCE),
     Rule("ignore-shared",            ignore_shared,             _ENFORCE),
     Rule("vfio-state-lost",          vfio_state_lost,           _WARN,    _WARN),
+    Rule("qemu-crash",               qemu_crash,                _ENFORCE),
     Rule("new-monitor",              new_monitor,               _ENFORCE),
     Rule("vfio-property",            vfio_property,             _ENFORCE),
     Rule("hidden-primary",           hidden_primary,            _WARN),

@@ -224,3 +224,45 @@ async def test_a_snapshot_loses_a_vfio_user_device_and_the_guard_warns(
         async with vm(binary(), tmp_path, ["-device", device]) as (through, _, _):
             assert await job(through, "snapshot-save", SAVE) == ""
             assert_refused(await through.ask("migrate-set-capabilities", capabilities(x_colo=True)), "vfio-colo")
+
+
+UNIX = {"transport": "socket", "type": "unix", "path": "/nowhere"}
+CPR_ALONE = {"channels": [{"channel-type": "cpr", "addr": UNIX}]}
+NO_PROGRAM = {"channels": [{"channel-type": "main", "addr": {"transport": "exec", "args": []}}]}
+#: by version: a request that ends QEMU
+DEADLY = [
+    *(
+        pytest.param(system_qemu, "qom-list-properties", {"typename": t}, id=f"7.2-{t}", marks=pytest.mark.qemu)
+        for t in ("colo-compare", "qio-net-listener", "microvm-machine", "x-remote-object")
+    ),
+    *(
+        pytest.param(vfio_qemu, command, arguments, id=f"11.1-{command}-{i}", marks=pytest.mark.qemu11)
+        for command in ("migrate", "migrate-incoming")
+        for i, arguments in enumerate((CPR_ALONE, NO_PROGRAM))
+    ),
+    *(
+        pytest.param(
+            binary.values[0],
+            "xen-load-devices-state",
+            {"filename": "/dev/null"},
+            id=f"{binary.id}-xen",
+            marks=binary.marks,
+        )
+        for binary in QEMUS
+    ),
+]
+
+
+@pytest.mark.parametrize(("binary", "command", "arguments"), DEADLY)
+async def test_what_ends_qemu_is_refused(
+    tmp_path: Path, binary: Callable[[], Path], command: str, arguments: dict[str, Any]
+) -> None:
+    words = ["-incoming", "defer"] if command == "migrate-incoming" else []
+    async with vm(binary(), tmp_path, words, disk=False) as (through, direct, qemu):
+        if command.startswith("xen"):
+            await direct.ask("stop")
+        assert_refused(await through.ask(command, arguments), "qemu-crash")
+        assert "return" in await through.ask("query-status")
+        direct.send({"execute": command, "arguments": arguments})
+        async with asyncio.timeout(PATIENCE):
+            assert await qemu.process.wait() in (-signal.SIGSEGV, -signal.SIGABRT)

@@ -26,6 +26,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("qom-list-get", {"paths": ["/objects/secret0"]}),
     ("qom-list-types", {}),
     ("device-list-properties", {"typename": "x"}),
+    ("human-monitor-command", {"command-line": "info qdm"}),
     ("human-monitor-command", {"command-line": "stop"}),
     ("human-monitor-command", {"command-line": "information"}),
     ("human-monitor-command", {"command-line": 5}),

@@ -301,6 +301,7 @@ FAILING: dict[str, tuple[tuple[str, dict[str, Any]], Machine]] = {
     "vfio-blocked": (plug(**{"enable-migration": "on"}), Machine.of(blockers=[WIDE])),
     "snapshot-runstate": (MIGRATE, Machine.of(capabilities=["background-snapshot"], runstate="prelaunch")),
     "vfio-state-lost": (MIGRATE, Machine.of(devices=[USER])),
+    "qemu-crash": (("qom-list-properties", {"typename": "colo-compare"}), Machine.of(version=(7, 2, 22))),
     "new-monitor": (("object-add", {"qom-type": "monitor-qmp", "id": "m"}), EMPTY),
     "vfio-property": (("qom-set", {"path": "g", "property": "realized"}), Machine.of(changed_type="vfio-pci")),
     "hidden-primary": (caps(ON), Machine.of(standbys=["net0"])),
