@@ -126,6 +126,8 @@ class _Connection:
         if self._left is not None:
             data, self._left = data[: self._left], self._left - len(data[: self._left])
         for start in range(0, len(data), PIECE):
+            if self._writer.is_closing():
+                raise ConnectionResetError
             self._writer.write(data[start : start + PIECE])
             await self._writer.drain()
         if self._left == 0 and self._prank.deaf:
