@@ -75,7 +75,7 @@ ROWS = (
     Row("stopped while QEMU ends", "QEMU's last words arrive", processes.stopped_while_qemu_ends),
     Row("memory short", "a request is whole or never sent, and the guard lives", processes.memory_short, long=True),
     Row("file size", _LIVES, processes.file_size),
-    Row("takeover killed", "QEMU's socket comes back as it was", processes.takeover_killed),
+    Row("takeover killed", "QEMU's socket comes back as it was", processes.takeover_killed, long=True),
     Row("exec ended early", "QEMU does not run on", processes.exec_ended_early),
     Row("descriptors short", "who is there is served", processes.descriptors_short),
     Row("killed while judging", "nothing is sent that was not judged", processes.killed_between_requests),

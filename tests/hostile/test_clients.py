@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: clients of one world
-CLIENTS = 30
+CLIENTS = 25
 
 
 @pytest.mark.qemu

@@ -41,7 +41,8 @@ def test_growth_and_unexpected_words_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.qemu
-async def test_a_qemu_that_ends_by_itself_is_found(tmp_path: Path) -> None:
+async def test_a_qemu_that_ends_by_itself_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "SETTLE", 0.2)
     machine, ready = soak.Machine(tmp_path), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(machine.run(ready))
