@@ -24,6 +24,7 @@ from qmpguard.proxy.control import RefusedError
 from qmpguard.proxy.counts import Durations
 from qmpguard.proxy.sight import Sight
 from qmpguard.proxy.slot import Unanswered
+from qmpguard.rate import LogRate
 from qmpguard.wire.messages import error_reply, success_reply
 from qmpguard.wire.replies import Reply, read_reply
 
@@ -86,6 +87,7 @@ class Gate:
         self.leftovers = Leftovers()
         self.sight = Sight(time.time)
         self.surveys = Durations()
+        self._rate = LogRate()
         self._asking: float | None = None  # since when, while QEMU has a question to answer
         self._record = record
         self._drifted = drifted
@@ -279,10 +281,11 @@ class Gate:
                 facts = await self._ask(observe(self.policy, wanted=(Fact.DEVICES,)), control)
         if device.id not in {found.id for found in facts.devices or ()}:
             primaries.add(device)
-            log.warning(
-                "vm=%s device=%r is a failover primary that QEMU hides until the guest negotiates",
-                *(self._vm, device.label),
-            )
+            if (more := self._rate.admit("hidden", time.monotonic())) is not None:
+                log.warning(
+                    "vm=%s device=%r is a failover primary that QEMU hides until the guest negotiates%s",
+                    *(self._vm, device.label, more),
+                )
 
     def _unverified(self, reason: str) -> Verdict:
         return unverified(reason, unverified_mode(self.policy))
