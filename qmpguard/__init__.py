@@ -16,13 +16,33 @@ from qmpguard.version import __version__
 
 if TYPE_CHECKING:
     from qmpguard.daemon.guard import Guard, guarding
+    from qmpguard.policy.device import Device
+    from qmpguard.policy.machine import Machine, Start
     from qmpguard.policy.policy import Mode, Policy, Profile
+    from qmpguard.policy.verdict import Problem
     from qmpguard.visit.report import Report, check
 
-__all__ = ["Guard", "Mode", "Policy", "Profile", "Report", "__version__", "check", "guarding"]
+__all__ = [
+    "Device",
+    "Guard",
+    "Machine",
+    "Mode",
+    "Policy",
+    "Problem",
+    "Profile",
+    "Report",
+    "Start",
+    "__version__",
+    "check",
+    "guarding",
+]
 
 #: where the public names live; each is loaded when it is first asked for, so that `qmpguard --help` stays quick
 _HOMES = {
+    "Device": "qmpguard.policy.device",
+    "Machine": "qmpguard.policy.machine",
+    "Start": "qmpguard.policy.machine",
+    "Problem": "qmpguard.policy.verdict",
     "Guard": "qmpguard.daemon.guard",
     "guarding": "qmpguard.daemon.guard",
     "Mode": "qmpguard.policy.policy",

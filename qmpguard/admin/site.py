@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qmpguard.admin.faults import Faults
     from qmpguard.admin.feed import Feed
     from qmpguard.admin.states import Vm
+    from qmpguard.policy.rules import Row
     from qmpguard.proxy.counts import Upkeep
     from qmpguard.record import Entry, Run
 
@@ -170,10 +171,13 @@ class Site:
 
     def _rules(self) -> Iterator[bytes]:
         modes = {}
+        added: dict[Row, None] = {}
         for one in tuple(self._vms()):
-            modes[one.name] = view.modes(one.snapshot())
+            shot = one.snapshot()
+            modes[one.name] = view.modes(shot)
+            added |= dict.fromkeys(shot.added_rules)
             yield b""
-        yield from listing(b'{"rules":[', (encode(row) for row in view.rules(modes)), b"]}")
+        yield from listing(b'{"rules":[', (encode(row) for row in view.rules(modes, added)), b"]}")
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Tell of everything as it happens, from where the client has left off."""

@@ -12,9 +12,10 @@ from qmpguard.proxy.snapshot import Pulse
 from qmpguard.record import Decision, Event, LinkChange, Override
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from qmpguard.policy.machine import Device, Facts
+    from qmpguard.policy.rules import Row
     from qmpguard.policy.verdict import Finding
     from qmpguard.proxy.counts import Counts
     from qmpguard.proxy.sight import Course
@@ -115,15 +116,15 @@ def modes(shot: Snapshot) -> dict[str, str]:
     return {rule: mode.value for rule, mode in shot.rules}
 
 
-def rules(of_vms: Mapping[str, Mapping[str, str]]) -> Iterator[Object]:
-    """Yield the rows of the table of rules, each with the mode that it is in for each VM."""
-    for rule, standard, strict, summary in table():
+def rules(of_vms: Mapping[str, Mapping[str, str]], added: Iterable[Row] = ()) -> Iterator[Object]:
+    """Yield the rows of the table of rules, then those ``added`` by policies, each with its mode for each VM."""
+    for rule, standard, strict, summary in (*table(), *added):
         yield {
             "id": rule,
             "standard": standard,
             "strict": strict,
             "summary": summary,
-            "modes": {name: of_vm[rule] for name, of_vm in of_vms.items()},
+            "modes": {name: of_vm[rule] for name, of_vm in of_vms.items() if rule in of_vm},
         }
 
 

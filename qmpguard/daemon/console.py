@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import UnixAddress
 from qmpguard.errors import QmpguardError, UnavailableError, UsageError
-from qmpguard.policy.policy import Policy
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.sockfile import is_deserted
@@ -171,10 +170,11 @@ class Console:
             case {"status": True}:
                 return [_vm(name, guard.hub.overrides) for name, guard in self._fleet.guards.items()]
             case {"begin": {"vm": str(vm), "rule": str() | None as rule, "seconds": seconds, "reason": str(reason)}}:
-                override = self._of(vm).begin(_rule(rule), _seconds(seconds), _reason(reason), peer)
+                overrides = self._of(vm)
+                override = overrides.begin(self._rule(vm, rule), _seconds(seconds), _reason(reason), peer)
                 return _override(override)
             case {"end": {"vm": str(vm), "rule": str() | None as rule}}:
-                return self._of(vm).end(_rule(rule))
+                return self._of(vm).end(self._rule(vm, rule))
             case _:
                 raise UsageError("it is no request that this version knows")
 
@@ -184,12 +184,11 @@ class Console:
             raise UsageError(f"there is no VM {vm!r} here; there are {', '.join(self._fleet.guards)}")
         return guard.hub.overrides
 
-
-def _rule(rule: str | None) -> str | None:
-    known = [name for name, _ in modes(Policy())]
-    if rule is not None and rule not in known:
-        raise UsageError(f"there is no rule {rule!r}; there are {', '.join(known)}")
-    return rule
+    def _rule(self, vm: str, rule: str | None) -> str | None:
+        known = [name for name, _ in modes(self._fleet.guards[vm].hub.gate.policy)]
+        if rule is not None and rule not in known:
+            raise UsageError(f"there is no rule {rule!r}; there are {', '.join(known)}")
+        return rule
 
 
 def _seconds(value: object) -> float:

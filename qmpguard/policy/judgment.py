@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.crashes import qemu_crash
 from qmpguard.policy.native import native
 from qmpguard.policy.operations import CallUnlisted, EndQemu, OpenMonitor, RunProgram, SetProperty, WriteHmp
+from qmpguard.policy.plugin import PlugInFailed
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.rules import hmp_write, new_monitor, rules, runs_program, unknown_command, vfio_property
-from qmpguard.policy.verdict import Finding, Problem, Verdict
+from qmpguard.policy.rules import (
+    hmp_write,
+    new_monitor,
+    rules,
+    runs_program,
+    unknown_command,
+    unverified_mode,
+    vfio_property,
+)
+from qmpguard.policy.verdict import Finding, Problem, Verdict, unverified
 
 if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine
@@ -46,12 +55,16 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
     Raises `Unknown` where a rule needs a fact that was not asked yet.
     """
     after = operation.after(before)
-    findings = []
+    findings: list[Finding] = []
     for rule in _looking_at(type(operation), policy):
         mode = rule.mode(policy)
-        if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
-            continue
-        if after.starting is None and rule.fails(before, policy) is not None:
+        try:
+            if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
+                continue
+            if after.starting is None and rule.fails(before, policy) is not None:
+                continue
+        except PlugInFailed as failure:  # fail closed, unless the plug-in's own mode would not
+            findings += unverified(str(failure), Mode.weaker(mode, unverified_mode(policy))).findings
             continue
         if problem.advisory or _is_left_over(problem, operation, before, policy):
             mode = Mode.WARN

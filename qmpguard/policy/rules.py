@@ -6,6 +6,8 @@ is a row in `combinations`. A rule's docstring is its documentation for users: t
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from qmpguard.policy.combinations import BUILT_IN
 from qmpguard.policy.crashes import qemu_crash
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Device, Machine, Start, is_vfio
@@ -207,6 +209,11 @@ def rules(policy: Policy) -> tuple[Rule, ...]:
     return (*RULES, *(row.rule for row in policy.combinations), *policy.plugins)
 
 
+def reserved() -> frozenset[str]:
+    """Return the ids that no rule of a configuration may have."""
+    return frozenset(rule.id for rule in RULES) | {UNVERIFIED, OBSERVER, "none"}
+
+
 def passes_unjudged(command: str, commands: frozenset[str]) -> bool:
     """Say whether rule `unknown-command` has nothing against a command, given those of QEMU's schema."""
     return command in commands and not command.startswith("__")
@@ -214,6 +221,8 @@ def passes_unjudged(command: str, commands: frozenset[str]) -> bool:
 
 #: judged by the gate, not by a look at a machine
 UNVERIFIED = "unverified"
+#: what an observer's refusal is called (`observer`)
+OBSERVER = "observer"
 
 
 def unverified_mode(policy: Policy) -> Mode:
@@ -227,10 +236,21 @@ def modes(policy: Policy) -> tuple[tuple[str, Mode], ...]:
     return (*((rule.id, rule.mode(policy)) for rule in rules(policy)), (UNVERIFIED, unverified_mode(policy)))
 
 
-def table() -> list[tuple[str, str, str, str]]:
+Row: TypeAlias = tuple[str, str, str, str]
+
+
+def table() -> list[Row]:
     """Return every rule as (id, mode in standard, mode in strict, what it does), for everything that prints them."""
-    rows = [(rule.id, rule.standard.value, rule.strict.value, rule.summary) for rule in RULES]
-    return [*rows, (UNVERIFIED, "enforce", "enforce", _ON_UNVERIFIED.partition("\n")[0])]
+    return [*map(_row, RULES), (UNVERIFIED, "enforce", "enforce", _ON_UNVERIFIED.partition("\n")[0])]
+
+
+def added(policy: Policy) -> tuple[Row, ...]:
+    """Return the rules that a policy adds to the built-in ones, in the same form."""
+    return tuple(map(_row, rules(policy)[len(RULES) :]))
+
+
+def _row(rule: Rule) -> Row:
+    return rule.id, rule.standard.value, rule.strict.value, rule.summary
 
 
 def documentation() -> dict[str, str]:

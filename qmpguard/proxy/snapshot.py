@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.policy.outlook import WAYS, Chance, Prospect
 from qmpguard.policy.policy import Mode
-from qmpguard.policy.rules import modes
+from qmpguard.policy.rules import Row, added, modes
 from qmpguard.proxy.gate import BUSY
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Snapshot:
     course: Course
     policy: Policy
     rules: tuple[tuple[str, Mode], ...]
+    added_rules: tuple[Row, ...]  # those of the policy, beside the built-in ones
     prospects: tuple[Prospect, ...]
     drift: Entry | None
     ways_around: tuple[str, ...]
@@ -119,6 +120,7 @@ def take(hub: Hub) -> Snapshot:
         course=gate.sight.course,
         policy=gate.policy,
         rules=modes(gate.policy),
+        added_rules=added(gate.policy),
         prospects=gate.sight.prospects(gate.policy) if greeting else _NO_LINK,
         drift=hub.chronicle.last_drift,
         ways_around=gate.ways_around,

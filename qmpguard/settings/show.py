@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.access import Role
 from qmpguard.policy.policy import Mode
+from qmpguard.policy.rule import Rule
 from qmpguard.policy.rules import RULES
 
 if TYPE_CHECKING:
@@ -60,6 +61,16 @@ def _assignment(value: Effective) -> str:
     return f"{key} = {_toml(value)}"
 
 
+def _word(one: object) -> str:
+    match one:
+        case Rule(id=name):
+            return name
+        case Enum(value=value):
+            return str(value)
+        case _:
+            return str(one)
+
+
 def _toml(value: Effective) -> str:
     match value.value:
         case bool(flag):
@@ -73,6 +84,6 @@ def _toml(value: Effective) -> str:
         case Enum() as member:
             return json.dumps(member.value)
         case tuple() | frozenset() as many:
-            return json.dumps(sorted(str(one) for one in many))
+            return json.dumps(sorted(map(_word, many)))
         case other:
             return json.dumps(str(other), ensure_ascii=False)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qmpguard.access import Access, Role
 from qmpguard.address import MAX_UNIX_PATH, Inbound, TcpAddress, UnixAddress
 from qmpguard.config import Absent, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.rules import UNVERIFIED, table
+from qmpguard.policy.rule import Rule
+from qmpguard.policy.rules import UNVERIFIED, added, table
 from qmpguard.proxy.takeover import ASIDE
 from qmpguard.settings import people, values
+from qmpguard.settings.combinations import read_combinations
+from qmpguard.settings.plugins import plugins
 
 if TYPE_CHECKING:
     from qmpguard.address import ListenAddress, QemuAddress
+    from qmpguard.policy.rules import Row
     from qmpguard.settings.table import Item, Table
 
 #: seconds that a setting may name at most: an hour for a wait, a day between two looks
@@ -28,6 +32,7 @@ SMALLEST_REQUEST, LARGEST_REQUEST = 4096, 10 << 20
 _DEFAULT = VmConfig("", UnixAddress(""), UnixAddress(""))
 #: a list with nothing in it
 NONE: tuple[str, ...] = ()
+NO_RULES: tuple[Rule, ...] = ()
 
 
 def read_policy(settings: Table) -> Policy:
@@ -36,15 +41,18 @@ def read_policy(settings: Table) -> Policy:
     profile = settings.take("profile", values.choice(Profile), Profile.STANDARD)
     extra_types = frozenset(settings.take("extra_types", values.names, NONE))
     exempt = settings.take("allow_failover_primary", values.flag, default=False)
-    rules = _read_rules(settings.table("rules"), profile)
+    plugged = settings.take("plugins", plugins, NO_RULES)
+    rows = read_combinations(settings, frozenset(rule.id for rule in plugged))
+    policy = Policy(mode, profile, {}, extra_types, exempt, rows, plugged)
+    rules = _read_rules(settings.table("rules"), profile, (*table(), *added(policy)))
     settings.done()
-    return Policy(mode, profile, rules, extra_types, exempt)
+    return replace(policy, rules=rules)
 
 
-def _read_rules(settings: Table, profile: Profile) -> dict[str, Mode]:
+def _read_rules(settings: Table, profile: Profile, known: tuple[Row, ...]) -> dict[str, Mode]:
     """Return the modes that were written; what holds for the others is noted as their default."""
     modes = {}
-    for rule, standard, strict, _ in table():
+    for rule, standard, strict, _ in known:
         written = settings.has(rule)
         allowed = (Mode.ENFORCE, Mode.WARN) if rule == UNVERIFIED else tuple(Mode)
         default = Mode(strict if profile is Profile.STRICT else standard)

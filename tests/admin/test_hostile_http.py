@@ -283,7 +283,7 @@ async def test_a_fault_in_the_midst_of_an_answer_never_makes_it_look_whole(
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
         monkeypatch.setattr(site, "encode", lambda _: b"x" * 100_000)
 
-        def rows(_: object) -> Iterator[int]:
+        def rows(_: object, added: object = ()) -> Iterator[int]:
             yield from range(3)
             raise RuntimeError("odd")
 

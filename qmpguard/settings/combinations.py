@@ -1,0 +1,107 @@
+"""`[[policy.combination]]`: a site's own rows of devices that must not meet a capability or a parameter."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.combination import MIGRATION, At, Capability, Combination, Parameter
+from qmpguard.policy.policy import Mode
+from qmpguard.policy.rules import reserved
+from qmpguard.policy.verdict import MAX_TEXT
+from qmpguard.settings import values
+
+if TYPE_CHECKING:
+    from qmpguard.policy.combination import Setting
+    from qmpguard.settings.table import Item, Table
+
+#: combinations of one policy, and globs of one: each is looked at for every judged command
+MAX_COMBINATIONS, MAX_TYPES = 64, 64
+#: characters of an id, which is a label of metrics, and of a QOM type's glob or a setting's name
+MAX_ID, MAX_WORD = 64, 128
+_ID = re.compile(r"[a-z][a-z0-9-]*")
+_GLOB = re.compile(r"[A-Za-z0-9_.,*?\[\]!-]+")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def read_combinations(settings: Table, taken: frozenset[str] = frozenset()) -> tuple[Combination, ...]:
+    """Read the combinations of ``[policy]`` or ``[vm.policy]``; ``taken`` are ids that other rules of its have."""
+    rows: dict[str, Combination] = {}
+    for table in settings.tables("combination"):
+        item = table.item("id") if table.has("id") else None
+        row = _read(table)
+        assert item is not None, "without an id, reading has raised"
+        if row.id in rows or row.id in taken or row.id in reserved():
+            raise item.wrong("another rule has this id")
+        rows[row.id] = row
+        if len(rows) > MAX_COMBINATIONS:
+            raise item.wrong(f"a policy has at most {MAX_COMBINATIONS} combinations")
+    return tuple(rows.values())
+
+
+def _read(table: Table) -> Combination:
+    identity = table.need("id", rule_id)
+    types = table.take("types", _globs, None)
+    setting = _setting(table)
+    at = frozenset(table.take("at", _moments, MIGRATION))
+    mode = table.take("mode", values.choice(Mode), Mode.ENFORCE)
+    message, fix = table.need("message", _sentence), table.take("fix", _sentence, None)
+    table.done(("capability", "parameter", "value"))
+    return Combination(identity, types, setting, at, message, fix or "", mode, mode)
+
+
+def _setting(table: Table) -> Setting:
+    if table.has("capability"):
+        if table.has("parameter"):
+            raise table.item("parameter").wrong("it cannot be set beside capability: write a combination for each")
+        return Capability(table.need("capability", _word))
+    if not table.has("parameter"):
+        return Capability(table.need("capability", _word))  # which says what is missing
+    return Parameter(table.need("parameter", _word), table.need("value", _value))
+
+
+def rule_id(item: Item) -> str:
+    """Return the id of a rule."""
+    text = values.text(item)
+    if not _ID.fullmatch(text) or len(text) > MAX_ID:
+        raise item.wrong(f"an id has small letters, digits and '-', and at most {MAX_ID} characters")
+    return text
+
+
+def _word(item: Item) -> str:
+    text = values.text(item)
+    if not _NAME.fullmatch(text) or len(text) > MAX_WORD:
+        raise item.wrong("it is a name as QMP writes it, like x-colo")
+    return text
+
+
+def _value(item: Item) -> str:
+    match item.value:
+        case bool(flag):
+            return "true" if flag else "false"
+        case int(number):
+            return str(number)
+        case _:
+            return _sentence(item)
+
+
+def _globs(item: Item) -> tuple[str, ...]:
+    globs = values.names(item)
+    if not globs or len(globs) > MAX_TYPES or any(not _GLOB.fullmatch(g) or len(g) > MAX_WORD for g in globs):
+        raise item.wrong('it is a list of QOM types, which may have wildcards, as in ["vhost-user-*"]')
+    return tuple(sorted(globs))
+
+
+def _moments(item: Item) -> frozenset[At]:
+    words = values.names(item)
+    known = {moment.value: moment for moment in At}
+    if not words or any(word not in known for word in words):
+        raise item.wrong(f"it is a list of {', '.join(known)}")
+    return frozenset(known[word] for word in words)
+
+
+def _sentence(item: Item) -> str:
+    text = values.text(item)
+    if not text.isprintable() or len(text) > MAX_TEXT:
+        raise item.wrong(f"it is one line of at most {MAX_TEXT} characters")
+    return text

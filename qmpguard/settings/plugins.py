@@ -1,0 +1,45 @@
+"""`plugins` of a policy: rules from installed packages, by the names of their entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.plugin import PlugIn
+from qmpguard.policy.rules import reserved
+from qmpguard.settings import values
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from qmpguard.policy.rule import Rule
+    from qmpguard.settings.table import Item
+
+#: the group of entry points that rules are announced in
+GROUP = "qmpguard.rules"
+#: plug-ins of one policy; each is asked at every judged command
+MAX_PLUGINS = 32
+
+
+def plugins(item: Item) -> tuple[Rule, ...]:
+    """Return the rules of a list of plug-ins. Raises the item's error where one is not there or cannot be loaded."""
+    wanted = values.names(item)
+    if len(wanted) > MAX_PLUGINS or len(set(wanted)) < len(wanted):
+        raise item.wrong(f"it is a list of at most {MAX_PLUGINS} names, each once")
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    return tuple(_load(name, installed, item) for name in wanted)
+
+
+def _load(name: str, installed: dict[str, EntryPoint], item: Item) -> Rule:
+    if name in reserved():
+        raise item.wrong(f"{name!r} is a built-in rule")
+    if name not in installed:
+        there = ", ".join(sorted(installed)) or "none"
+        raise item.wrong(f"no installed package has a rule {name!r} (entry points {GROUP}: {there})")
+    try:
+        function = installed[name].load()
+    except BaseException as error:  # it is somebody else's code that is imported here
+        raise item.wrong(f"plug-in {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(function) or not (function.__doc__ or "").strip():
+        raise item.wrong(f"plug-in {name!r} is no function with a docstring, which is its documentation")
+    return PlugIn(name, function).rule
