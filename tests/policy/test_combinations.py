@@ -16,6 +16,7 @@ from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.readers import Harmless, read
 from qmpguard.policy.rules import documentation, rules
 from qmpguard.policy.verdict import Verdict
+from qmpguard.wire.json import Number
 
 #: rows as a configuration would add them
 OWN = (
@@ -161,6 +162,7 @@ def test_what_helps_fits_the_moment() -> None:
         ("on", "true", True),
         (False, "true", False),
         (4, "4", True),
+        (Number("2.5"), "2.5", True),
         (None, "4", False),
         ([], "4", False),
     ],
