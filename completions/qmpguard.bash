@@ -10,10 +10,12 @@ _qmpguard() {
   case "$words:$prev" in
     "qmpguard run:--config"|"qmpguard run:--qemu"|"qmpguard run:--qemu-listen"|"qmpguard run:--listen"|"qmpguard run:--takeover"|"qmpguard run:--absent"|"qmpguard run:--end-with-qemu"|"qmpguard run:--name"|"qmpguard run:--profile"|"qmpguard run:--mode"|"qmpguard run:--rules"|"qmpguard run:--extra-types"|"qmpguard run:--allow-failover-primary"|"qmpguard run:--survey-timeout"|"qmpguard run:--drift-interval"|"qmpguard run:--socket-mode"|"qmpguard run:--socket-group"|"qmpguard run:--allow-users"|"qmpguard run:--allow-groups"|"qmpguard run:--role"|"qmpguard run:--max-clients"|"qmpguard run:--max-request"|"qmpguard run:--admin"|"qmpguard run:--admin-token-file"|"qmpguard run:--admin-hosts"|"qmpguard run:--log-level"|"qmpguard run:--log-format"|"qmpguard run:--audit"|"qmpguard run:--traffic"|"qmpguard run:--traffic-exclude"|"qmpguard run:--otel") return ;;
     "qmpguard exec:--listen"|"qmpguard exec:--name"|"qmpguard exec:--profile"|"qmpguard exec:--mode"|"qmpguard exec:--rules"|"qmpguard exec:--extra-types"|"qmpguard exec:--allow-failover-primary"|"qmpguard exec:--survey-timeout"|"qmpguard exec:--drift-interval"|"qmpguard exec:--socket-mode"|"qmpguard exec:--socket-group"|"qmpguard exec:--allow-users"|"qmpguard exec:--allow-groups"|"qmpguard exec:--role"|"qmpguard exec:--max-clients"|"qmpguard exec:--max-request"|"qmpguard exec:--admin"|"qmpguard exec:--admin-token-file"|"qmpguard exec:--admin-hosts"|"qmpguard exec:--log-level"|"qmpguard exec:--log-format"|"qmpguard exec:--audit"|"qmpguard exec:--traffic"|"qmpguard exec:--traffic-exclude"|"qmpguard exec:--otel") return ;;
+    "qmpguard check:--config"|"qmpguard check:--vm"|"qmpguard check:--rules"|"qmpguard check:--extra-types"|"qmpguard check:--extra-type") return ;;
     "qmpguard check:--profile") COMPREPLY=($(compgen -W "standard strict" -- "$cur")); return ;;
-    "qmpguard check:--extra-type") return ;;
-    "qmpguard explain:--machine"|"qmpguard explain:--extra-type") return ;;
+    "qmpguard check:--mode") COMPREPLY=($(compgen -W "enforce warn off" -- "$cur")); return ;;
+    "qmpguard explain:--machine"|"qmpguard explain:--config"|"qmpguard explain:--vm"|"qmpguard explain:--rules"|"qmpguard explain:--extra-types"|"qmpguard explain:--extra-type") return ;;
     "qmpguard explain:--profile") COMPREPLY=($(compgen -W "standard strict" -- "$cur")); return ;;
+    "qmpguard explain:--mode") COMPREPLY=($(compgen -W "enforce warn off" -- "$cur")); return ;;
     "qmpguard override:--rule"|"qmpguard override:--for"|"qmpguard override:--reason"|"qmpguard override:--vm"|"qmpguard override:--pid") return ;;
     "qmpguard status:--token-file") return ;;
     "qmpguard tail:--token-file"|"qmpguard tail:--vm"|"qmpguard tail:--kinds"|"qmpguard tail:--since") return ;;
@@ -24,8 +26,8 @@ _qmpguard() {
     "qmpguard") COMPREPLY=($(compgen -W "run exec check explain override status tail healthcheck config rules demo --help --version" -- "$cur")) ;;
     "qmpguard run") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --absent --end-with-qemu --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --max-request --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --otel" -- "$cur")) ;;
     "qmpguard exec") COMPREPLY=($(compgen -W "--help --listen --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --max-request --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --otel" -- "$cur")) ;;
-    "qmpguard check") COMPREPLY=($(compgen -W "--help --profile --extra-type --json" -- "$cur")) ;;
-    "qmpguard explain") COMPREPLY=($(compgen -W "--help --machine --profile --extra-type --json" -- "$cur")) ;;
+    "qmpguard check") COMPREPLY=($(compgen -W "--help --config --vm --profile --mode --rules --extra-types --json" -- "$cur")) ;;
+    "qmpguard explain") COMPREPLY=($(compgen -W "--help --machine --config --vm --profile --mode --rules --extra-types --json" -- "$cur")) ;;
     "qmpguard override") COMPREPLY=($(compgen -W "--help --rule --all-rules --for --reason --end --vm --pid" -- "$cur")) ;;
     "qmpguard status") COMPREPLY=($(compgen -W "--help --token-file --json" -- "$cur")) ;;
     "qmpguard tail") COMPREPLY=($(compgen -W "--help --token-file --vm --kinds --since --json" -- "$cur")) ;;

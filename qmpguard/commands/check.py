@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, native_words, policy_of
+from qmpguard.commands.judging import add_policy_arguments, changed_by, native_words, policy_of
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,8 @@ def execute(arguments: argparse.Namespace) -> int:
     """Look, and tell."""
     from qmpguard.visit.report import check
 
-    report = asyncio.run(check(arguments.address, policy_of(arguments)))
+    change = partial(changed_by, arguments)
+    report = asyncio.run(check(arguments.address, policy_of(arguments), change))
     print(json.dumps(_for_programs(report), indent=2) if arguments.json else _for_people(report))
     return 1 if report.refuses else 0
 
@@ -44,6 +46,7 @@ def _for_programs(report: Report) -> dict[str, object]:
         "address": report.address,
         "qemu": {"version": report.version, "package": report.package},
         "profile": report.profile,
+        "judged_by": report.judged_by,
         "refuses": report.refuses,
         "migrations": [
             {
@@ -72,7 +75,8 @@ def _for_people(report: Report) -> str:
         f"last migration: {migration.status if migration else 'none'}",
         *(f"QEMU's own blocker: {blocker}" for blocker in (migration.blockers if migration else ())),
         "",
-        f"What would become of a migration now, with profile {report.profile}:",
+        f"Judged by {report.judged_by}.",
+        "What would become of a migration now:",
     ]
     for prospect, obstacle in report.prospects:
         lines += _prospect_for_people(prospect, obstacle)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, native_words, policy_of
+from qmpguard.commands.judging import add_policy_arguments, changed_by, native_words, policy_of
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.verdict import Verdict
+    from qmpguard.visit.standing import Standing
     from qmpguard.wire.messages import Request
 
 SUMMARY = "judge one command without sending it"
@@ -44,11 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Judge, and tell."""
-    request, policy = _request(arguments.command), policy_of(arguments)
-    reading = _reading(request, policy)
-    explained = Explained(request) if reading is None else _judged(request, reading, arguments.machine, policy)
-    print(json.dumps(_for_programs(explained), indent=2) if arguments.json else _for_people(explained))
+    request, stands = _request(arguments.command), _standing(arguments)
+    reading = _reading(request, stands.policy)
+    explained = Explained(request) if reading is None else _judged(request, reading, arguments.machine, stands)
+    told = {**_for_programs(explained), "judged_by": stands.words}
+    people = f"{_for_people(explained)}\n  judged by {stands.words}"
+    print(json.dumps(told, indent=2) if arguments.json else people)
     return 1 if explained.refused else 0
+
+
+def _standing(arguments: argparse.Namespace) -> Standing:
+    """Return how to judge: as a file says, as the guard of a live VM does, or by default; changed by the options."""
+    from qmpguard.address import parse_address
+    from qmpguard.policy.policy import Policy
+    from qmpguard.visit.standing import Standing, standing_of
+
+    on_paper = Path(arguments.machine).is_file()
+    stands = Standing(Policy(), "the default policy") if on_paper else standing_of(parse_address(arguments.machine))
+    stands = stands.by(policy_of(arguments), "the given policy")
+    return stands.changed(partial(changed_by, arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +122,29 @@ def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
     return None if isinstance(reading, Harmless) or not concerns(type(reading), policy) else reading
 
 
-def _judged(request: Request, reading: Operation | Unreadable, machine: str, policy: Policy) -> Explained:
+def _judged(request: Request, reading: Operation | Unreadable, machine: str, stands: Standing) -> Explained:
     from qmpguard.address import parse_address
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.rules import unverified_mode
     from qmpguard.policy.verdict import unverified
 
     if isinstance(reading, Unreadable):
-        return Explained(request, unverified(reading.reason, unverified_mode(policy)))
+        return Explained(request, unverified(reading.reason, unverified_mode(stands.policy)))
     if Path(machine).is_file():
-        return _on_paper(request, reading, _saved(Path(machine)), policy)
-    return asyncio.run(_alive(request, reading, parse_address(machine), policy))
+        return _on_paper(request, reading, _saved(Path(machine)), stands.policy)
+    return asyncio.run(_alive(request, reading, parse_address(machine), stands))
 
 
-async def _alive(request: Request, operation: Operation, address: Address, policy: Policy) -> Explained:
-    from qmpguard.policy.machine import Fact, Facts, numbers
+async def _alive(request: Request, operation: Operation, address: Address, stands: Standing) -> Explained:
+    from qmpguard.policy.machine import Fact, numbers
     from qmpguard.policy.survey import inquire, observe
     from qmpguard.visit.inspection import visit
 
     async with visit(address) as guest:
-        verdict, facts = await guest.ask(inquire(operation, policy, Facts(version=numbers(guest.version))))
+        known = replace(stands.memory, version=numbers(guest.version))
+        verdict, facts = await guest.ask(inquire(operation, stands.policy, known))
         if _starts(operation):
-            facts = await guest.ask(observe(policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
+            facts = await guest.ask(observe(stands.policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
     return Explained(request, verdict, _own(operation, facts))
 
 

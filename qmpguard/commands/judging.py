@@ -2,29 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
 
     from qmpguard.policy.native import Native
-    from qmpguard.policy.policy import Policy
+    from qmpguard.policy.policy import Mode, Policy
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say by which policy to judge."""
-    parser.add_argument("--profile", choices=("standard", "strict"), default="standard", help="the policy's profile")
+    parser.add_argument("--config", metavar="FILE", help="judge as this file says, not as the guard there does")
+    parser.add_argument("--vm", metavar="NAME", help="the VM of --config, where there are several")
+    parser.add_argument("--profile", choices=("standard", "strict"), help="as if this were the policy's profile")
+    parser.add_argument("--mode", choices=("enforce", "warn", "off"), help="as if this were the policy's mode")
+    parser.add_argument("--rules", metavar="ID=MODE,...", help="as if these were the modes of single rules")
     parser.add_argument(
-        "--extra-type", action="append", default=[], metavar="TYPE", help="a QOM type that counts as VFIO too"
+        *("--extra-types", "--extra-type"),
+        action="append",
+        default=[],
+        metavar="TYPE,...",
+        help="as if these types counted as VFIO too",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def policy_of(arguments: argparse.Namespace) -> Policy:
-    """Return the policy that the options ask for."""
-    from qmpguard.policy.policy import Policy, Profile
+def policy_of(arguments: argparse.Namespace) -> Policy | None:
+    """Return the policy of the file that the options name, None where they name none. Raises `QmpguardError`."""
+    if arguments.config is None:
+        if arguments.vm is not None:
+            raise UsageError("--vm NAME is a VM of --config FILE")
+        return None
+    from qmpguard.settings.read import read_file
 
-    return Policy(profile=Profile(arguments.profile), extra_types=frozenset(arguments.extra_type))
+    vms = {vm.name: vm.policy for vm in read_file(arguments.config).config.vms}
+    if arguments.vm is None and len(vms) == 1:
+        return next(iter(vms.values()))
+    if arguments.vm not in vms:
+        raise UsageError(f"{arguments.config}: say --vm {' or --vm '.join(vms)}")
+    return vms[arguments.vm]
+
+
+def changed_by(arguments: argparse.Namespace, policy: Policy) -> Policy:
+    """Return a policy with what the options change in it. Raises `UsageError`."""
+    from qmpguard.policy.policy import Mode, Profile
+
+    types = {kind for word in arguments.extra_types for kind in word.split(",") if kind}
+    return replace(
+        policy,
+        mode=Mode(arguments.mode) if arguments.mode else policy.mode,
+        profile=Profile(arguments.profile) if arguments.profile else policy.profile,
+        rules={**policy.rules, **_modes(arguments.rules or "")},
+        extra_types=policy.extra_types | types,
+    )
+
+
+def _modes(words: str) -> dict[str, Mode]:
+    from qmpguard.policy.policy import Mode, Policy
+    from qmpguard.policy.rules import modes
+
+    known = dict(modes(Policy()))
+    found = {}
+    for word in filter(None, words.split(",")):
+        rule, _, mode = word.partition("=")
+        if rule not in known or mode not in [each.value for each in Mode]:
+            raise UsageError(f"--rules {word}: write ID=MODE with a rule of `qmpguard rules`, and enforce, warn or off")
+        found[rule] = Mode(mode)
+    return found
 
 
 def native_words(native: Native) -> dict[str, str]:

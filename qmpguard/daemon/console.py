@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import UnixAddress
 from qmpguard.errors import QmpguardError, UnavailableError, UsageError
+from qmpguard.policy.portrait import draw_memory, draw_policy
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listener import Listener
 from qmpguard.proxy.sockfile import is_deserted
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.guard import Guard
     from qmpguard.proxy.overrides import Overrides
     from qmpguard.record import Override, Peer
 
@@ -169,6 +171,8 @@ class Console:
         match request:
             case {"status": True}:
                 return [_vm(name, guard.hub.overrides) for name, guard in self._fleet.guards.items()]
+            case {"policy": [*addresses]}:
+                return [_standing(name, guard) for name, guard in self._fleet.guards.items() if _at(guard, addresses)]
             case {"begin": {"vm": str(vm), "rule": str() | None as rule, "seconds": seconds, "reason": str(reason)}}:
                 overrides = self._of(vm)
                 override = overrides.begin(self._rule(vm, rule), _seconds(seconds), _reason(reason), peer)
@@ -210,3 +214,15 @@ def _vm(name: str, overrides: Overrides) -> Object:
 
 def _override(override: Override) -> Object:
     return {"rule": override.rule, "until": override.until, "reason": override.reason, "by": override.peer.uid}
+
+
+def _at(guard: Guard, addresses: list[object]) -> bool:
+    """Say whether a VM's clients connect at one of some addresses, as it is written or as the kernel calls it."""
+    return str(guard.config.listen) in addresses or (guard.listener is not None and guard.listener.name in addresses)
+
+
+def _standing(name: str, guard: Guard) -> Object:
+    """Return by which policy a VM's guard judges now, overrides included, and what it remembers of its QEMU."""
+    hub = guard.hub
+    told = _vm(name, hub.overrides)
+    return told | {"policy": draw_policy(hub.overrides.policy), "memory": draw_memory(hub.gate.memory)}

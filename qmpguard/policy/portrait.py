@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.policy.machine import Device, Facts, Migration
 from qmpguard.policy.operations import SetProperty
+from qmpguard.policy.policy import Mode, Policy, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,50 @@ def read_portrait(value: object) -> Facts:
     )
 
 
+def draw_policy(policy: Policy) -> Paper:
+    """Return a policy as a value for JSON; of the rules that a site or a plug-in has added, the ids only."""
+    return {
+        "mode": policy.mode.value,
+        "profile": policy.profile.value,
+        "rules": {rule: mode.value for rule, mode in policy.rules.items()},
+        "extra_types": sorted(policy.extra_types),
+        "allow_failover_primary": policy.allow_failover_primary,
+        "added": [*(row.id for row in policy.combinations), *(rule.id for rule in policy.plugins)],
+    }
+
+
+def read_policy(value: object) -> Policy:
+    """Return the policy that `draw_policy` wrote, without added rules; raises `ValueError` with what cannot be read."""
+    members = _members(value, "a policy", frozenset(draw_policy(Policy())))
+    rules = _members(members.get("rules", {}), "'rules'", None)
+    return Policy(
+        Mode(_text(members, "mode")),
+        Profile(_text(members, "profile")),
+        {rule: Mode(mode) for rule, mode in rules.items()},
+        frozenset(_texts(members, "extra_types")),
+        members.get("allow_failover_primary") is True,
+    )
+
+
+def draw_memory(facts: Facts) -> Paper:
+    """Return as a value for JSON what a guard remembers and no QEMU tells."""
+    return {
+        "hidden": [_drawn(device) for device in facts.hidden],
+        "left_on": sorted(facts.left_on),
+        "confirmed": sorted(facts.confirmed),
+    }
+
+
+def read_memory(value: object) -> Facts:
+    """Return the facts that `draw_memory` wrote; raises `ValueError` with what cannot be read."""
+    members = _members(value, "a memory", frozenset(draw_memory(Facts())))
+    return Facts(
+        hidden=tuple(_device(entry) for entry in _list(members, "hidden")),
+        left_on=frozenset(_texts(members, "left_on")),
+        confirmed=frozenset(_texts(members, "confirmed")),
+    )
+
+
 def with_type(facts: Facts, operation: Operation) -> Facts:
     """Return the facts with the type of the object whose property an operation sets, as QEMU finds it by its path."""
     if not isinstance(operation, SetProperty) or facts.details is None:
@@ -82,10 +127,11 @@ def _migration(value: object) -> Migration:
     return Migration(_text(members, "status") or "none", tuple(_texts(members, "blockers")))
 
 
-def _members(value: object, what: str, known: frozenset[str]) -> Mapping[str, object]:
+def _members(value: object, what: str, known: frozenset[str] | None) -> Mapping[str, object]:
+    """Return the members of an object; ``known``: which it may have, None: any."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} is an object")
-    unknown = value.keys() - known
+    unknown = value.keys() - known if known is not None else set()
     if unknown:
         raise ValueError(f"{what} has no {min(unknown)!r}")
     return value

@@ -139,7 +139,7 @@ class Gate:
         try:
             async with asyncio.timeout(self._timeout), self.turn:
                 ticket = self.baseline.ticket
-                facts = await self.ask(observe(self.policy, self._known(), LOOK))
+                facts = await self.ask(observe(self.policy, self.memory, LOOK))
                 self._compare(facts, ticket)
         except TimeoutError:
             self._unanswered()
@@ -205,7 +205,7 @@ class Gate:
                 if isinstance(reading, CallUnlisted) and self.commands is None:
                     await self._learn()
                 ticket = self.baseline.ticket
-                verdict, facts = await self.ask(inquire(reading, self.policy, self._known()))
+                verdict, facts = await self.ask(inquire(reading, self.policy, self.memory))
                 self._compare(facts, ticket)
                 return verdict
         except TimeoutError:
@@ -234,7 +234,9 @@ class Gate:
         same = refused_by_qemu(slot.request.command, error.refusal, self.commands, mode)
         return same or self._unverified(str(error))
 
-    def _known(self) -> Facts:
+    @property
+    def memory(self) -> Facts:
+        """What is remembered, and no survey asks for."""
         left_on = self.leftovers.left_on
         known = Facts(hidden=self.primaries.hidden, commands=self.commands, left_on=left_on, confirmed=self.confirmed)
         return replace(known, version=self.version)

@@ -200,6 +200,12 @@ class Listener:
                 raise UnavailableError(f"cannot change {path}: {error.strerror}") from error
         return before
 
+    @property
+    def name(self) -> str:
+        """The path that the kernel knows, written as an address; empty where there is none."""
+        path = "" if self.is_closed else self._listening.sock.getsockname()
+        return f"unix:{path}" if path and isinstance(path, str) else ""
+
     # clients
 
     def accept(self) -> None:

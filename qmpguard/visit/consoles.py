@@ -8,6 +8,8 @@ import re
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ from qmpguard.errors import UnavailableError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: consoles that are asked at once: each may take `PATIENCE`, and a host has some tens
+AT_ONCE = 64
 #: bytes of an answer at most: a thousand VMs with an override each
 MAX_ANSWER = 4 << 20
 #: the paths of consoles that are files
@@ -51,16 +55,32 @@ def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
 
 def every(pid: int | None = None) -> Iterator[Found]:
     """Yield the consoles that answer us: those of a process, or all that can be found."""
+    for path, owner, answer in _answers(pid, {"status": True}):
+        with suppress(TypeError, KeyError):  # no console at all
+            yield Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
+
+
+def standing(address: str) -> Iterator[Any]:
+    """Yield how the VMs are judged whose clients connect at an address, as their guards say. See the console."""
+    names = [address]
+    if address.startswith("unix:"):
+        names.append(f"unix:{Path(address.removeprefix('unix:')).resolve()}")
+    for _, _, answer in _answers(None, {"policy": names}):
+        yield from answer if isinstance(answer, list) else ()
+
+
+def _answers(pid: int | None, request: dict[str, object]) -> Iterator[tuple[str, int, Any]]:
+    """Yield what each console answers, with its path and its process. All are asked at once: one may hang."""
     seen = set()
-    for path in dict.fromkeys(_paths(pid)):  # the kernel lists a socket once for each connection
-        try:
-            answer, owner = _ask(path, {"status": True}, pid)
-            vms = {one["vm"]: one["overrides"] for one in answer}
-        except (UnavailableError, UsageError, TypeError, KeyError):
-            continue  # another user's, left behind, or no console at all
-        if (pid is None or owner == pid) and owner not in seen:
-            seen.add(owner)
-            yield Found(path, owner, vms)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for path, told in [(path, pool.submit(_ask, path, request, pid)) for path in dict.fromkeys(_paths(pid))]:
+            try:
+                answer, owner = told.result()
+            except (UnavailableError, UsageError):
+                continue  # another user's, left behind, or of a version that does not know the request
+            if (pid is None or owner == pid) and owner not in seen:
+                seen.add(owner)
+                yield path, owner, answer
 
 
 def ask(found: Found, request: dict[str, object]) -> object:

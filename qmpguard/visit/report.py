@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qmpguard.address import parse_address
 from qmpguard.policy.machine import Facts, Start, numbers
@@ -10,6 +12,10 @@ from qmpguard.policy.outlook import Chance, Prospect, arrivals, obstacle, outloo
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
 from qmpguard.visit.inspection import EVERYTHING, visit
+from qmpguard.visit.standing import standing_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,7 @@ class Report:
     profile: str
     facts: Facts
     prospects: tuple[tuple[Prospect, str], ...]
+    judged_by: str = ""
 
     @property
     def refuses(self) -> bool:
@@ -29,16 +36,20 @@ class Report:
         return any(prospect.chance is Chance.NO and not obstacle for prospect, obstacle in self.prospects)
 
 
-async def check(address: str, policy: Policy | None = None) -> Report:
+async def check(address: str, policy: Policy | None = None, change: Callable[[Policy], Policy] | None = None) -> Report:
     """Look at a live VM, at a guard's socket or QEMU's own, and return what would become of its migrations.
 
-    Asks QEMU a few questions and changes nothing. Raises `UnavailableError` when nobody answers there, and `UsageError`
-    for what is no address.
+    Judged by ``policy``, or as the guard there judges; ``change`` is made to either. Asks QEMU a few questions and
+    changes nothing. Raises `UnavailableError` when nobody answers there, and `UsageError` for what is no address.
     """
-    policy, where = policy or Policy(), parse_address(address)
+    where = parse_address(address)
+    stands = (await asyncio.to_thread(standing_of, where)).by(policy, "the given policy")
+    stands = stands.changed(change) if change else stands
+    policy = stands.policy
     async with visit(where) as guest:
-        facts = await guest.ask(observe(policy, Facts(version=numbers(guest.version)), EVERYTHING))
+        known = replace(stands.memory, version=numbers(guest.version))
+        facts = await guest.ask(observe(policy, known, EVERYTHING))
         version, package = guest.version, guest.package
     out = ((prospect, obstacle(facts, Start.OUTGOING)) for prospect in outlook(facts, policy))
     into = ((prospect, obstacle(facts, Start.INCOMING)) for prospect in arrivals(facts, policy))
-    return Report(str(where), version, package, policy.profile.value, facts, (*out, *into))
+    return Report(str(where), version, package, policy.profile.value, facts, (*out, *into), stands.words)

@@ -121,7 +121,7 @@ async def test_explain_tells_that_qemu_itself_refuses_though_the_guard_would_not
         qemu.answers["query-migrate"] = lambda _: {"blocked-reasons": ["a disk", "the other disk"]}
         command = json.dumps({"execute": "migrate", "arguments": {"uri": "tcp:h:1"}})
         code, text, _ = await shell.run("explain", "--machine", tmp_path / "guard.sock", command)
-        assert (code, text.splitlines()) == (
+        assert (code, text.splitlines()[:-1]) == (
             1,
             [
                 "migrate: it passes the guard, and QEMU itself would refuse it",
@@ -131,10 +131,8 @@ async def test_explain_tells_that_qemu_itself_refuses_though_the_guard_would_not
         code, said = await shell.json("explain", "--machine", tmp_path / "guard.sock", command)
         assert (code, said["verdict"], said["qemu_itself"]["refuses"]) == (1, "refused by QEMU", "yes")
         del qemu.answers["query-migrate"]
-        assert (await shell.run("explain", "--machine", tmp_path / "guard.sock", command))[:2] == (
-            0,
-            "migrate: it passes\n",
-        )
+        code, text, _ = await shell.run("explain", "--machine", tmp_path / "guard.sock", command)
+        assert (code, text.splitlines()[0]) == (0, "migrate: it passes")
 
 
 @pytest.mark.qemu11

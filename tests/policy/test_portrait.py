@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from qmpguard.policy.machine import Change, Device, Facts, Machine, Start
 from qmpguard.policy.operations import SetProperty, StartMigration
-from qmpguard.policy.portrait import draw, read_portrait, with_type
+from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.portrait import (
+    draw,
+    draw_memory,
+    draw_policy,
+    read_memory,
+    read_policy,
+    read_portrait,
+    with_type,
+)
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", "0000:65:00.0", "/sys/x", "net0")
 ANONYMOUS = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
@@ -82,3 +92,37 @@ def test_the_object_of_a_property_is_found_by_a_partial_path_too(path: str, kind
 def test_other_operations_have_no_such_object() -> None:
     assert with_type(Facts(), StartMigration(Start.OUTGOING)) == Facts()
     assert with_type(Facts(), SetProperty(Change("x", "realized"))) == Facts()
+
+
+WARNING = Policy(mode=Mode.WARN, profile=Profile.STRICT, rules={"vfio-state-lost": Mode.OFF})
+POLICIES = [
+    Policy(),
+    WARNING,
+    Policy(extra_types=frozenset({"a", "b"}), allow_failover_primary=True, rules={"vfio-postcopy": Mode.WARN}),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_on_paper_is_the_same_policy(policy: Policy) -> None:
+    assert read_policy(json.loads(json.dumps(draw_policy(policy)))) == policy
+
+
+def test_a_memory_on_paper_is_the_same_memory() -> None:
+    primary = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
+    memory = Facts(hidden=(primary,), left_on=frozenset({"postcopy-ram"}), confirmed=frozenset({"vfio-postcopy"}))
+    assert read_memory(json.loads(json.dumps(draw_memory(memory)))) == memory
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {"mode": "x"}, {"rules": 1, "mode": "off", "profile": "strict"}, {**draw_policy(Policy()), "new": 1}],
+)
+def test_what_is_no_policy_is_said(value: object) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        read_policy(value)
+
+
+def test_nothing_of_a_policy_is_left_out() -> None:
+    """Of rules that are added the ids are told, and whoever reads them says that they are not judged."""
+    told = {field.name for field in fields(Policy)} - {"combinations", "plugins"} | {"added"}
+    assert told == draw_policy(Policy()).keys()
