@@ -56,13 +56,9 @@ class Vm:
         )
 
 
-@asynccontextmanager
-async def come_true(
-    scene: Scene, binary: Path, folder: Path, vfio: Path, policy: Policy | None = None, *, guarded: bool = True
-) -> AsyncGenerator[Vm]:
-    """Start the VM that a scene describes."""
-    folder.mkdir()
-    arguments = []
+def arguments_of(scene: Scene, folder: Path, vfio: Path) -> list[str]:
+    """QEMU's arguments for a scene."""
+    arguments: list[str] = []
     if scene.device:
         device = vfio_user_device(vfio, id="gpu0")
         if scene.anonymous:
@@ -74,17 +70,40 @@ async def come_true(
         arguments += ["-incoming", "defer"]
     if not scene.started:
         arguments += ["-S"]
+    if scene.shared:
+        backend = f"memory-backend-file,id=ram0,size=64M,share=on,mem-path={folder / 'ram'}"
+        arguments += ["-object", backend, "-machine", "memory-backend=ram0"]
     for name in scene.capabilities if scene.by_global else ():
         arguments += ["-global", f"migration.x-{name}=on"]
+    return arguments
+
+
+async def prepare(scene: Scene, behind: Client) -> None:
+    """Bring about, behind the guard's back, what the command line cannot."""
+    if not scene.by_global:
+        states = [{"capability": c, "state": True} for c in scene.capabilities]
+        assert await behind.ask("migrate-set-capabilities", {"capabilities": states}) == {"return": {}}
+    if scene.mode:
+        mode = {"mode": scene.mode} | ({"cpr-exec-command": ["q"]} if scene.mode == "cpr-exec" else {})
+        assert await behind.ask("migrate-set-parameters", mode) == {"return": {}}
+    if scene.paused:
+        assert await behind.ask("stop") == {"return": {}}
+
+
+@asynccontextmanager
+async def come_true(
+    scene: Scene, binary: Path, folder: Path, vfio: Path, policy: Policy | None = None, *, guarded: bool = True
+) -> AsyncGenerator[Vm]:
+    """Start the VM that a scene describes."""
+    folder.mkdir()
+    arguments = arguments_of(scene, folder, vfio)
     async with AsyncExitStack() as stack:
         qemu = await stack.enter_async_context(Qemu(binary, folder, arguments, monitors=2, machine="pc"))
         behind = await stack.enter_async_context(connected(qemu.monitors[1]))
         if scene.migration == "completed":
             assert await behind.ask("migrate", {"uri": "exec:cat >/dev/null"}) == {"return": {}}
             await until(behind, "completed")
-        if not scene.by_global:
-            states = [{"capability": c, "state": True} for c in scene.capabilities]
-            assert await behind.ask("migrate-set-capabilities", {"capabilities": states}) == {"return": {}}
+        await prepare(scene, behind)
         if guarded:
             await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy))
         socket = folder / "guard.sock" if guarded else qemu.monitors[0]
@@ -122,7 +141,13 @@ def marks(binary: Any, scene: Scene) -> list[Any]:
 def scenes(rows: list[tuple[Scene, Request, str]], binary: Callable[[], Path]) -> list[Scene]:
     """The scenes of a table that a QEMU can show."""
     found = dict.fromkeys(row[0] for row in rows)
-    return [scene for scene in found if not scene.device or binary is vfio_qemu]
+    return [scene for scene in found if can_show(binary, scene)]
+
+
+def can_show(binary: object, scene: Scene) -> bool:
+    """Whether a QEMU has what a scene needs."""
+    version = "11.1" if binary is vfio_qemu else "7.2"
+    return (version == "11.1" or not scene.device) and scene.only in ("", version)
 
 
 CASES = [
@@ -166,7 +191,7 @@ HONEST_CASES = [
     for binary in QEMUS
     for profile, table in ((Profile.STANDARD, HONEST), (Profile.STRICT, STRICT_HONEST))
     for i, (tool, scene, request) in enumerate(table)
-    if binary.values[0] is vfio_qemu or not needs_vfio(scene, request)
+    if can_show(binary.values[0], scene) and (binary.values[0] is vfio_qemu or not needs_vfio(scene, request))
 ]
 
 

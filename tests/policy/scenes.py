@@ -30,7 +30,18 @@ class Scene:
     incoming: bool = False
     started: bool = True
     migration: str = "none"
+    paused: bool = False
+    mode: str = ""
+    shared: bool = False
+    only: str = ""
     used: bool = False
+
+    @property
+    def runstate(self) -> str:
+        """QEMU's run state."""
+        if self.incoming:
+            return "inmigrate"
+        return "paused" if self.paused else "running" if self.started else "prelaunch"
 
     def machine(self) -> Machine:
         """The scene as the pure core sees it."""
@@ -44,7 +55,10 @@ class Scene:
             devices=devices,
             standbys=["net0"] if self.standby else [],
             hidden=[primary] if self.hidden else [],
-            runstate="inmigrate" if self.incoming else "running" if self.started else "prelaunch",
+            runstate=self.runstate,
+            parameters={"mode": self.mode} if self.mode else {},
+            shared_memory=["ram0"] if self.shared else [],
+            version=(7, 2, 22) if self.only == "7.2" else (11, 1, 3),
             migration=self.migration,
             changed_type=VFIO if self.device else "",
             left_on=self.capabilities if self.used else [],
@@ -76,6 +90,24 @@ OVER_BOTH = Scene("after a migration, with both", (PC,), device=True, migration=
 OVER_SNAP = Scene("after a migration, background snapshot still on", (SNAP,), migration="failed", used=True)
 GLOBAL_LIT = Scene("postcopy on by the command line", (PC,), by_global=True)
 GLOBAL_BOTH = Scene("a device and postcopy on, both by the command line", (PC,), device=True, by_global=True)
+RP, COLO_CAPABILITY = "return-path", "x-colo"
+COLO = Scene("COLO on", (RP, COLO_CAPABILITY))
+BOTH_COLO = Scene("a device and COLO on", (RP, COLO_CAPABILITY), device=True)
+INCOMING_COLO = Scene("waiting for a migration, COLO on", (RP, COLO_CAPABILITY), incoming=True)
+MULTIFD_OLD = Scene("multifd on in an old QEMU", ("multifd",), only="7.2")
+MULTIFD_NEW = Scene("multifd on in a new QEMU", ("multifd",), only="11.1")
+SHARED = Scene("shared memory", shared=True)
+IGNORED = Scene("shared memory that is ignored", ("x-ignore-shared",), shared=True)
+IGNORED_PAUSED = Scene("shared memory that is ignored, paused", ("x-ignore-shared",), shared=True, paused=True)
+IGNORED_PRIVATE = Scene("x-ignore-shared on, no shared memory", ("x-ignore-shared",))
+IGNORED_INCOMING = Scene("a template is to come", ("x-ignore-shared",), shared=True, incoming=True)
+REBOOT = Scene("mode cpr-reboot", mode="cpr-reboot", only="11.1")
+TRANSFER = Scene("mode cpr-transfer", mode="cpr-transfer", only="11.1")
+CPR_EXEC = Scene("mode cpr-exec", mode="cpr-exec", only="11.1")
+NORMAL = Scene("mode normal, set by hand", mode="normal", only="11.1")
+PAUSED = Scene("paused", paused=True)
+OLD, NEW = Scene("an old QEMU", only="7.2"), Scene("a new QEMU", only="11.1")
+OLD_PAUSED = Scene("an old QEMU, paused", paused=True, only="7.2")
 BITMAPS = Scene("a device and dirty-bitmaps on", ("dirty-bitmaps",), device=True)
 
 
@@ -108,6 +140,26 @@ def plug(driver: str = VFIO, **arguments: Any) -> Request:
     return qmp("device_add", driver=driver, **{"id": "hp0", **arguments})
 
 
-def channel(**address: str) -> list[Any]:
+#: a snapshot to disk, and what it is called
+TO_DISK = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}
+UNIX = {"transport": "socket", "type": "unix", "path": "/nowhere/at/all"}
+
+
+def save(**arguments: Any) -> Request:
+    """snapshot-save."""
+    return qmp("snapshot-save", **TO_DISK, **arguments)
+
+
+def load(**arguments: Any) -> Request:
+    """snapshot-load."""
+    return qmp("snapshot-load", **TO_DISK, **arguments)
+
+
+def channels(*kinds: str) -> list[Any]:
+    """Several channels to a unix socket."""
+    return [{"channel-type": kind, "addr": UNIX} for kind in kinds]
+
+
+def channel(**address: Any) -> list[Any]:
     """The argument ``channels``."""
     return [{"channel-type": "main", "addr": address}]

@@ -17,37 +17,51 @@ from tests.policy.scenes import (
     BARE,
     BOTH,
     BOTH_ANONYMOUS,
+    BOTH_COLO,
     BOTH_SNAP,
+    COLO,
+    CPR_EXEC,
     GLOBAL_BOTH,
     GLOBAL_LIT,
     HIDDEN,
+    IGNORED,
+    IGNORED_PAUSED,
     INCOMING,
     INCOMING_BOTH,
+    INCOMING_COLO,
     INCOMING_LIT,
     LIT,
     LIT_SNAP,
+    MULTIFD_OLD,
+    OLD,
     OVER_BOTH,
     OVER_LIT,
     OVER_SNAP,
+    PAUSED,
     PC,
     PLUGGED,
+    REBOOT,
     SINCE_LIT,
     SINCE_SNAP,
     SNAP,
     STANDBY,
     STANDBY_LIT,
+    TRANSFER,
     UNSTARTED_SNAP,
     Request,
     Scene,
     caps,
     channel,
+    channels,
     hmp,
+    load,
     on,
     plug,
     qmp,
+    save,
 )
 
-POSTCOPY, SNAPSHOT = "vfio-postcopy", "vfio-background-snapshot"
+POSTCOPY, SNAPSHOT, COLO_RULE = "vfio-postcopy", "vfio-background-snapshot", "vfio-colo"
 Row = tuple[Scene, Request, str]
 #: where a monitor would wait for whoever comes, and a forward that opens none
 WAY, FORWARD = "unix:way.sock", "tcp:10.0.2.8:80-tcp:127.0.0.1:1"
@@ -208,6 +222,57 @@ ROUTES: list[Row] = [
     (BARE, qmp("object-add", id="m", props={"qom-type": "monitor-qmp", "chardev": "c"}), "unverified"),
     (BARE, hmp('object_add {"qom-type":"monitor-qmp"'), "unverified"),
     (BARE, qmp("human-monitor-command", **{"command-line": 5}), "unverified"),
+    # COLO, with the device there
+    *((scene, on("x-colo"), COLO_RULE) for scene in (PLUGGED, ANONYMOUS, INCOMING, HIDDEN)),
+    (PLUGGED, on("return-path", "x-colo"), COLO_RULE),
+    (PLUGGED, caps(("x-colo", False), ("x-colo", True)), COLO_RULE),
+    (PLUGGED, hmp("migrate_set_capability x-colo on"), COLO_RULE),
+    (PLUGGED, hmp('migrate_set_capability "x-colo"on'), COLO_RULE),
+    (PLUGGED, hmp("migrate_set_parameter x-colo on"), COLO_RULE),
+    (PLUGGED, qmp("migrate-set-parameters", **{"x-colo": True}), COLO_RULE),
+    (PLUGGED, qmp("qom-set", path="migration", property="x-colo", value=True), COLO_RULE),
+    (PLUGGED, hmp("qom-set migration x-colo on"), COLO_RULE),
+    *((scene, plug(), COLO_RULE) for scene in (COLO, INCOMING_COLO)),
+    (COLO, plug("vfio-pci", host="0000:00:00.0"), COLO_RULE),
+    (COLO, hmp("device_add vfio-pci,id=hp0,host=0000:00:00.0"), COLO_RULE),
+    (BOTH_COLO, qmp("migrate", uri="unix:/nowhere"), COLO_RULE),
+    (BOTH_COLO, hmp("migrate -d unix:/nowhere"), COLO_RULE),
+    # into whose memory others write
+    *(
+        (LIT_SNAP, request(driver), "snapshot-foreign-dma")
+        for driver in ("vhost-user-fs-pci", "vhost-user-blk-pci", "vhost-user-gpu-pci", "vhost-vdpa-device-pci")
+        for request in (plug, lambda driver: hmp(f"device_add {driver},id=hp0"))
+    ),
+    *(
+        (scene, request, "vdpa-postcopy")
+        for scene in (LIT, INCOMING_LIT, GLOBAL_LIT)
+        for request in (
+            plug("vhost-vdpa-device-pci"),
+            plug("vhost-vdpa-device"),
+            hmp("device_add vhost-vdpa-device-pci"),
+        )
+    ),
+    # snapshots to disk
+    *(
+        (scene, request, "snapshot-cpr")
+        for scene in (REBOOT, TRANSFER, CPR_EXEC)
+        for request in (save(), load(), hmp("savevm"), hmp("savevm now"), hmp("loadvm now"))
+    ),
+    *(
+        (MULTIFD_OLD, request, "snapshot-multifd")
+        for request in (save(), load(), hmp("savevm"), hmp(' savevm "a b"'), hmp("loadvm now"))
+    ),
+    *((scene, r, "ignore-shared") for scene in (IGNORED, IGNORED_PAUSED) for r in (save(), hmp("savevm"))),
+    # what ends QEMU
+    (BARE, qmp("migrate", channels=channels("cpr")), "qemu-crash"),
+    (BARE, qmp("migrate", channels=channel(transport="exec", args=[])), "qemu-crash"),
+    (INCOMING, qmp("migrate-incoming", channels=channels("cpr")), "qemu-crash"),
+    (INCOMING, qmp("migrate-incoming", channels=channel(transport="exec", args=[])), "qemu-crash"),
+    (PAUSED, qmp("xen-load-devices-state", filename="/dev/null"), "qemu-crash"),
+    *(
+        (OLD, qmp("qom-list-properties", typename=t), "qemu-crash")
+        for t in ("colo-compare", "qio-net-listener", "microvm-machine", "x-remote-object")
+    ),
 ]
 
 #: refused in profile strict only
@@ -281,4 +346,4 @@ def test_in_mode_warn_nothing_is_refused(scene: Scene, request_: Request, rule: 
 
 
 def test_the_table_is_whole() -> None:
-    assert len(ROUTES) >= 80
+    assert len(ROUTES) >= 190
