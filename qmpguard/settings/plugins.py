@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.plugin import PlugIn
@@ -26,6 +25,8 @@ def plugins(item: Item) -> tuple[Rule, ...]:
     wanted = values.names(item)
     if len(wanted) > MAX_PLUGINS or len(set(wanted)) < len(wanted):
         raise item.wrong(f"it is a list of at most {MAX_PLUGINS} names, each once")
+    from importlib.metadata import entry_points  # a guard without plug-ins does not load it
+
     installed = {point.name: point for point in entry_points(group=GROUP)}
     return tuple(_load(name, installed, item) for name in wanted)
 
