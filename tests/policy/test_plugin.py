@@ -80,3 +80,8 @@ def test_a_fact_that_was_not_asked_yet_is_asked_for() -> None:
     policy = Policy(plugins=(PlugIn("own", lambda machine, _: machine.runstate and None).rule,))
     with pytest.raises(Unknown):
         judge(MIGRATE, Machine(Facts(capabilities=frozenset())), policy)
+
+
+def test_what_it_does_not_know_is_no_fault_of_a_plug_in() -> None:
+    with pytest.raises(Unknown):
+        PlugIn("own", lambda machine, _: machine.runstate).fails(Machine(Facts()), Policy())
