@@ -79,13 +79,23 @@ def blocking(sock: socket.socket) -> socket.socket:
     return sock
 
 
+async def opened(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a socket that QEMU has bound, and listens at in a moment."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await asyncio.open_unix_connection(path)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.01)
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize(("options", "said"), MAKES)
 async def test_what_makes_a_monitor_in_qemu_is_found(tmp_path: Path, options: str, said: bytes) -> None:
     words = options.replace("PATH", str(tmp_path / "m")).split()
     async with started(["-nodefaults", *words]):
         await eventually((tmp_path / "m").exists)
-        reader, writer = await asyncio.open_unix_connection(tmp_path / "m")
+        reader, writer = await opened(tmp_path / "m")
         async with asyncio.timeout(PATIENCE):
             writer.write(said)
             answer = b"$O" if said is GDB else b"(qemu)"  # O: output of a command
