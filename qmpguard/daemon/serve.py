@@ -91,7 +91,7 @@ async def serve(
                 own.append(tasks.start("admin", lasting(tasks, "admin", interface.run)))
                 await interface.opened()
             if config.log.otel:
-                last.push_async_callback(_export(fleet, tasks))
+                last.push_async_callback(_export(fleet))
             if child is not None:
                 child.start()
                 own.append(tasks.start("child", child.run(stop), lambda _: stop.set()))
@@ -183,19 +183,12 @@ async def _end_with_qemu(fleet: Fleet, stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _export(fleet: Fleet, tasks: Tasks) -> Callable[[], Coroutine[Any, Any, None]]:
+def _export(fleet: Fleet) -> Callable[[], Coroutine[Any, Any, None]]:
     """Export decisions to OpenTelemetry from now on, and return what ends it. Raises `ConfigError`."""
     from qmpguard.ledger.otel import Telemetry
 
     telemetry = Telemetry()
-
-    def told(entry: Entry) -> None:
-        try:
-            telemetry.told(entry)
-        except Exception as error:  # noqa: BLE001 -- whatever it is: the VM that it is about must not notice
-            tasks.record("otel", error)
-
-    fleet.listen(told)
+    fleet.listen(telemetry.told)
     return telemetry.close
 
 

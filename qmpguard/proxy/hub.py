@@ -250,10 +250,7 @@ class Hub:
 
     def _fault(self, session: Session, error: Exception) -> None:
         self._tasks.record("session", error)
-        try:
-            session.close(FAILED)
-        except Exception as second:  # noqa: BLE001 -- whatever it is
-            self._tasks.record("session", second)
+        self._tasks.guard("session", lambda _: session.close(FAILED), error)
 
     def _unsendable(self, slot: Slot, error: Exception) -> None:
         """Called when a request could not be encoded for QEMU."""

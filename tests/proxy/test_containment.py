@@ -721,18 +721,21 @@ def test_the_tokens_that_the_guard_adds_never_break_a_limit_of_qemu(
     assert MAX_TOKENS + 4 == 2 << 20
 
 
+def strict_guards(folder: Path) -> list[Guard]:
+    """Two VMs in profile strict, a and b, that share the schemas of their QEMUs."""
+    schemas, strict = Schemas(), Policy(profile=Profile.STRICT)
+    return [
+        Guard(
+            VmConfig(n, UnixAddress(str(folder / f"q{n}")), UnixAddress(str(folder / f"g{n}")), strict, 30, 0), schemas
+        )
+        for n in "ab"
+    ]
+
+
 async def test_no_vm_waits_for_the_schema_of_another(tmp_path: Path) -> None:
     """In strict: one QEMU hangs at its schema, another of the same version serves its clients."""
-    schemas = Schemas()
-    strict = Policy(profile=Profile.STRICT)
     async with FakeQemu(tmp_path / "qa") as hung, FakeQemu(tmp_path / "qb") as well:
-        guards = [
-            Guard(
-                VmConfig(n, UnixAddress(str(tmp_path / f"q{n}")), UnixAddress(str(tmp_path / f"g{n}")), strict, 30, 0),
-                schemas,
-            )
-            for n in "ab"
-        ]
+        guards = strict_guards(tmp_path)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(guard.run()) for guard in guards]
             for guard in guards:
@@ -750,18 +753,11 @@ async def test_no_vm_waits_for_the_schema_of_another(tmp_path: Path) -> None:
 
 
 async def test_qemus_of_one_version_and_two_targets_have_two_schemas(tmp_path: Path) -> None:
-    schemas, strict = Schemas(), Policy(profile=Profile.STRICT)
     async with FakeQemu(tmp_path / "qa") as arm, FakeQemu(tmp_path / "qb") as x86:
         arm.answers["query-target"] = lambda _: {"arch": "aarch64"}
         x86.answers["query-target"] = lambda _: {"arch": "x86_64"}
         x86.schema.append({"name": "rtc-reset", "meta-type": "command", "arg-type": "0", "ret-type": "1"})
-        guards = [
-            Guard(
-                VmConfig(n, UnixAddress(str(tmp_path / f"q{n}")), UnixAddress(str(tmp_path / f"g{n}")), strict, 30, 0),
-                schemas,
-            )
-            for n in "ab"
-        ]
+        guards = strict_guards(tmp_path)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(guard.run()) for guard in guards]
             for guard in guards:
