@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
 from qmpguard.demo.lab import LabUnavailable, userfaultfd
 
+# programs under test buffer what they print, as users' do, whatever the environment of the tests says
+os.environ.pop("PYTHONUNBUFFERED", None)
 # a busy machine is no failure
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,8 +36,17 @@ def complain(line: str) -> None:
     """Print a line to standard error, where that is possible and somebody reads it soon. Never raises."""
     if sys.stderr is None or not _takes(sys.stderr):
         return
-    with suppress(OSError):  # its reader is gone, or its disk is full
+    try:
         print(line, file=sys.stderr, flush=True)
+    except OSError:  # its reader is gone, or its disk is full
+        _silence()
+
+
+def _silence() -> None:
+    """Let what is still buffered go nowhere: Python tries again when it ends, and would end with status 120."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, STANDARD[-1])
+    os.close(null)
 
 
 def _takes(file: TextIO) -> bool:
