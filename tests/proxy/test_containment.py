@@ -6,10 +6,11 @@ import asyncio
 import json
 import socket
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from qmpguard.access import Role
@@ -343,14 +344,20 @@ FLOODS = {
 async def test_a_flood_is_answered_a_few_messages_a_turn(
     tmp_path: Path, unit: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two turns of everybody else, one client has no more than `TURN` messages looked at."""
+    """One client has no more than `TURN` messages looked at in one wake-up.
+
+    Everybody else has a turn after two of them at the latest: what was left of one read, and the next read.
+    """
     seen, worst = 0, 0
+    wakeups: Counter[int] = Counter()
     real = Session._has_a_turn
 
     def counted(self: Session) -> bool:
         nonlocal seen
         may = real(self)
-        seen += may and not self.privileged
+        if may and not self.privileged:
+            seen += 1
+            wakeups[self.stream.wakeup] += 1
         return may
 
     monkeypatch.setattr(Session, "_has_a_turn", counted)
@@ -376,7 +383,8 @@ async def test_a_flood_is_answered_a_few_messages_a_turn(
                     pass
             watching.cancel()
             task.cancel()
-    assert 0 < worst <= TURN <= 64
+    assert 0 < max(wakeups.values()) <= TURN <= 32
+    assert 0 < worst <= 2 * TURN
 
 
 async def test_departing_costs_the_same_however_many_clients_there_are(tmp_path: Path) -> None:
@@ -714,6 +722,7 @@ def test_the_tokens_that_the_guard_adds_never_break_a_limit_of_qemu(
     framer = Framer()
     framer.feed(sent := json.dumps(request).encode())
     message = framer.pull_whole()
+    assume(isinstance(message, Message))  # a text may have a noncharacter, which QEMU refuses: nothing of it is sent
     assert isinstance(message, Message)
     read = read_request(message.value, oob=False)
     assert isinstance(read, Request)
