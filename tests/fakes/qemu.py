@@ -116,7 +116,7 @@ class FakeQemu:
         self._writer = writer
         self.send(GREETING)
         with suppress(ConnectionError):
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):  # what was cut off by the end is no request
                 request = json.loads(line)
                 self.seen.append(request)
                 self._arrived.set()
