@@ -95,8 +95,8 @@ async def test_killed_at_any_moment_the_next_guard_gives_back_what_was_there(
         if code == 0:
             break
         moment += 1
-    # only root gives the guard's socket the owner of QEMU's, which is one operation more
-    assert moment > (10 if os.geteuid() == 0 else 9), "the hook did not see the file operations"
+    # only root gives the socket the owner of QEMU's; and a guard after a killed one finds some of it done
+    assert moment > (10 if os.geteuid() == 0 else 8), "the hook did not see the file operations"
     assert qemu.fileno() >= 0
 
 
