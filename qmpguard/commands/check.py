@@ -66,7 +66,9 @@ def _for_programs(report: Report) -> dict[str, object]:
 
 def _for_people(report: Report) -> str:
     facts = report.facts
-    devices = ", ".join(f"{device.label} ({device.driver})" for device in facts.details or ())
+    devices = ", ".join(
+        f"{device.label} ({device.driver})" for device in (*(facts.details or ()), *(facts.blocks or ()))
+    )
     migration = facts.migration
     lines = [
         f"QEMU {report.version} {report.package}".rstrip() + f" at {report.address}: {facts.runstate}",

@@ -44,7 +44,7 @@ def moment(machine: Machine) -> At | None:
     """Return what an operation has just done to a machine; None for a machine that nothing was done to."""
     if machine.starting is not None:
         return At.SNAPSHOT if machine.starting in (Start.SAVE, Start.LOAD) else At.START
-    if machine.added or machine.added_others:
+    if machine.added or machine.added_others or machine.opened:
         return At.PLUG
     return At.SET if machine.setting else None
 
@@ -146,9 +146,9 @@ class Combination:
                 return Problem(message, fix, labels, setting.name)
 
     def _vfio(self, machine: Machine, policy: Policy) -> tuple[Device, ...]:
-        if not machine.devices:
+        if not machine.devices and not machine.blocks:
             return ()
-        devices = machine.detailed
+        devices = (*(machine.detailed if machine.devices else ()), *machine.blocks)
         if policy.allow_failover_primary:
             devices = tuple(d for d in devices if not machine.has_standby(d))
         return devices

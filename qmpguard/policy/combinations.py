@@ -28,7 +28,10 @@ lost. QEMU 8.2 and later say so at `migrate`, for `vfio-pci` without `failover_p
 It is refused where the two would come together: when the capability is switched on, when the device is plugged in,
 and when a migration or its postcopy phase starts. QEMU leaves the capability on when a migration is over. One that
 was on in it, and is on still, is left over: a device may be plugged in, with a warning, and the next migration is
-refused. In profile strict, and where the guard has not seen that migration, it is to be turned off first.""",
+refused. In profile strict, and where the guard has not seen that migration, it is to be turned off first.
+
+A block node of driver `nvme`, `virtio-blk-vfio-pci` or `virtio-blk-vhost-vdpa` counts as a VFIO device: it has a host
+device of its own and maps guest RAM for it. It is named by its node name and its PCI address.""",
     ),
     Combination(
         "vfio-background-snapshot",

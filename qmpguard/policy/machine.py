@@ -73,6 +73,7 @@ class Fact(Enum):
     COMMANDS = "commands of the schema"
     PARAMETERS = "migration parameters"
     SHARED = "shared memory"
+    BLOCKS = "block nodes"
 
 
 class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
@@ -139,6 +140,7 @@ class Facts:
     parameters: Parameters | None = None
     shared_memory: tuple[str, ...] | None = None  # the ids of memory back ends with share=on
     version: tuple[int, ...] | None = None  # QEMU's, from its greeting; here None means: not known
+    blocks: tuple[Device, ...] | None = None  # block nodes that are VFIO devices, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Machine:
     starting: Start | None = None
     setting: bool = False  # the operation sets capabilities or parameters
     added: tuple[Device, ...] = ()
+    opened: tuple[Device, ...] = ()
     turned_on: frozenset[str] = frozenset()
     turned_off: frozenset[str] = frozenset()
     changed_parameters: tuple[tuple[str, Value], ...] = ()
@@ -187,13 +190,14 @@ class Machine:
         parameters: Parameters | None = None,
         shared_memory: Iterable[str] = (),
         version: tuple[int, ...] | None = None,
+        blocks: Iterable[Device] = (),
     ) -> Machine:
         """Return a machine about which everything is known."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
         known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
-        facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), version=version)
+        facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), version=version, blocks=tuple(blocks))
         return cls(replace(facts, parameters=parameters or {}, shared_memory=tuple(shared_memory)))
 
     @property
@@ -223,6 +227,11 @@ class Machine:
     def others(self) -> tuple[Device, ...]:
         """The devices that are no VFIO devices, without details: by QOM path, then new ones."""
         return _known(self.facts.others, Fact.DEVICES) + self.added_others
+
+    @property
+    def blocks(self) -> tuple[Device, ...]:
+        """The block nodes that are VFIO devices; new ones last."""
+        return _known(self.facts.blocks, Fact.BLOCKS) + self.opened
 
     @property
     def _hidden(self) -> tuple[Device, ...]:
@@ -302,6 +311,10 @@ class Machine:
     def with_other(self, device: Device) -> Machine:
         """Return the machine with one device more that is no VFIO device."""
         return replace(self, added_others=(*self.added_others, device))
+
+    def with_block(self, node: Device) -> Machine:
+        """Return the machine with one block node more that is a VFIO device."""
+        return replace(self, opened=(*self.opened, node))
 
 
 def _known(value: T | None, fact: Fact) -> T:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.blocks import DRIVERS
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start, is_vfio
-from qmpguard.policy.operations import AddDevice, CallUnlisted, SetProperty, StartMigration
+from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, SetProperty, StartMigration
 
 if TYPE_CHECKING:
     from qmpguard.policy.machine import Device, Machine
@@ -132,7 +133,7 @@ def _of_combination(operation: Operation, before: Machine, finding: Finding) -> 
             return Native(Refuses.NO, f"it has no check at the start of the {start.value}")
         case _ if outgoing(before):
             return Native(Refuses.YES, "a migration is under way")
-        case AddDevice(device):
+        case AddDevice(device) | OpenBlockNode(device):
             return _of_device(device)
         case _:
             return _of_capability(operation.after(before), finding.problem.capability)
@@ -141,7 +142,8 @@ def _of_combination(operation: Operation, before: Machine, finding: Finding) -> 
 def _of_check(operation: Operation, before: Machine, rule: str) -> Native:
     if rule in before.facts.confirmed:
         return Native(Refuses.YES, "it has done so on this VM")
-    if not any(_is_checked(device) for device in operation.after(before).detailed):
+    after = operation.after(before)
+    if not after.devices or not any(map(_is_checked, after.detailed)):
         return Native(Refuses.NO, "its check does not see such a device")
     return Native(Refuses.YES, _UNPROVEN)
 
@@ -175,4 +177,6 @@ def _of_capability(after: Machine, capability: str | None) -> Native:
 
 def _is_checked(device: Device) -> bool:
     """Say whether QEMU's check, where there is one, sees a device (hw/vfio/pci.c: vfio_pci_realize)."""
+    if device.driver in DRIVERS:  # it is a block node
+        return False
     return is_vfio(device.driver) and device.driver != "vfio-user-pci" and not device.failover_pair_id

@@ -88,6 +88,21 @@ class AddDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenBlockNode:
+    """One block node more that is a VFIO device."""
+
+    node: Device
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the node opened."""
+        return machine.with_block(self.node)
+
+    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
+        """As for a device that is plugged in."""
+        return before.left_over(capability)
+
+
+@dataclass(frozen=True, slots=True)
 class SetProperty(_Lasting):
     """A QOM property that is set, of those that decide how QEMU sees a VFIO device."""
 

@@ -23,6 +23,7 @@ def draw(facts: Facts) -> Paper:
         "capabilities": None if facts.capabilities is None else sorted(facts.capabilities),
         "devices": None if facts.details is None else [_drawn(device) for device in facts.details],
         "others": [_drawn(device) for device in facts.others] if facts.others else None,
+        "blocks": None if facts.blocks is None else [_drawn(node) for node in facts.blocks],
         "standbys": None if facts.standbys is None else sorted(facts.standbys),
         "runstate": facts.runstate,
         "migration": facts.migration and {"status": facts.migration.status, "blockers": list(facts.migration.blockers)},
@@ -40,6 +41,9 @@ def _drawn(device: Device) -> Paper:
     return {"path": device.path, "driver": device.driver} | {n: text for n, text in given.items() if text is not None}
 
 
+_MEMBERS = frozenset({"capabilities", "devices", "blocks", "standbys", "runstate", "migration"})
+
+
 def read_portrait(value: object) -> Facts:
     """Return the facts that `draw` wrote, perhaps changed by hand; raises `ValueError` with what cannot be read."""
     members = _members(value, "a machine", _MEMBERS)
@@ -49,6 +53,8 @@ def read_portrait(value: object) -> Facts:
         devices=details,
         others=None if details is None else _devices(members, "others"),
         details=details,
+        # who tells the devices and no block nodes means that there are none that are VFIO devices
+        blocks=None if details is None else tuple(_device(entry) for entry in _list(members, "blocks")),
         standbys=frozenset(_texts(members, "standbys")) if "standbys" in members else None,
         runstate=_text(members, "runstate"),
         migration=_migration(members["migration"]) if "migration" in members else None,

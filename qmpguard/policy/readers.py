@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from qmpguard.policy import hmp
+from qmpguard.policy import blocks, hmp
 from qmpguard.policy.combinations import names, watched
 from qmpguard.policy.crashes import crash
 from qmpguard.policy.description import described
@@ -19,6 +19,7 @@ from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
 from qmpguard.policy.operations import (
     AddDevice,
     EndQemu,
+    OpenBlockNode,
     OpenMonitor,
     Operation,
     RunProgram,
@@ -191,6 +192,23 @@ def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
             return Unreadable("'driver' is not a string")
 
 
+def read_block_command(arguments: Arguments, policy: Policy) -> Reading:
+    """``blockdev-add`` and its like: of interest for a node that is a VFIO device (`nvme` and its like)."""
+    try:
+        node = blocks.opened(dict(arguments))
+    except blocks.TooManyError:
+        return Unreadable(f"it has more than {blocks.MAX_VALUES} values")
+    return Harmless() if node is None else OpenBlockNode(node)
+
+
+def _block_line(name: str, text: str) -> Reading:
+    try:
+        node = blocks.opened_by_line(text)
+    except blocks.TooManyError:
+        return Unreadable(f"{name} with escapes in JSON")
+    return WriteHmp(name) if node is None else OpenBlockNode(node)
+
+
 def read_object_add(arguments: Arguments, policy: Policy) -> Reading:
     """``object-add``: since QEMU 11.1 a monitor is an object."""
     match arguments.get("qom-type"):
@@ -246,6 +264,8 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
             reading = read_netdev_add(options, policy)
             # what runs a program is a line of HMP all the same: rule hmp-write is the stricter one
             return reading if isinstance(reading, OpenMonitor) else WriteHmp("netdev_add")
+        case hmp.Other(name) if name in blocks.LINES:
+            return _block_line(name, text)
         case hmp.Other(name):
             return WriteHmp(name)
         case hmp.Gdbserver(device) if device != "none":
@@ -297,6 +317,7 @@ READERS: Mapping[str, Reader] = {
     "qom-set": Reader(read_qom_set, _known("path", "property", "value")),
     "netdev_add": Reader(read_netdev_add),
     "add_client": Reader(read_add_client, _known("protocol", "fdname", "skipauth", "tls")),
+    **dict.fromkeys(sorted(blocks.COMMANDS), Reader(read_block_command)),
     "human-monitor-command": Reader(read_hmp, _known("command-line", "cpu-index")),
 }
 

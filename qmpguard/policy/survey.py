@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from qmpguard.policy.blocks import listed
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import (
     Device,
@@ -41,7 +42,7 @@ class Query:
     """One question to QEMU. ``optional``: an error is an answer too, it says that there is no such thing."""
 
     command: str
-    arguments: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[tuple[str, str | bool], ...] = ()
     optional: bool = False
 
 
@@ -198,6 +199,15 @@ def _shared_memory(facts: Facts, operation: Operation | None, policy: Policy) ->
     return replace(facts, shared_memory=tuple(shared))
 
 
+def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    # flat: every node is listed by itself, and images are not listed again under each that backs on them
+    (answer,) = yield (Query("query-named-block-nodes", (("flat", True),)),)
+    try:
+        return replace(facts, blocks=() if isinstance(answer, Missing) else listed(answer))
+    except ValueError as error:
+        raise Unexpected(f"query-named-block-nodes: {error}") from error
+
+
 def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     assert isinstance(operation, SetProperty)
     (answer,) = yield (_get(operation.change.path, "type"),)
@@ -235,4 +245,5 @@ ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.COMMANDS: _commands,
     Fact.PARAMETERS: _parameters,
     Fact.SHARED: _shared_memory,
+    Fact.BLOCKS: _blocks,
 }

@@ -15,7 +15,15 @@ from qmpguard.policy.judgment import concerns
 from qmpguard.policy.leftovers import Leftovers
 from qmpguard.policy.machine import SNAPSHOTS, Device, Fact, Facts
 from qmpguard.policy.native import seen_in
-from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenMonitor, Operation, SetCapabilities, StartMigration
+from qmpguard.policy.operations import (
+    AddDevice,
+    CallUnlisted,
+    OpenBlockNode,
+    OpenMonitor,
+    Operation,
+    SetCapabilities,
+    StartMigration,
+)
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
@@ -139,7 +147,9 @@ class Gate:
         try:
             async with asyncio.timeout(self._timeout), self.turn:
                 ticket = self.baseline.ticket
-                facts = await self.ask(observe(self.policy, self.memory, LOOK))
+                # block nodes only once, and when one was opened: QEMU asks their images, which may be far away
+                blocks = (Fact.BLOCKS,) if self.sight.facts.blocks is None else ()
+                facts = await self.ask(observe(self.policy, self.memory, (*blocks, *LOOK)))
                 self._compare(facts, ticket)
         except TimeoutError:
             self._unanswered()
@@ -268,6 +278,8 @@ class Gate:
                     self.sight.started()
                 else:
                     self.confirmed |= seen_in(reply.text)
+            case OpenBlockNode() if reply is None or was_accepted(reply):
+                self.sight.opened_block_node()
             case SetCapabilities(states):
                 self.leftovers.switched_on(name for name, state in states if state)
             case OpenMonitor(how) if reply is None or was_accepted(reply):

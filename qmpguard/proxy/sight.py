@@ -92,6 +92,10 @@ class Sight:
             judged = self._judged = (self.facts, policy, outlook(self.facts, policy))
         return judged[2]
 
+    def opened_block_node(self) -> None:
+        """Called when QEMU has opened a block node that is a VFIO device: the next look asks for them again."""
+        self.facts = replace(self.facts, blocks=None)
+
     def started(self) -> None:
         """Take notice that QEMU has accepted a migration; unless an event was faster, it is being set up."""
         if not self.course.under_way:
@@ -118,6 +122,7 @@ def _merged(known: Facts, seen: Facts) -> Facts:
         standbys=standbys if seen.standbys is None else seen.standbys,
         runstate=seen.runstate or known.runstate,
         migration=seen.migration or known.migration,
+        blocks=known.blocks if seen.blocks is None else seen.blocks,
         commands=None,  # thousands of names that nobody shows
     )
 

@@ -29,7 +29,9 @@ GREETING = 5.0
 #: seconds for the answers: a QEMU that plugs a large VFIO device is busy for longer, and then somebody waits at a shell
 ANSWERS = 60.0
 #: everything that the rules look at, but for what belongs to one request
-EVERYTHING = (Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.STANDBYS, Fact.RUNSTATE, Fact.MIGRATION)
+EVERYTHING = (
+    *(Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.STANDBYS, Fact.BLOCKS, Fact.RUNSTATE, Fact.MIGRATION),
+)
 
 
 class Visit:

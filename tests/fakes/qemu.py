@@ -31,6 +31,7 @@ class FakeQemu:
         self.path = path
         self.capabilities: dict[str, bool] = {"postcopy-ram": False, "background-snapshot": False, "xbzrle": False}
         self.devices: dict[str, str] = {}
+        self.blocks: dict[str, tuple[str, str]] = {}  # a node's name: its driver and file
         self.runstate = "running"
         self.migration: str | None = None
         self.progress: dict[str, Any] = {}
@@ -160,6 +161,8 @@ class FakeQemu:
             case "device_add":
                 self.devices[arguments["id"]] = arguments["driver"]
                 return {}
+            case "query-named-block-nodes":
+                return [{"drv": d, "file": f, "node-name": n} for n, (d, f) in self.blocks.items()]
             case "query-qmp-schema":
                 return self.schema
             case "device_del":

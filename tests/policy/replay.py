@@ -94,7 +94,7 @@ class Qemu:
                 pass  # it changes nothing that rules look at
 
     def answer(self, query: Query) -> Any:
-        arguments = dict(query.arguments)
+        arguments: dict[str, Any] = dict(query.arguments)
         match query.command:
             case "query-migrate-capabilities":
                 return [{"state": state, "capability": name} for name, state in self.capabilities.items()]
@@ -115,6 +115,8 @@ class Qemu:
                 return next((d["driver"] for p, d in self.devices.items() if p.endswith(arguments["path"])), Missing())
             case "qom-get":
                 return self.devices[arguments["path"]].get(arguments["property"], Missing())
+            case "query-named-block-nodes":
+                return []
             case other:
                 raise LookupError(other)
 

@@ -153,6 +153,12 @@ HONEST: list[Row] = [
     ("go-qemu", BOTH, qmp("system_powerdown")),
     ("qmp-shell", PLUGGED, qmp("query-migrate-capabilities")),
     ("qmp-shell", BOTH, qmp("nonsense")),
+    ("libvirt", LIT, qmp("blockdev-add", driver="file", filename="/dev/null", **{"node-name": "nvme"})),
+    ("libvirt", LIT, qmp("blockdev-add", driver="null-co", **{"node-name": "n"})),
+    ("libvirt", LIT_SNAP, qmp("blockdev-add", driver="null-co", **{"node-name": "n"})),
+    ("libvirt", BARE, qmp("blockdev-add", driver="nvme", device="0000:01:00.0", namespace=1)),
+    ("libvirt", LIT, qmp("transaction", actions=[])),
+    ("Proxmox", LIT, hmp("drive_add 0 if=none,id=nvme,file=/dev/null,format=raw")),
     # lines of HMP
     ("Proxmox", BOTH, hmp("info status")),
     ("Proxmox", PLUGGED, hmp("info migrate")),

@@ -23,6 +23,7 @@ from qmpguard.policy.portrait import (
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", "0000:65:00.0", "/sys/x", "net0")
 ANONYMOUS = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
+NODE = Device("block node 'n0'", "nvme", "n0", host="0000:01:00.0")
 WHOLE = Machine.of(
     capabilities=["postcopy-ram", "events"],
     devices=[ANONYMOUS, GPU],
@@ -30,6 +31,7 @@ WHOLE = Machine.of(
     runstate="paused",
     migration="failed",
     blockers=["the disk"],
+    blocks=[NODE],
 ).facts
 
 
@@ -45,6 +47,7 @@ def test_what_is_drawn_is_read_back() -> None:
         standbys=WHOLE.standbys,
         runstate="paused",
         migration=WHOLE.migration,
+        blocks=(NODE,),
     )
     assert draw(again) == draw(WHOLE)
 

@@ -63,6 +63,8 @@ from tests.policy.scenes import (
 
 POSTCOPY, SNAPSHOT, COLO_RULE = "vfio-postcopy", "vfio-background-snapshot", "vfio-colo"
 Row = tuple[Scene, Request, str]
+#: QEMU's user-space driver of a host's NVMe device
+NVME = {"driver": "nvme", "device": "0000:01:00.0", "namespace": 1}
 #: where a monitor would wait for whoever comes, and a forward that opens none
 WAY, FORWARD = "unix:way.sock", "tcp:10.0.2.8:80-tcp:127.0.0.1:1"
 
@@ -171,6 +173,22 @@ ROUTES: list[Row] = [
     (LIT, hmp('device_add "vfio-pci,host=65:00.0"'), POSTCOPY),
     (LIT, hmp("device_add vfio-pci,x=" + "y" * 1010 + ",driver=e1000e"), POSTCOPY),
     (LIT_SNAP, hmp("device_add vfio-pci,host=65:00.0"), SNAPSHOT),
+    # a host device in the block layer
+    (LIT, qmp("blockdev-add", **{"node-name": "n0"}, **NVME), POSTCOPY),
+    (LIT, qmp("blockdev-add", driver="raw", file=NVME), POSTCOPY),
+    (LIT, qmp("blockdev-add", driver="qcow2", file={"driver": "throttle", "file": NVME}), POSTCOPY),
+    (LIT, qmp("blockdev-reopen", options=[{"driver": "raw", "node-name": "r", "file": NVME}]), POSTCOPY),
+    (LIT, qmp("drive-mirror", device="d", target="nvme://0000:01:00.0/1", sync="full"), POSTCOPY),
+    (LIT, qmp("drive-backup", device="d", target="nvme://0000:01:00.0/1", sync="full"), POSTCOPY),
+    (LIT, qmp("blockdev-change-medium", id="d", filename='json:{"driver":"nvm\\u0065"}'), POSTCOPY),
+    (LIT, qmp("blockdev-snapshot-sync", device="d", **{"snapshot-file": "nvme://0000:01:00.0/1"}), POSTCOPY),
+    (LIT, hmp("drive_add 0 if=none,driver=nvme,device=0000:01:00.0,namespace=1"), POSTCOPY),
+    (LIT, hmp("drive_add 0 if=none,file=nvme://0000:01:00.0/1"), POSTCOPY),
+    (LIT, hmp("change d nvme://0000:01:00.0/1"), POSTCOPY),
+    (LIT_SNAP, qmp("blockdev-add", **{"node-name": "n0"}, **NVME), SNAPSHOT),
+    (LIT_SNAP, qmp("blockdev-add", driver="virtio-blk-vfio-pci", path="/sys/bus/pci/devices/0000:00:01.0"), SNAPSHOT),
+    (SINCE_LIT, qmp("blockdev-add", **NVME), POSTCOPY),
+    (INCOMING_LIT, qmp("blockdev-add", **NVME), POSTCOPY),
     # a snapshot that aborts QEMU
     (UNSTARTED_SNAP, qmp("migrate", uri="exec:cat"), "snapshot-runstate"),
     (UNSTARTED_SNAP, hmp("migrate -d exec:cat"), "snapshot-runstate"),

@@ -38,13 +38,14 @@ class World:
             ],
             "query-status": {"status": "running"},
             "query-migrate": {},
+            "query-named-block-nodes": [],
         } | {name.replace("_", "-"): answer for name, answer in answers.items()}
         self.folders: dict[str, Any] = {folder: [] for folder in DEVICES}
         self.properties: dict[tuple[str, str], Any] = {("/machine/peripheral/gpu0", "host"): "0000:65:00.0"}
 
     def answer(self, query: Query) -> Any:
         self.asked.append(query.command)
-        arguments = dict(query.arguments)
+        arguments: dict[str, Any] = dict(query.arguments)
         if query.command == "qom-list":
             return self.folders[arguments["path"]]
         if query.command == "qom-get":
@@ -166,6 +167,12 @@ def test_an_answer_of_another_form_is_unexpected(command: str, answer: Any) -> N
     world.answers[command] = answer
     with pytest.raises(Unexpected):
         world.observe(Facts(), Fact.CAPABILITIES, Fact.RUNSTATE, Fact.MIGRATION)
+
+
+def test_a_list_of_block_nodes_of_another_form_is_unexpected() -> None:
+    world = World(query_named_block_nodes={})
+    with pytest.raises(Unexpected, match="query-named-block-nodes"):
+        world.judge(*set_on("postcopy-ram"))
 
 
 def test_a_list_of_devices_of_another_form_is_unexpected() -> None:

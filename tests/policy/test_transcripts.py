@@ -128,4 +128,4 @@ def test_readers_know_every_argument_of_the_recorded_versions() -> None:
     assert len(schemas) == 3
     for version, commands in schemas.items():
         assert unread(Schema({c: frozenset(a) for c, a in commands.items()})) == [], version
-        assert READERS.keys() <= commands.keys()
+        assert {command for command, reader in READERS.items() if reader.known is not None} <= commands.keys()

@@ -109,7 +109,14 @@ async def test_every_survey_notices_drift_too(tmp_path: Path, caplog: pytest.Log
 async def test_an_idle_guard_sends_nothing_between_two_looks(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path, watch=3600), connected(tmp_path / "guard.sock"):
         await qemu.until("query-migrate")
-        first = ["query-migrate-capabilities", "qom-list", "qom-list", "query-status", "query-migrate"]
+        first = [
+            "query-named-block-nodes",
+            "query-migrate-capabilities",
+            "qom-list",
+            "qom-list",
+            "query-status",
+            "query-migrate",
+        ]
         assert qemu.commands() == first
         await asyncio.sleep(0.3)
         assert qemu.commands() == first
