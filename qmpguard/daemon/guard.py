@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from qmpguard.address import Inbound, parse_address
+from qmpguard.address import Inbound, TcpAddress, UnixAddress, parse_address
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon.systemd import Sockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
+from qmpguard.policy.sockets import name_of
 from qmpguard.proxy.absence import Cause
 from qmpguard.proxy.hub import Hub
 from qmpguard.proxy.inbound import QemuListener, own
@@ -65,6 +66,7 @@ class Guard:
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
         self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
+        self.hub.gate.own = _own_sockets(config)
         self.hub.uplink.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _nothing
         self._sockets = sockets or Sockets()
@@ -144,6 +146,7 @@ class Guard:
         `listen` follows.
         """
         self.config = config
+        self.hub.gate.own = _own_sockets(config)
         self.hub.adopt(config.policy, limits(config))
 
     async def run(self) -> None:
@@ -238,6 +241,17 @@ def limits(config: VmConfig) -> Limits:
     """Return what a config says of the clients: each limit that it names, by the same name."""
     named = {field.name for field in fields(VmConfig)}
     return Limits(**{field.name: getattr(config, field.name) for field in fields(Limits) if field.name in named})
+
+
+def _own_sockets(config: VmConfig) -> frozenset[str]:
+    """Return the names of the sockets where QEMU is reached and the guard listens, as rule `own-socket` compares them.
+
+    A socket that was passed as a descriptor has no name here; QEMU cannot connect to the guard by a name it has not.
+    """
+    addresses = (config.qemu, config.listen)
+    paths = {name_of(address.path) for address in addresses if isinstance(address, UnixAddress)}
+    ports = {f":{address.port}" for address in addresses if isinstance(address, TcpAddress)}
+    return frozenset(paths | ports)
 
 
 def _nothing() -> None:

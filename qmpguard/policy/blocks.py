@@ -11,11 +11,9 @@ import re
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import Device
-from qmpguard.wire.framing import Framer, Message
+from qmpguard.policy.values import TooManyError, members
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from qmpguard.wire.json import Value
 
 #: the drivers of such nodes
@@ -32,8 +30,6 @@ COMMANDS = frozenset(
 LINES = frozenset(
     {"drive_add", "drive_mirror", "drive_backup", "change", "snapshot_blkdev", "block_stream", "commit", "qemu-io"}
 )
-#: values of one request that are looked through: a whole backing chain has some hundred
-MAX_VALUES = 16384
 
 _NAMES = "|".join(sorted(map(re.escape, DRIVERS)))
 _ADDRESS = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
@@ -42,23 +38,18 @@ _PROTOCOL = re.compile(r"\bnvme:")
 _SPELLED = re.compile(rf"""\b(?:driver|format)["']?\s*[=:]\s*["']?(?P<driver>{_NAMES})(?![\w-])""")
 
 
-class TooManyError(Exception):
-    """A request has more values than are looked through."""
-
-
 def opened(arguments: Value) -> Device | None:
     """Return the first such node that a request would open, as a device; None where it would open none.
 
     What an image names as its backing file shows only when it has been opened. Raises `TooManyError`.
     """
-    for options in _objects(arguments):
-        for key, value in options.items():
-            if not isinstance(value, str):
-                continue
-            if key.rpartition(".")[2] in ("driver", "format") and value in DRIVERS:
-                return _described(value, options)
-            if _PROTOCOL.search(value):
-                return _described("nvme", {**options, "device": _address(value)})
+    for key, value, options in members(arguments):
+        if not isinstance(value, str):
+            continue
+        if key.rpartition(".")[2] in ("driver", "format") and value in DRIVERS:
+            return _described(value, options or {})
+        if _PROTOCOL.search(value):
+            return _described("nvme", {**(options or {}), "device": _address(value)})
     return None
 
 
@@ -101,31 +92,3 @@ def _described(driver: str, options: dict[str, Value]) -> Device:
 def _address(text: str) -> str:
     found = _ADDRESS.search(text)
     return found[0] if found else ""
-
-
-def _objects(value: Value) -> Iterator[dict[str, Value]]:
-    """Yield every object in a value, and in the `json:` file names in it (block.c: parse_json_protocol)."""
-    left, count = [value], 0
-    while left:
-        match left.pop():
-            case dict() as options:
-                count += len(options)
-                left.extend(options.values())
-                yield options
-            case list() as entries:
-                count += len(entries)
-                left += entries
-            case str(text) if text.startswith("json:"):
-                left.append(_parsed(text.removeprefix("json:")))
-            case _:
-                pass
-        if count > MAX_VALUES:
-            raise TooManyError
-
-
-def _parsed(text: str) -> Value:
-    """Return the value that JSON text spells in QEMU's dialect; None where QEMU would not read it either."""
-    framer = Framer()
-    framer.feed(text.encode(errors="replace") + b"\n")
-    item = framer.pull_whole()
-    return item.value if isinstance(item, Message) else None

@@ -84,6 +84,13 @@ class ObjectAdd:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectDel:
+    """``object_del id``."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class NetdevAdd:
     """``netdev_add type[,prop=value…]``: the options; of `guestfwd` every value, since some versions read them all."""
 
@@ -152,6 +159,7 @@ HmpCommand: TypeAlias = (
     | DeviceAdd
     | DeviceDel
     | ObjectAdd
+    | ObjectDel
     | NetdevAdd
     | QomSet
     | Gdbserver
@@ -256,6 +264,10 @@ def _object_add(arguments: Arguments) -> HmpCommand:
     return ObjectAdd(options)
 
 
+def _object_del(arguments: Arguments) -> HmpCommand:
+    return ObjectDel(arguments.string())
+
+
 def _netdev_add(arguments: Arguments) -> HmpCommand:
     pairs = tuple(read_pairs(arguments.string(), "type"))
     forwards: list[Value] = [value for key, value in pairs if key == "guestfwd"]
@@ -306,6 +318,7 @@ _READERS: Mapping[str, Callable[[Arguments], HmpCommand]] = {
     "device_add": _device_add,
     "device_del": _device_del,
     "object_add": _object_add,
+    "object_del": _object_del,
     "netdev_add": _netdev_add,
     "qom-set": _qom_set,
     "gdbserver": _gdbserver,

@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING
 
 from qmpguard.policy.crashes import qemu_crash
 from qmpguard.policy.native import native
-from qmpguard.policy.operations import CallUnlisted, EndQemu, OpenMonitor, RunProgram, SetProperty, WriteHmp
+from qmpguard.policy.operations import (
+    CallUnlisted,
+    ChangeMonitor,
+    EndQemu,
+    OpenMonitor,
+    RunProgram,
+    SetProperty,
+    TurnAgainstMonitor,
+    UseAddress,
+    WriteHmp,
+)
 from qmpguard.policy.plugin import PlugInFailed
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rules import (
     hmp_write,
+    monitor_object,
     new_monitor,
+    own_socket,
     rules,
     runs_program,
     unknown_command,
@@ -29,6 +41,9 @@ if TYPE_CHECKING:
 #: the operations that one rule alone looks at
 _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
     OpenMonitor: new_monitor,
+    ChangeMonitor: monitor_object,
+    UseAddress: own_socket,
+    TurnAgainstMonitor: own_socket,
     SetProperty: vfio_property,
     WriteHmp: hmp_write,
     RunProgram: runs_program,

@@ -74,6 +74,7 @@ class Fact(Enum):
     PARAMETERS = "migration parameters"
     SHARED = "shared memory"
     BLOCKS = "block nodes"
+    SOCKETS = "sockets at which QEMU listens"
 
 
 class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
@@ -141,6 +142,8 @@ class Facts:
     shared_memory: tuple[str, ...] | None = None  # the ids of memory back ends with share=on
     version: tuple[int, ...] | None = None  # QEMU's, from its greeting; here None means: not known
     blocks: tuple[Device, ...] | None = None  # block nodes that are VFIO devices, by name
+    sockets: frozenset[str] | None = None  # where QEMU's character devices listen (`sockets`)
+    own: frozenset[str] = frozenset()  # where QEMU is reached and the guard listens, as its configuration says
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,9 @@ class Machine:
     hmp_write: str | None = None
     unlisted: str | None = None
     crash: Crash | None = None
+    addresses: tuple[str, ...] = ()  # texts in which a socket may be named
+    deputy: str | None = None  # what would turn QEMU against its own monitor
+    monitor_change: str | None = None
 
     @classmethod
     def of(
@@ -191,6 +197,7 @@ class Machine:
         shared_memory: Iterable[str] = (),
         version: tuple[int, ...] | None = None,
         blocks: Iterable[Device] = (),
+        sockets: Iterable[str] = (),
     ) -> Machine:
         """Return a machine about which everything is known."""
         vfio = tuple(devices)
@@ -198,7 +205,9 @@ class Machine:
         on = frozenset(capabilities)
         known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
         facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), version=version, blocks=tuple(blocks))
-        return cls(replace(facts, parameters=parameters or {}, shared_memory=tuple(shared_memory)))
+        return cls(
+            replace(facts, parameters=parameters or {}, shared_memory=tuple(shared_memory), sockets=frozenset(sockets))
+        )
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -232,6 +241,11 @@ class Machine:
     def blocks(self) -> tuple[Device, ...]:
         """The block nodes that are VFIO devices; new ones last."""
         return _known(self.facts.blocks, Fact.BLOCKS) + self.opened
+
+    @property
+    def sockets(self) -> frozenset[str]:
+        """The names of the sockets at which QEMU and the guard listen."""
+        return _known(self.facts.sockets, Fact.SOCKETS) | self.facts.own
 
     @property
     def _hidden(self) -> tuple[Device, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.policy.machine import Change, Device, Machine, Start
@@ -64,11 +64,12 @@ class StartMigration(_Lasting):
     program: str | None = None
     to_another_host: bool = False
     crash: Crash | None = None
+    addresses: tuple[str, ...] = field(default=(), compare=False)
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine on its way."""
         moving = replace(machine, starting=self.start, to_another_host=self.to_another_host)
-        return replace(moving, program=self.program, crash=self.crash)
+        return replace(moving, program=self.program, crash=self.crash, addresses=self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,40 @@ class OpenMonitor(_Lasting):
     def after(self, machine: Machine) -> Machine:
         """Return the machine with a way around the guard."""
         return replace(machine, new_monitor=self.how)
+
+
+@dataclass(frozen=True, slots=True)
+class UseAddress(_Lasting):
+    """Addresses at which QEMU would listen, or to which it would connect."""
+
+    addresses: tuple[str, ...]
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with QEMU there."""
+        return replace(machine, addresses=self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAgainstMonitor(_Lasting):
+    """What cuts QEMU's own monitor off, or reaches guest RAM past it."""
+
+    how: str
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with that done."""
+        return replace(machine, deputy=self.how)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeMonitor(_Lasting):
+    """A QOM object that is changed or removed, and may be a monitor. ``path`` is its own, ``how`` says what is done."""
+
+    path: str
+    how: str
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the object changed."""
+        return replace(machine, monitor_change=self.how)
 
 
 @dataclass(frozen=True, slots=True)

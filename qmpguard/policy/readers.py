@@ -6,10 +6,10 @@ A new intercepted command is one reader and its line in `READERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from qmpguard.policy import blocks, hmp
+from qmpguard.policy import blocks, hmp, sockets
 from qmpguard.policy.combinations import names, watched
 from qmpguard.policy.crashes import crash
 from qmpguard.policy.description import described
@@ -18,6 +18,7 @@ from qmpguard.policy.machine import VFIO_PROPERTIES, Change, Start, is_vfio
 from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
 from qmpguard.policy.operations import (
     AddDevice,
+    ChangeMonitor,
     EndQemu,
     OpenBlockNode,
     OpenMonitor,
@@ -26,12 +27,15 @@ from qmpguard.policy.operations import (
     SetCapabilities,
     SetProperty,
     StartMigration,
+    TurnAgainstMonitor,
+    UseAddress,
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, Schema
 from qmpguard.policy.target import leaves_the_host
 from qmpguard.policy.translation import as_qmp
+from qmpguard.policy.values import MAX_VALUES, TooManyError
 from qmpguard.wire.json import Value
 
 
@@ -50,6 +54,8 @@ class Unreadable:
 #: entries of a list that are looked through, and arguments: QEMU has some thirty capabilities, and some hundred
 #: properties of a device; nobody else is to wait for a client's million
 MAX_ENTRIES = 1024
+
+_TOO_MANY = Unreadable(f"it has more than {MAX_VALUES} values")
 
 Reading: TypeAlias = Operation | Harmless | Unreadable
 Arguments: TypeAlias = Mapping[str, Value]
@@ -91,15 +97,24 @@ def read_migrate(arguments: Arguments, policy: Policy) -> Reading:
         case True:
             return read_steering(arguments, policy)
         case False:
-            ends = crash("migrate", arguments)
-            return StartMigration(Start.OUTGOING, _program(arguments), leaves_the_host(arguments), ends)
+            return _start(
+                StartMigration(Start.OUTGOING, to_another_host=leaves_the_host(arguments)), "migrate", arguments
+            )
         case _:
             return Unreadable("'resume' is not a boolean")
 
 
 def read_migrate_incoming(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate-incoming``: starts an incoming migration; QEMU has no check of its own on this side."""
-    return StartMigration(Start.INCOMING, _program(arguments), crash=crash("migrate-incoming", arguments))
+    return _start(StartMigration(Start.INCOMING), "migrate-incoming", arguments)
+
+
+def _start(start: StartMigration, command: str, arguments: Arguments) -> Reading:
+    try:
+        addresses = sockets.addresses(dict(arguments))
+    except TooManyError:
+        return _TOO_MANY
+    return replace(start, program=_program(arguments), crash=crash(command, arguments), addresses=addresses)
 
 
 def read_start_postcopy(arguments: Arguments, policy: Policy) -> Reading:
@@ -132,6 +147,24 @@ def read_steering(arguments: Arguments, policy: Policy) -> Reading:
     """``migrate_cancel`` and its like: whoever steers a running migration never waits, unless it runs a program."""
     program = _program(arguments)
     return RunProgram(program) if program else Harmless()
+
+
+def read_addresses(arguments: Arguments, policy: Policy) -> Reading:
+    """``chardev-add`` and its like: of interest for the addresses at which QEMU listens, or to which it connects."""
+    try:
+        found = sockets.addresses(dict(arguments))
+    except TooManyError:
+        return _TOO_MANY
+    return UseAddress(found) if found else Harmless()
+
+
+def read_yank(arguments: Arguments, policy: Policy) -> Reading:
+    """``yank``: of interest where it cuts a character device, which may be the guard's own monitor."""
+    instances = arguments.get("instances")
+    entries = instances[:MAX_ENTRIES] if isinstance(instances, list) else []
+    cut = any(isinstance(entry, dict) and entry.get("type") == "chardev" for entry in entries)
+    too_many = isinstance(instances, list) and len(instances) > MAX_ENTRIES
+    return TurnAgainstMonitor("yank of a character device") if cut or too_many else Harmless()
 
 
 def _program(arguments: Arguments) -> str | None:
@@ -176,7 +209,7 @@ def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
     if opens_monitor(arguments):
         return OpenMonitor("netdev_add with 'guestfwd' to a monitor")
     program = program_of(arguments)
-    return RunProgram(f"netdev_add with {program}") if program else Harmless()
+    return RunProgram(f"netdev_add with {program}") if program else read_addresses(arguments, policy)
 
 
 def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
@@ -196,15 +229,15 @@ def read_block_command(arguments: Arguments, policy: Policy) -> Reading:
     """``blockdev-add`` and its like: of interest for a node that is a VFIO device (`nvme` and its like)."""
     try:
         node = blocks.opened(dict(arguments))
-    except blocks.TooManyError:
-        return Unreadable(f"it has more than {blocks.MAX_VALUES} values")
-    return Harmless() if node is None else OpenBlockNode(node)
+    except TooManyError:
+        return _TOO_MANY
+    return read_addresses(arguments, policy) if node is None else OpenBlockNode(node)
 
 
 def _block_line(name: str, text: str) -> Reading:
     try:
         node = blocks.opened_by_line(text)
-    except blocks.TooManyError:
+    except TooManyError:
         return Unreadable(f"{name} with escapes in JSON")
     return WriteHmp(name) if node is None else OpenBlockNode(node)
 
@@ -212,14 +245,23 @@ def _block_line(name: str, text: str) -> Reading:
 def read_object_add(arguments: Arguments, policy: Policy) -> Reading:
     """``object-add``: since QEMU 11.1 a monitor is an object."""
     match arguments.get("qom-type"):
-        case str(kind):
-            return _object(kind)
+        case str(kind) if kind.startswith("monitor"):
+            return OpenMonitor(f"object-add of '{kind}'")
+        case str("qtest"):
+            return TurnAgainstMonitor("object-add of 'qtest'")
+        case str():
+            return read_addresses(arguments, policy)
         case _:
             return Unreadable("'qom-type' is not a string")
 
 
-def _object(kind: str) -> Reading:
-    return OpenMonitor(f"object-add of '{kind}'") if kind.startswith("monitor") else Harmless()
+def read_object_del(arguments: Arguments, policy: Policy) -> Reading:
+    """``object-del``: of interest where the object is a monitor."""
+    match arguments.get("id"):
+        case str(identity):
+            return ChangeMonitor(f"/objects/{identity}", f"object-del of '{identity}'")
+        case _:
+            return Unreadable("'id' is not a string")
 
 
 #: what add_client serves beside character devices, of which any may be a monitor's
@@ -248,7 +290,13 @@ def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
         return Unreadable("'path' or 'property' is not a string")
     if name in _CAPABILITY_PROPERTIES:
         return _capabilities([(_CAPABILITY_PROPERTIES[name], arguments.get("value") is not False)], policy)
+    if name in MONITOR_PROPERTIES:
+        return ChangeMonitor(path, f"qom-set of '{name}' of '{path}'")
     return SetProperty(Change(path, name)) if name in VFIO_PROPERTIES else Harmless()
+
+
+#: the properties of monitor objects (11.1: monitor/qmp.c, monitor/hmp.c)
+MONITOR_PROPERTIES = frozenset({"chardev", "pretty", "close-action", "readline"})
 
 
 def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
@@ -260,6 +308,8 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
     if (same := as_qmp(command)) is not None:
         return read(*same, policy) or Harmless()
     match command:
+        case hmp.ObjectDel(identity):
+            return read_object_del({"id": identity}, policy)
         case hmp.NetdevAdd(options):
             reading = read_netdev_add(options, policy)
             # what runs a program is a line of HMP all the same: rule hmp-write is the stricter one
@@ -268,8 +318,8 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
             return _block_line(name, text)
         case hmp.Other(name):
             return WriteHmp(name)
-        case hmp.Gdbserver(device) if device != "none":
-            return OpenMonitor("gdbserver")
+        case hmp.Gdbserver(device):  # without a device too it makes a monitor inside, which nobody reaches
+            return WriteHmp("gdbserver") if device == "none" else OpenMonitor("gdbserver")
         case hmp.Info(what) if (found := crash(f"info {what}", {})) is not None:
             return EndQemu(found)
         case hmp.Rejected("a request for help") if (found := crash(f"{parse_line(text).name} help", {})) is not None:
@@ -314,9 +364,13 @@ READERS: Mapping[str, Reader] = {
     **{name: Reader(read_deadly(name)) for name in DEADLY},
     "device_add": Reader(read_device_add),
     "object-add": Reader(read_object_add),
+    "object-del": Reader(read_object_del),
+    "yank": Reader(read_yank),
     "qom-set": Reader(read_qom_set, _known("path", "property", "value")),
     "netdev_add": Reader(read_netdev_add),
     "add_client": Reader(read_add_client, _known("protocol", "fdname", "skipauth", "tls")),
+    **dict.fromkeys(("chardev-add", "chardev-change", "nbd-server-start", "display-update"), Reader(read_addresses)),
+    "block-export-add": Reader(read_addresses),
     **dict.fromkeys(sorted(blocks.COMMANDS), Reader(read_block_command)),
     "human-monitor-command": Reader(read_hmp, _known("command-line", "cpu-index")),
 }

@@ -14,6 +14,7 @@ from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, D
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rule import Rule
 from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
+from qmpguard.policy.sockets import named
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.messages import COMMAND_NOT_FOUND
 
@@ -91,6 +92,33 @@ def new_monitor(machine: Machine, policy: Policy) -> Problem | None:
     if machine.new_monitor is None:
         return None
     return Problem(f"{machine.new_monitor} would open a way around the guard", "connect to the guard's own socket")
+
+
+def monitor_object(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse to change or remove a monitor: since QEMU 11.1 they are objects.
+
+    `qom-set` of a monitor's property, and `object-del` of a monitor. With `close-action` set to `delete`, QEMU removes
+    the guard's own monitor for good when its connection ends; other tools' monitors are theirs.
+    """
+    if machine.monitor_change is None or not machine.changed_type.startswith("monitor"):
+        return None
+    return Problem(f"{machine.monitor_change} would change a monitor of this QEMU", "leave the monitors as they are")
+
+
+def own_socket(machine: Machine, policy: Policy) -> Problem | None:
+    """Refuse what would turn QEMU against its own monitor, or the guard's sockets.
+
+    QEMU can connect to the socket at which it listens itself; when the guard's connection ends, that one is served
+    next, and what a client feeds into it is executed unjudged. Refused are sockets of network devices, character
+    devices, block nodes, displays, NBD and migration that have the name or the port of one at which QEMU or the guard
+    listens; `yank` of a character device; and `object-add` of `qtest`, which reaches guest RAM.
+    """
+    if machine.deputy is not None:
+        return Problem(f"{machine.deputy} would turn QEMU against its own monitor", "leave the monitors as they are")
+    own = named(machine.addresses, machine.sockets) if machine.addresses else None
+    if own is None:
+        return None
+    return Problem(f"QEMU or the guard listens at '{own}' itself", "use another address")
 
 
 def vfio_property(machine: Machine, policy: Policy) -> Problem | None:
@@ -196,6 +224,8 @@ RULES = (
     Rule("vfio-state-lost",          vfio_state_lost,           _WARN,    _WARN),
     Rule("qemu-crash",               qemu_crash,                _ENFORCE),
     Rule("new-monitor",              new_monitor,               _ENFORCE),
+    Rule("monitor-object",           monitor_object,            _ENFORCE),
+    Rule("own-socket",               own_socket,                _OFF),
     Rule("vfio-property",            vfio_property,             _ENFORCE),
     Rule("hidden-primary",           hidden_primary,            _WARN),
     Rule("hmp-write",                hmp_write,                 _OFF),

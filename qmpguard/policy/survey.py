@@ -22,8 +22,9 @@ from qmpguard.policy.machine import (
     is_failover_standby,
     is_vfio,
 )
-from qmpguard.policy.operations import SetProperty
+from qmpguard.policy.operations import ChangeMonitor, SetProperty
 from qmpguard.policy.schema import read_schema
+from qmpguard.policy.sockets import listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -208,9 +209,18 @@ def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questi
         raise Unexpected(f"query-named-block-nodes: {error}") from error
 
 
+def _sockets(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    (answer,) = yield (Query("query-chardev"),)
+    try:
+        return replace(facts, sockets=frozenset() if isinstance(answer, Missing) else listening(answer))
+    except ValueError as error:
+        raise Unexpected(f"query-chardev: {error}") from error
+
+
 def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
-    assert isinstance(operation, SetProperty)
-    (answer,) = yield (_get(operation.change.path, "type"),)
+    assert isinstance(operation, SetProperty | ChangeMonitor)
+    path = operation.path if isinstance(operation, ChangeMonitor) else operation.change.path
+    (answer,) = yield (_get(path, "type"),)
     # no such object: QEMU will say so itself
     return replace(facts, type=answer if isinstance(answer, str) else "")
 
@@ -246,4 +256,5 @@ ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.PARAMETERS: _parameters,
     Fact.SHARED: _shared_memory,
     Fact.BLOCKS: _blocks,
+    Fact.SOCKETS: _sockets,
 }

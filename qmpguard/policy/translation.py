@@ -49,7 +49,15 @@ def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
             return _WHOLE[type(command)], {}
         case hmp.Other(name):
             return (NAMES[name], {}) if name in NAMES else None
-        case hmp.NetdevAdd() | hmp.Gdbserver() | hmp.Info() | hmp.DeviceDel() | hmp.Rejected() | hmp.Unreadable():
+        case (
+            hmp.NetdevAdd()
+            | hmp.ObjectDel()
+            | hmp.Gdbserver()
+            | hmp.Info()
+            | hmp.DeviceDel()
+            | hmp.Rejected()
+            | hmp.Unreadable()
+        ):
             return None
         case _:
             assert_never(command)

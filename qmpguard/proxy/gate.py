@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qmpguard.errors import UnavailableError
@@ -87,6 +86,7 @@ class Gate:
         self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
         self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
+        self.own: frozenset[str] = frozenset()  # the sockets where QEMU is reached and the guard listens, by name
         self.ways_around: tuple[str, ...] = ()  # what was let through and opened one; none can be taken back
         self.version: tuple[int, ...] | None = None  # of the present QEMU
         self.baseline = Baseline()
@@ -247,9 +247,14 @@ class Gate:
     @property
     def memory(self) -> Facts:
         """What is remembered, and no survey asks for."""
-        left_on = self.leftovers.left_on
-        known = Facts(hidden=self.primaries.hidden, commands=self.commands, left_on=left_on, confirmed=self.confirmed)
-        return replace(known, version=self.version)
+        return Facts(
+            hidden=self.primaries.hidden,
+            commands=self.commands,
+            left_on=self.leftovers.left_on,
+            confirmed=self.confirmed,
+            own=self.own,
+            version=self.version,
+        )
 
     def _compare(self, facts: Facts, ticket: int) -> None:
         self.primaries.hidden = facts.hidden

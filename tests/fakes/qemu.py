@@ -139,6 +139,13 @@ class FakeQemu:
         identity = {"id": request["id"]} if "id" in request else {}
         self.send({**identity, key: result} if key == "error" else {key: result, **identity})
 
+    def _listed(self, name: str) -> list[Request]:
+        if name == "query-qmp-schema":
+            return self.schema
+        if name == "query-chardev":
+            return [{"label": "compat_monitor0", "filename": f"unix:{self.path},server=on"}]
+        return [{"drv": driver, "file": file, "node-name": n} for n, (driver, file) in self.blocks.items()]
+
     def _result(self, name: str, arguments: dict[str, Any]) -> Any:
         match name:
             case "query-migrate-capabilities":
@@ -161,13 +168,11 @@ class FakeQemu:
             case "device_add":
                 self.devices[arguments["id"]] = arguments["driver"]
                 return {}
-            case "query-named-block-nodes":
-                return [{"drv": d, "file": f, "node-name": n} for n, (d, f) in self.blocks.items()]
-            case "query-qmp-schema":
-                return self.schema
             case "device_del":
                 self.devices.pop(arguments["id"], None)
                 return {}
+            case "query-qmp-schema" | "query-named-block-nodes" | "query-chardev":
+                return self._listed(name)
             case "nonsense":
                 return {"class": "CommandNotFound", "desc": "The command nonsense has not been found"}
             case _:

@@ -62,6 +62,7 @@ class Scene:
             migration=self.migration,
             changed_type=VFIO if self.device else "",
             left_on=self.capabilities if self.used else [],
+            sockets=["qmp0.sock"],
         )
 
 

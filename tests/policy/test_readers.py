@@ -9,11 +9,14 @@ import pytest
 from qmpguard.policy.machine import Change, Device, Start
 from qmpguard.policy.operations import (
     AddDevice,
+    ChangeMonitor,
     OpenMonitor,
     RunProgram,
     SetCapabilities,
     SetProperty,
     StartMigration,
+    TurnAgainstMonitor,
+    UseAddress,
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
@@ -24,6 +27,8 @@ from tests.policy.scenes import Request, caps, channel, hmp, plug, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))
 TO_DISK = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}
+CLOSE_ACTION = ChangeMonitor("m", "qom-set of 'close-action' of 'm'")
+MANY: list[Any] = [[]] * 20000  # more values than are looked through
 SNAPSHOT = SetCapabilities((("background-snapshot", True),))
 
 
@@ -45,9 +50,12 @@ def taken_for(request: Request) -> Reading | None:
         (qmp("migrate", uri="tcp:h:1", resume=True), Harmless()),
         (qmp("migrate", uri="exec:x", resume=True), RunProgram("uri 'exec:x'")),
         (qmp("migrate-recover", uri="tcp:h:1", new=1), Harmless()),
-        (qmp("netdev_add", type="tap", id="n", script="no", downscript=""), Harmless()),
+        (qmp("netdev_add", type="tap", id="n", script="no", downscript=""), UseAddress(("tap", "n", "no", ""))),
         (qmp("netdev_add", type="tap", id="n", script="/x"), RunProgram("netdev_add with 'script'")),
-        (qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}, 5]), Harmless()),
+        (
+            qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}, 5]),
+            UseAddress(("user", "n", "tcp:1.2.3.4:5-tcp:6.7.8.9:1")),
+        ),
         (
             qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-cmd:sh"}]),
             RunProgram("netdev_add with 'guestfwd' to a command"),
@@ -58,7 +66,18 @@ def taken_for(request: Request) -> Reading | None:
         (qmp("migrate-incoming", uri="tcp:h:1"), StartMigration(Start.INCOMING)),
         (qmp("migrate-start-postcopy"), StartMigration(Start.POSTCOPY)),
         (plug("e1000e"), Harmless()),
-        (qmp("object-add", **{"qom-type": "memory-backend-ram"}), Harmless()),
+        (qmp("object-add", **{"qom-type": "memory-backend-ram"}), UseAddress(("memory-backend-ram",))),
+        (qmp("object-add", **{"qom-type": "qtest"}), TurnAgainstMonitor("object-add of 'qtest'")),
+        (qmp("object-del", id="m"), ChangeMonitor("/objects/m", "object-del of 'm'")),
+        (qmp("qom-set", path="m", property="close-action", value="delete"), CLOSE_ACTION),
+        (hmp("object_del m"), ChangeMonitor("/objects/m", "object-del of 'm'")),
+        (hmp("qom-set m close-action delete"), CLOSE_ACTION),
+        (qmp("yank", instances=[{"type": "chardev", "id": "c"}]), TurnAgainstMonitor("yank of a character device")),
+        (qmp("yank", instances=[5, {"type": "migration"}]), Harmless()),
+        (qmp("yank", instances=[{"type": "migration"}] * 1025), TurnAgainstMonitor("yank of a character device")),
+        (qmp("chardev-add", id="c", backend={"type": "null", "data": {}}), UseAddress(("c", "null"))),
+        (qmp("nbd-server-start", addr={"type": "inet", "data": {"port": 5}}), UseAddress(("inet", ":5"))),
+        (qmp("chardev-add"), Harmless()),
         (qmp("object-add", **{"qom-type": "monitor-qmp"}), OpenMonitor("object-add of 'monitor-qmp'")),
         (qmp("add_client", protocol="vnc", fdname="f"), Harmless()),
         (qmp("add_client", protocol="spice", fdname="f"), Harmless()),
@@ -85,11 +104,11 @@ def taken_for(request: Request) -> Reading | None:
         (hmp("migrate_set_parameter background-snapshot off"), Harmless()),
         (hmp("device_add e1000e"), Harmless()),
         (hmp("device_del gpu0"), Harmless()),
-        (hmp("object_add memory-backend-ram,id=m,size=1M"), Harmless()),
+        (hmp("object_add memory-backend-ram,id=m,size=1M"), UseAddress(("memory-backend-ram", "m", "1M"))),
         (hmp("object_add monitor-hmp,id=m"), OpenMonitor("object-add of 'monitor-hmp'")),
         (hmp("qom-set /a realized off"), SetProperty(Change("/a", "realized"))),
         (hmp("gdbserver"), OpenMonitor("gdbserver")),
-        (hmp("gdbserver none"), Harmless()),
+        (hmp("gdbserver none"), WriteHmp("gdbserver")),
         (hmp("savevm now"), StartMigration(Start.SAVE)),
         (hmp("savevm"), StartMigration(Start.SAVE)),
         (hmp("loadvm now"), StartMigration(Start.LOAD)),
@@ -166,6 +185,10 @@ def test_a_device_without_an_id_is_named_by_its_type() -> None:
         qmp("device_add", id="x"),
         qmp("object-add"),
         qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}] * 1025),
+        qmp("object-del"),
+        qmp("migrate", uri="tcp:h:1", channels=MANY),
+        qmp("migrate-incoming", channels=MANY),
+        qmp("chardev-add", id="c", backend=MANY),
         qmp("add_client"),
         qmp("add_client", protocol="vnc", fdname="f", more=1),
         qmp("qom-set", path=1, property="x"),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qmpguard.policy.judgment import concerns, judge
@@ -63,6 +65,9 @@ from tests.policy.scenes import (
 
 POSTCOPY, SNAPSHOT, COLO_RULE = "vfio-postcopy", "vfio-background-snapshot", "vfio-colo"
 Row = tuple[Scene, Request, str]
+#: the monitor's own socket, as QAPI names it today and as it did before
+OWN: dict[str, Any] = {"type": "unix", "path": "/elsewhere/qmp0.sock"}
+LEGACY: dict[str, Any] = {"type": "unix", "data": {"path": "/elsewhere/qmp0.sock"}}
 #: QEMU's user-space driver of a host's NVMe device
 NVME = {"driver": "nvme", "device": "0000:01:00.0", "namespace": 1}
 #: where a monitor would wait for whoever comes, and a forward that opens none
@@ -320,6 +325,20 @@ STRICT_ROUTES: list[Row] = [
     (BARE, qmp("__com.redhat_command"), "unknown-command"),
     (BARE, qmp("no-such-command"), "unknown-command"),
     (BARE, qmp("qom-set", path="/machine/peripheral/net0", property="realized", value=False), "vfio-property"),
+    # QEMU as a deputy against its own monitor
+    (BARE, qmp("yank", instances=[{"type": "chardev", "id": "compat_monitor0"}]), "own-socket"),
+    (BARE, qmp("object-add", **{"qom-type": "qtest", "id": "q", "chardev": "c"}), "own-socket"),
+    (BARE, qmp("netdev_add", type="stream", id="n", server=False, addr=OWN), "own-socket"),
+    (BARE, qmp("netdev_add", type="dgram", id="n", local=OWN, remote=OWN), "own-socket"),
+    (BARE, qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "::80-unix:/x/qmp0.sock"}]), "own-socket"),
+    (BARE, qmp("chardev-add", id="c", backend={"type": "socket", "data": {"addr": LEGACY}}), "own-socket"),
+    (BARE, qmp("migrate", uri="unix:/x/qmp0.sock"), "own-socket"),
+    (BARE, qmp("migrate", channels=channel(transport="socket", type="unix", path="./qmp0.sock")), "own-socket"),
+    (INCOMING, qmp("migrate-incoming", uri="unix:qmp0.sock"), "own-socket"),
+    (BARE, qmp("nbd-server-start", addr=LEGACY), "own-socket"),
+    (BARE, qmp("blockdev-add", driver="nbd", server=OWN), "own-socket"),
+    (BARE, hmp("migrate -d unix:/x/qmp0.sock"), "own-socket"),
+    (BARE, hmp("gdbserver none"), "hmp-write"),
     (OVER_LIT, plug(), POSTCOPY),  # what is left over excuses nothing here
     (OVER_SNAP, plug(), SNAPSHOT),
     (STANDBY, on(PC), "hidden-primary"),

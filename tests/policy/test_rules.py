@@ -303,6 +303,8 @@ FAILING: dict[str, tuple[tuple[str, dict[str, Any]], Machine]] = {
     "vfio-state-lost": (MIGRATE, Machine.of(devices=[USER])),
     "qemu-crash": (("qom-list-properties", {"typename": "colo-compare"}), Machine.of(version=(7, 2, 22))),
     "new-monitor": (("object-add", {"qom-type": "monitor-qmp", "id": "m"}), EMPTY),
+    "monitor-object": (("object-del", {"id": "compat_monitor0"}), Machine.of(changed_type="monitor-qmp")),
+    "own-socket": (("chardev-add", {"id": "c", "path": "/run/qmp.sock"}), Machine.of(sockets=["qmp.sock"])),
     "vfio-property": (("qom-set", {"path": "g", "property": "realized"}), Machine.of(changed_type="vfio-pci")),
     "hidden-primary": (caps(ON), Machine.of(standbys=["net0"])),
     "hmp-write": (("human-monitor-command", {"command-line": "stop"}), EMPTY),
@@ -326,6 +328,17 @@ def test_every_rule_has_its_default_in_both_profiles(rule: Rule, profile: Profil
     default = rule.strict if profile is Profile.STRICT else rule.standard
     found = [f.mode for f in findings(request, machine, Policy(profile=profile)) if f.rule == rule.id]
     assert found == ([] if default is Mode.OFF else [default])
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("monitor-hmp", True), ("rng-builtin", False), ("", False)])
+def test_only_monitors_must_stay_as_they_are(kind: str, refused: bool) -> None:
+    for request in (
+        ("object-del", {"id": "m"}),
+        ("qom-set", {"path": "m", "property": "chardev", "value": "c"}),
+        ("human-monitor-command", {"command-line": "object_del m"}),
+    ):
+        found = [f.rule for f in findings(request, Machine.of(changed_type=kind))]
+        assert found == (["monitor-object"] if refused else [])
 
 
 def test_a_command_must_stand_in_the_schema_where_that_matters() -> None:

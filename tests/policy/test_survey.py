@@ -169,6 +169,18 @@ def test_an_answer_of_another_form_is_unexpected(command: str, answer: Any) -> N
         world.observe(Facts(), Fact.CAPABILITIES, Fact.RUNSTATE, Fact.MIGRATION)
 
 
+def test_the_sockets_of_character_devices_are_asked_for_where_an_address_is_used() -> None:
+    strict = Policy(profile=Profile.STRICT)
+    world = World(query_chardev=[{"label": "compat_monitor0", "filename": "disconnected:unix:/a/qmp.sock,server=on"}])
+    for path, refused in (("/b/qmp.sock", True), ("/b/other.sock", False)):
+        request = ("chardev-add", {"id": "c", "backend": {"type": "socket", "data": {"path": path}}})
+        assert (world.judge(*request, strict).refusal is not None) == refused
+    assert set(world.asked) == {"query-chardev"}
+    world.answers["query-chardev"] = {}
+    with pytest.raises(Unexpected, match="query-chardev"):
+        world.judge("chardev-add", {"path": "/x"}, strict)
+
+
 def test_a_list_of_block_nodes_of_another_form_is_unexpected() -> None:
     world = World(query_named_block_nodes={})
     with pytest.raises(Unexpected, match="query-named-block-nodes"):

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POSTCOPY = capabilities(postcopy_ram=True)
-SURVEY = {"query-migrate-capabilities", "qom-list", "qom-get", "query-status", "query-migrate"}
+SURVEY = {
+    "query-named-block-nodes",
+    "query-migrate-capabilities",
+    "qom-list",
+    "qom-get",
+    "query-status",
+    "query-migrate",
+}
 
 
 @pytest.mark.parametrize("pretty", [False, True], ids=["plain", "pretty"])
