@@ -11,7 +11,8 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.policy.machine import Device, Machine, Start
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, Device, Machine, Start
+from qmpguard.policy.native import outgoing
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.rule import Rule
 from qmpguard.policy.verdict import Problem
@@ -130,7 +131,7 @@ class Combination:
     def fails(self, machine: Machine, policy: Policy) -> Problem | None:
         """Return the problem where a device and the setting meet."""
         now = moment(machine)
-        if (now is not None and now not in self.at) or not self.setting.is_on(machine):
+        if (now is not None and now not in self.at) or self._has_no_phase(machine) or not self.setting.is_on(machine):
             return None
         devices = self._vfio(machine, policy) if self.types is None else self._named(machine)
         if not devices:
@@ -138,12 +139,16 @@ class Combination:
         name = devices[0].name
         message = self.message.replace(DEVICE, name) if DEVICE in self.message else f"{name}: {self.message}"
         labels = tuple(device.label for device in devices)
-        fix = self.fix or _way_out(machine, self.setting)
+        fix = self.fix or _way_out(machine, self.setting, devices)
         match self.setting:
             case Parameter(parameter, value):
                 return Problem(message, fix, labels, parameter=f"{parameter} is {value}")
             case setting:
                 return Problem(message, fix, labels, setting.name)
+
+    def _has_no_phase(self, machine: Machine) -> bool:
+        """Say whether the setting means nothing to what starts: a background snapshot has no postcopy phase."""
+        return machine.starting is Start.POSTCOPY and self.setting.name == BACKGROUND_SNAPSHOT
 
     def _vfio(self, machine: Machine, policy: Policy) -> tuple[Device, ...]:
         if not machine.devices and not machine.blocks:
@@ -158,14 +163,23 @@ class Combination:
         return tuple(sorted(found, key=lambda device: device.path))
 
 
-def _way_out(machine: Machine, setting: Setting) -> str:
+def _way_out(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str:
     if moment(machine) is At.PLUG and machine.runstate == "inmigrate":
         return "plug the device in after the migration has completed"
     if machine.starting is Start.POSTCOPY:
         return "let the migration go on as precopy, or cancel it with migrate_cancel"
+    if outgoing(machine):  # QEMU lets nothing be switched, plugged or unplugged while one runs
+        return "a migration is under way: cancel it with migrate_cancel, or try again when it has ended"
     if isinstance(setting, Parameter):
         return "set it otherwise with migrate-set-parameters, or unplug the device"
-    return "turn it off with migrate-set-capabilities, or unplug the device"
+    return "turn it off with migrate-set-capabilities, or unplug the device" + _for_pairs(machine, devices)
+
+
+def _for_pairs(machine: Machine, devices: tuple[Device, ...]) -> str:
+    """Name what lets a failover pair through, where a device is the primary of one."""
+    if not any(machine.has_standby(device) for device in devices):
+        return ""
+    return "; allow_failover_primary lets failover pairs through, at your own risk"
 
 
 def _summary(row: Combination) -> str:

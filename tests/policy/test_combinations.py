@@ -117,8 +117,10 @@ def test_a_row_is_judged_where_its_device_is_plugged(row: Combination) -> None:
 def test_a_row_is_judged_at_a_start_only_if_it_says_so(row: Combination, start: Start) -> None:
     at = next(at for at, starts in STARTS.items() if start in starts)
     verdict = judge(StartMigration(start), machine_of(row, plugged=True, lit=True), only(row))
-    assert found(verdict) == ([row.id] if at in row.at else [])
-    if at not in row.at:  # and then nothing is asked for it
+    # a background snapshot has no postcopy phase: QEMU refuses that in its own words
+    judged = at in row.at and (start is not Start.POSTCOPY or row.setting.name != "background-snapshot")
+    assert found(verdict) == ([row.id] if judged else [])
+    if not judged:  # and then nothing is asked for it
         assert row.fails(Machine(Facts(), starting=start), Policy()) is None
     for plugged, lit in ((True, False), (False, True)):
         assert found(judge(StartMigration(start), machine_of(row, plugged=plugged, lit=lit), only(row))) == []

@@ -106,6 +106,8 @@ HONEST: list[Row] = [
     ("libvirt", BOTH, qmp("migrate-recover", uri="unix:/nowhere/at/all")),
     ("libvirt", BITMAPS, qmp("migrate-start-postcopy")),
     ("libvirt", LIT, qmp("migrate-start-postcopy")),
+    ("libvirt", BOTH_SNAP, qmp("migrate-start-postcopy")),  # QEMU refuses it in its own words
+    ("Ganeti", BOTH_SNAP, hmp("migrate_start_postcopy")),
     ("Kata", INCOMING, qmp("migrate-incoming", uri="exec:sleep 1")),
     ("Kata", INCOMING_LIT, qmp("migrate-incoming", uri="unix:in.sock")),
     ("an operator", PLUGGED, qmp("migrate-incoming", uri="tcp:127.0.0.1:0")),

@@ -164,6 +164,20 @@ def test_on_an_incoming_machine_the_fix_is_to_plug_later() -> None:
     assert text_of(*plug(host="65:00.0"), machine).startswith("0000:65:00.0: ")
 
 
+@pytest.mark.parametrize("request_", [caps(ON), plug(), MIGRATE], ids=str)
+def test_while_a_migration_runs_only_its_end_helps(request_: tuple[str, dict[str, Any]]) -> None:
+    devices = [] if request_[0] == "device_add" else [GPU]
+    lit = [] if request_[0] == "migrate-set-capabilities" else ["postcopy-ram"]
+    text = text_of(*request_, Machine.of(devices=devices, capabilities=lit, migration="active"))
+    assert "; a migration is under way: cancel it with migrate_cancel, or try again when it has ended)" in text
+
+
+def test_a_refused_failover_pair_is_told_what_lets_it_through() -> None:
+    text = text_of(*caps(ON), Machine.of(devices=[PRIMARY], standbys=["net0"]))
+    assert "; allow_failover_primary lets failover pairs through, at your own risk)" in text
+    assert "allow_failover_primary" not in text_of(*caps(ON), Machine.of(devices=[PRIMARY]))
+
+
 @pytest.mark.parametrize(
     ("device", "name"),
     [
