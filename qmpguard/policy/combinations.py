@@ -31,8 +31,8 @@ was on in it, and is on still, is left over: a device may be plugged in, with a 
 refused. In profile strict, and where the guard has not seen that migration, it is to be turned off first.
 
 The primary of a failover pair counts too. QEMU unplugs it on the source, but on the destination it is plugged in again
-while the standby is being loaded, and mapping its memory fails once postcopy has begun. With `allow_failover_primary` in
-`[policy]` pairs pass whose standby is there; that this is safe has not been shown.
+while the standby is being loaded, and mapping its memory fails once postcopy has begun. `allow_failover_primary` lets
+pairs pass whose standby is there; that this is safe has not been shown.
 
 A block node of driver `nvme`, `virtio-blk-vfio-pci` or `virtio-blk-vhost-vdpa` counts as a VFIO device: it has a host
 device of its own and maps guest RAM for it. It is named by its node name and its PCI address.""",
