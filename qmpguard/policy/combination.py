@@ -11,7 +11,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, Device, Machine, Start
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Device, Machine, Start
 from qmpguard.policy.native import outgoing
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.rule import Rule
@@ -131,7 +131,8 @@ class Combination:
     def fails(self, machine: Machine, policy: Policy) -> Problem | None:
         """Return the problem where a device and the setting meet."""
         now = moment(machine)
-        if (now is not None and now not in self.at) or self._has_no_phase(machine) or not self.setting.is_on(machine):
+        looks = now is None or now in self.at or self._may_be_loaded(machine, policy)
+        if not looks or self._has_no_phase(machine) or not self.setting.is_on(machine):
             return None
         devices = self._vfio(machine, policy) if self.types is None else self._named(machine)
         if not devices:
@@ -145,6 +146,13 @@ class Combination:
                 return Problem(message, fix, labels, parameter=f"{parameter} is {value}")
             case setting:
                 return Problem(message, fix, labels, setting.name)
+
+    def _may_be_loaded(self, machine: Machine, policy: Policy) -> bool:
+        """Say whether a snapshot that is loaded may begin as the setting's migration does, made so by somebody.
+
+        One that begins with POSTCOPY_ADVISE has all RAM discarded (migration/savevm.c: loadvm_postcopy_handle_advise).
+        """
+        return policy.strict and machine.starting is Start.LOAD and self.setting.name == POSTCOPY_RAM
 
     def _has_no_phase(self, machine: Machine) -> bool:
         """Say whether the setting means nothing to what starts: a background snapshot has no postcopy phase."""

@@ -38,6 +38,7 @@ class Vm:
         self.guarded = guarded
         self.on: frozenset[str] = frozenset()
         self.devices: dict[str, Device] = {}
+        self.nodes: dict[str, Device] = {}  # block nodes that are VFIO devices
         self.hidden: dict[str, Device] = {}  # what QEMU keeps out of sight, and the guard remembers
         self.status = "none"
         self.standby = self.chance.random() < 0.3
@@ -51,7 +52,7 @@ class Vm:
 
     @property
     def has_vfio(self) -> bool:
-        return bool(self.hidden) or any("vfio" in device.driver for device in self.devices.values())
+        return bool(self.hidden or self.nodes) or any("vfio" in device.driver for device in self.devices.values())
 
     def seen(self) -> Machine:
         """What the guard's survey sees."""
@@ -62,6 +63,7 @@ class Vm:
             standbys=["net0"] if self.standby else [],
             runstate="inmigrate" if self.incoming else "running",
             left_on=self.left.left_on,
+            blocks=self.nodes.values(),
         )
         facts = replace(machine.facts, migration=Migration(self.status))
         self.left.saw(facts)
@@ -80,7 +82,9 @@ class Vm:
     def would_combine(self, request: Request) -> bool:
         """Whether both halves are there after a request, or in strict might be."""
         lit = self.on | {name for name in DANGEROUS if name in str(request)}
-        vfio = self.has_vfio or "vfio" in str(request) or (self.policy.strict and self.standby)
+        vfio = (
+            self.has_vfio or "vfio" in str(request) or "nvme" in str(request) or (self.policy.strict and self.standby)
+        )
         return bool(lit & DANGEROUS) and vfio
 
     # what clients do, in two spellings
@@ -113,6 +117,20 @@ class Vm:
             (self.hidden if hides else self.devices)[identity] = Device(
                 f"/machine/peripheral/{identity}", driver, identity, failover_pair_id=pair.get("failover_pair_id")
             )
+
+    def open_node(self) -> None:
+        name, driver = self.chance.choice("xy"), self.chance.choice(["nvme", "file"])
+        request = qmp("blockdev-add", driver="raw", file={"driver": driver, "node-name": name})
+        if self.chance.random() < 0.5:
+            request = hmp(f"drive_add 0 if=none,file.driver={driver},file.node-name={name}")
+        strict_line = self.policy.strict and request["execute"] == "human-monitor-command" and driver == "file"
+        if not strict_line and self.passes(request) and driver == "nvme":  # QEMU opens nodes at any time
+            self.nodes[name] = Device(f"block node '{name}'", driver, name)
+
+    def close_node(self) -> None:
+        name = self.chance.choice("xy")
+        assert self.passes(qmp("blockdev-del", **{"node-name": name}))
+        self.nodes.pop(name, None)
 
     def delete_device(self) -> None:
         identity = self.chance.choice("ab")
@@ -147,6 +165,7 @@ class Vm:
     def play(self) -> bool:
         """Play one game; return whether it came to what must never be."""
         moves: list[Callable[[], None]] = [self.set_capabilities, self.set_capability, self.add_device, self.add_device]
+        moves += [self.open_node, self.close_node]
         moves += [self.delete_device, self.migrate, self.migrate, self.cancel, self.go_on, self.go_on, self.negotiate]
         for _ in range(MOVES):
             self.chance.choice(moves)()

@@ -339,6 +339,9 @@ STRICT_ROUTES: list[Row] = [
     (BARE, qmp("blockdev-add", driver="nbd", server=OWN), "own-socket"),
     (BARE, hmp("migrate -d unix:/x/qmp0.sock"), "own-socket"),
     (BARE, hmp("gdbserver none"), "hmp-write"),
+    # a snapshot that begins as a postcopy migration does
+    (BOTH, qmp("snapshot-load", **{"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}), POSTCOPY),
+    (BOTH, hmp("loadvm t"), POSTCOPY),
     (OVER_LIT, plug(), POSTCOPY),  # what is left over excuses nothing here
     (OVER_SNAP, plug(), SNAPSHOT),
     (STANDBY, on(PC), "hidden-primary"),
