@@ -137,9 +137,13 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Nothing comes of this line: every version refuses it while parsing, or answers with a help text."""
+    """Nothing comes of this line: every version refuses it while parsing, or answers with a help text.
+
+    ``newer``: for a flag or an argument that a later version may know.
+    """
 
     reason: str
+    newer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +201,7 @@ def _read_with(reader: Callable[[Arguments], HmpCommand], rest: str) -> HmpComma
         command = reader(arguments)
         arguments.end()
     except LineError as error:
-        return Rejected(str(error))
+        return Rejected(str(error), error.newer)
     return command
 
 

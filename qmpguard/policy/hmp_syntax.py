@@ -44,7 +44,11 @@ HELP = frozenset({"help", "?"})
 
 
 class LineError(Exception):
-    """QEMU would stop here and do nothing. Never leaves this module."""
+    """QEMU 7.2 to 11.1 would stop here and do nothing. ``newer``: a later one may know what they do not."""
+
+    def __init__(self, reason: str, *, newer: bool = False) -> None:
+        super().__init__(reason)
+        self.newer = newer
 
 
 def parse_line(text: str) -> Line:
@@ -78,7 +82,7 @@ class Arguments:
         # A line that ends with the dash counts as a later flag, as in is_valid_option(); the last flag refuses it.
         if later and given in later:
             return False
-        raise LineError(f"unsupported option -{given}")
+        raise LineError(f"unsupported option -{given}", newer=True)
 
     def string(self) -> str:
         """Type ``s``: a word with any quotes inside, or a quoted string, which ends at its quote."""
@@ -124,7 +128,7 @@ class Arguments:
         """Make sure that nothing follows."""
         self._skip_spaces()
         if self._at < len(self._text):
-            raise LineError("extraneous characters at the end of line")
+            raise LineError("extraneous characters at the end of line", newer=True)
 
     def _skip_spaces(self) -> None:
         self._at = _end(_SPACES, self._text, self._at)

@@ -324,6 +324,8 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
             return EndQemu(found)
         case hmp.Rejected("a request for help") if (found := crash(f"{parse_line(text).name} help", {})) is not None:
             return EndQemu(found)
+        case hmp.Rejected(reason, newer=True):
+            return Unreadable(f"QEMU 7.2 to 11.1 refuse this line, and a later one may not: {reason}")
         case hmp.Unreadable(reason):
             return Unreadable(reason)
         case _:
@@ -337,8 +339,12 @@ def unread(schema: Schema) -> list[tuple[str, str]]:
         (command, argument)
         for command, reader in READERS.items()
         if reader.known is not None
-        for argument in sorted(schema.arguments.get(command, frozenset()) - reader.known)
+        for argument in sorted(schema.arguments.get(command, frozenset()) - reader.known - _also(command, schema))
     ]
+
+
+def _also(command: str, schema: Schema) -> frozenset[str]:
+    return schema.capabilities if command == "migrate-set-parameters" else frozenset()
 
 
 def _known(*names: str) -> frozenset[str]:
@@ -376,14 +382,18 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def read(command: str, arguments: Arguments, policy: Policy) -> Reading | None:
-    """Return what a request would do, None where the command is not intercepted. Never raises."""
+def read(command: str, arguments: Arguments, policy: Policy, schema: Schema | None = None) -> Reading | None:
+    """Return what a request would do, None where the command is not intercepted. Never raises.
+
+    ``schema`` is that of the QEMU that is there, where it is known: each of its capabilities may be a parameter.
+    """
     reader = READERS.get(command)
     if reader is None:
         return None
     if len(arguments) > MAX_ENTRIES:
         return Unreadable(f"{command} has more than {MAX_ENTRIES} arguments")
-    unknown = set() if reader.known is None else arguments.keys() - reader.known
+    also = frozenset() if schema is None else _also(command, schema)
+    unknown = set() if reader.known is None else arguments.keys() - reader.known - also
     if unknown:
         return Unreadable(f"qmpguard does not know the argument '{min(unknown)}' of {command}")
     return reader.read(arguments, policy)

@@ -43,6 +43,7 @@ class Schema:
     """The names of each command's arguments, by command."""
 
     arguments: Mapping[str, frozenset[str]]
+    capabilities: frozenset[str] = frozenset()  # of migrations; a coming version takes them as parameters too
 
     @property
     def commands(self) -> frozenset[str]:
@@ -66,7 +67,28 @@ def read_schema(answer: object) -> Schema:
         for name, entity in objects.items()
         if entity["meta-type"] == "command"
     }
-    return Schema(arguments)
+    return Schema(arguments, _capabilities(objects))
+
+
+def _capabilities(objects: Mapping[str, dict[str, Value]]) -> frozenset[str]:
+    """Return the values of the enumeration in `migrate-set-capabilities`; none where that command is gone."""
+    found = objects.get("migrate-set-capabilities", {}).get("arg-type")
+    for member in ("capabilities", "capability"):
+        found = _type_of(member, str(found), objects)
+        found = objects.get(str(found), {}).get("element-type", found)
+    values = objects.get(str(found), {}).get("values")
+    return frozenset(str(value) for value in values) if isinstance(values, list) else frozenset()
+
+
+def _type_of(member: str, name: str, objects: Mapping[str, dict[str, Value]]) -> Value:
+    members = objects.get(name, {}).get("members")
+    for one in members if isinstance(members, list) else ():
+        match one:
+            case {"name": str(called), "type": str(kind)} if called == member:
+                return kind
+            case _:
+                pass
+    return None
 
 
 def _members(name: str, objects: Mapping[str, dict[str, Value]]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from qmpguard.policy.blocks import listed
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import (
+    DANGEROUS,
     Device,
     Fact,
     Facts,
@@ -86,15 +87,25 @@ def observe(policy: Policy, facts: Facts = Facts(), wanted: tuple[Fact, ...] = (
 
 
 def _capabilities(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
-    (answer,) = yield (Query("query-migrate-capabilities"),)
-    on = set()
-    for entry in _list(answer):
+    (answer,) = yield (Query("query-migrate-capabilities", optional=True),)
+    states = _states(answer)
+    if not states.keys() >= DANGEROUS:  # a coming QEMU has them as parameters, and may hide what is deprecated
+        facts = yield from _parameters(facts, operation, policy)
+        states |= {name: value for name, value in (facts.parameters or {}).items() if isinstance(value, bool)}
+    if not states.keys() >= DANGEROUS:
+        raise Unexpected("query-migrate-capabilities: it does not list them")
+    return replace(facts, capabilities=frozenset(name for name, state in states.items() if state))
+
+
+def _states(answer: Answer) -> dict[str, bool]:
+    states = {}
+    for entry in () if isinstance(answer, Missing) else _list(answer):
         match entry:
             case {"capability": str(name), "state": bool(state)}:
-                on |= {name} if state else set()
+                states[name] = state
             case _:
                 raise Unexpected("query-migrate-capabilities")
-    return replace(facts, capabilities=frozenset(on))
+    return states
 
 
 def _devices(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:

@@ -85,6 +85,7 @@ class Gate:
         self.control: Control | None = None  # of the present link
         self._minds_unknown = concerns(CallUnlisted, policy)
         self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
+        self.schema: Schema | None = None  # likewise
         self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
         self.own: frozenset[str] = frozenset()  # the sockets where QEMU is reached and the guard listens, by name
         self.ways_around: tuple[str, ...] = ()  # what was let through and opened one; none can be taken back
@@ -159,7 +160,7 @@ class Gate:
         """Return what there is to judge about a request; None where it passes without a look at the machine."""
         command = request.command
         if command in READERS:
-            reading = read(command, request.arguments or {}, self.policy)
+            reading = read(command, request.arguments or {}, self.policy, self.schema)
             return None if isinstance(reading, Harmless) or not concerns(type(reading), self.policy) else reading
         if not self._minds_unknown or (self.commands is not None and passes_unjudged(command, self.commands)):
             return None
@@ -173,7 +174,7 @@ class Gate:
         self.sight = Sight(time.time)
         self.confirmed = frozenset()
         self.ways_around = ()
-        self.commands = None
+        self.commands = self.schema = None
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
         """Drive a survey's questions to their end; raises what the control session and the survey raise.

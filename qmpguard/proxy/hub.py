@@ -396,5 +396,5 @@ class Hub:
             raise UnavailableError("QEMU went away")
         schema = await self.schemas.learn(link.greeting, control)
         if link is self.link:
-            self.gate.commands = schema.commands
+            self.gate.schema, self.gate.commands = schema, schema.commands
         return schema

@@ -9,7 +9,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.readers import READERS, unread
-from qmpguard.policy.schema import PARAMETERS, read_schema
+from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, read_schema
 from tests.guarding import connected
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ async def test_readers_know_every_argument_and_every_migration_parameter(
     async with Qemu(binary(), tmp_path) as qemu, connected(qemu.monitors[0]) as qmp:
         schema = read_schema((await qmp.ask("query-qmp-schema"))["return"])
         parameters = (await qmp.ask("query-migrate-parameters"))["return"].keys()
+        listed = (await qmp.ask("query-migrate-capabilities"))["return"]
         lines = (await qmp.ask("human-monitor-command", {"command-line": "info migrate_parameters"}))["return"]
     assert unread(schema) == []
     assert READERS.keys() <= schema.commands
+    assert schema.capabilities == {entry["capability"] for entry in listed}
+    assert schema.capabilities <= CAPABILITIES
     assert parameters <= PARAMETERS
     assert {line.partition(":")[0].strip() for line in lines.splitlines()} <= PARAMETERS

@@ -176,7 +176,6 @@ HONEST: list[Row] = [
     ("Ganeti", BOTH, hmp("migrate_recover unix:/nowhere/at/all")),
     ("Ganeti", BOTH, hmp("migrate -r unix:/nowhere/at/all")),
     ("Ganeti", BARE, hmp("migrate_set_parameter mode cpr-reboot")),
-    ("qmp-shell", BOTH, hmp("migrate/-d exec:cat")),  # QEMU takes the slash for an argument
     ("qmp-shell", PLUGGED, hmp("migrate_set_capability/postcopy-ram on")),
     ("qmp-shell", PLUGGED, hmp('migrate_set_capability "postcopy\\-ram" on')),  # no such escape
     ("qmp-shell", LIT, hmp("device_add virtio-rng-pci,id=r")),

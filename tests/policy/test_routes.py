@@ -286,6 +286,13 @@ ROUTES: list[Row] = [
         for request in (save(), load(), hmp("savevm"), hmp(' savevm "a b"'), hmp("loadvm now"))
     ),
     *((scene, r, "ignore-shared") for scene in (IGNORED, IGNORED_PAUSED) for r in (save(), hmp("savevm"))),
+    # lines with a flag or an argument that a later QEMU may know
+    (BOTH, hmp("migrate/-d exec:cat"), "unverified"),  # QEMU takes the slash for an argument
+    (BARE, hmp("migrate -c unix:/nowhere unix:/nowhere"), "unverified"),  # cpr-transfer in 11.2
+    (BARE, hmp("migrate -x unix:/nowhere"), "unverified"),
+    (BARE, hmp("migrate_incoming unix:/nowhere now"), "unverified"),
+    (BARE, hmp("migrate_set_capability xbzrle on now"), "unverified"),
+    (BARE, hmp("device_add virtio-rng-pci now"), "unverified"),
     # what ends QEMU
     (BARE, qmp("migrate", channels=channels("cpr")), "qemu-crash"),
     (BARE, qmp("migrate", channels=channel(transport="exec", args=[])), "qemu-crash"),

@@ -39,6 +39,7 @@ class World:
             "query-status": {"status": "running"},
             "query-migrate": {},
             "query-named-block-nodes": [],
+            "query-migrate-parameters": {},
         } | {name.replace("_", "-"): answer for name, answer in answers.items()}
         self.folders: dict[str, Any] = {folder: [] for folder in DEVICES}
         self.properties: dict[tuple[str, str], Any] = {("/machine/peripheral/gpu0", "host"): "0000:65:00.0"}
