@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from qmpguard.policy.combinations import watched
+from qmpguard.policy.combinations import COLO, watched
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Facts, Machine, Start, Unknown
 from qmpguard.policy.native import UNTOLD, Native, Refuses
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
+from qmpguard.policy.snapshots import MULTIFD, NORMAL
 from qmpguard.policy.verdict import Verdict
 
 #: the ways to migrate that are told apart, each with the dangerous capability that it uses
@@ -22,6 +23,12 @@ WAYS: Mapping[str, frozenset[str]] = {
 }
 #: the same for a VM that a migration comes to
 WAYS_IN: Mapping[str, frozenset[str]] = {"incoming": frozenset(), "incoming postcopy": frozenset({POSTCOPY_RAM})}
+
+SNAPSHOT, CPR = "snapshot to disk", "CPR"
+#: QEMU 10.2 and later of a snapshot (migration/options.c: migrate_can_snapshot)
+_MULTIFD = "Snapshots are not compatible with multifd"
+#: QEMU 9.0 and later of a VFIO device in mode cpr-reboot (hw/vfio/cpr.c)
+_SUSPENDED = "VFIO device only supports cpr-reboot for runstate suspended"
 
 #: what helps where a device and the way do not go together
 INSTEAD = "migrate the plain way, or unplug the device first"
@@ -58,6 +65,37 @@ def arrivals(facts: Facts, policy: Policy) -> tuple[Prospect, ...]:
     return tuple(_prospect(way, Start.INCOMING, on, facts, policy) for way, on in WAYS_IN.items())
 
 
+def others(facts: Facts, policy: Policy) -> tuple[Prospect, ...]:
+    """Return what would become of what is told apart from the ways to migrate: a snapshot to disk, CPR, and COLO.
+
+    The snapshot is taken with the capabilities and in the mode that are set now.
+    """
+    colo = _prospect("COLO", Start.OUTGOING, frozenset({COLO}), facts, policy)
+    return _saved(facts, policy), _cpr(facts, policy), colo
+
+
+def _saved(facts: Facts, policy: Policy) -> Prospect:
+    prospect = _in_mode(SNAPSHOT, Start.SAVE, Machine(facts), policy)
+    if prospect.chance is Chance.NO or MULTIFD not in (facts.capabilities or ()):
+        return prospect
+    return Prospect(SNAPSHOT, Chance.NO, f"QEMU itself refuses: {_MULTIFD}", native=Native(Refuses.YES, _MULTIFD))
+
+
+def _cpr(facts: Facts, policy: Policy) -> Prospect:
+    """Return what would become of CPR in its mode `cpr-reboot`, which needs no preparation."""
+    machine = Machine(facts).with_capabilities((name, False) for name in watched(policy).capabilities)
+    prospect = _in_mode(CPR, Start.OUTGOING, machine.with_parameters([("mode", "cpr-reboot")]), policy)
+    stays = facts.runstate != "suspended" and any(d.driver != "vfio-user-pci" for d in facts.devices or ())
+    if prospect.chance is not Chance.NO and stays:
+        return Prospect(CPR, Chance.NO, f"QEMU itself refuses: {_SUSPENDED}", native=Native(Refuses.YES, _SUSPENDED))
+    return prospect
+
+
+def lacks_cpr(facts: Facts) -> str:
+    """Return why there can be no CPR; empty where this QEMU has it, or nobody has asked."""
+    return "" if facts.parameters is None or "mode" in facts.parameters else "this QEMU has no CPR"
+
+
 def obstacle(facts: Facts, start: Start) -> str:
     """Return why no migration at all can begin now in a direction, VFIO or not; empty where one can."""
     waits = facts.runstate == "inmigrate"
@@ -73,9 +111,13 @@ def obstacle(facts: Facts, start: Start) -> str:
 
 def _prospect(way: str, start: Start, on: frozenset[str], facts: Facts, policy: Policy) -> Prospect:
     machine = Machine(facts).with_capabilities((name, name in on) for name in watched(policy).capabilities)
+    return _in_mode(way, start, machine.with_parameters([("mode", NORMAL)]), policy)
+
+
+def _in_mode(way: str, start: Start, machine: Machine, policy: Policy) -> Prospect:
     try:
         verdict = judge(StartMigration(start), machine, policy)
-        blockers = machine.migration.blockers if start is Start.OUTGOING else ()
+        blockers = () if start is Start.INCOMING or way == CPR else machine.migration.blockers
     except Unknown as unknown:
         return Prospect(way, Chance.UNKNOWN, f"not known yet: {unknown}")
     if verdict.refusal is None and blockers:

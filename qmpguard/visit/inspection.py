@@ -30,7 +30,15 @@ GREETING = 5.0
 ANSWERS = 60.0
 #: everything that the rules look at, but for what belongs to one request
 EVERYTHING = (
-    *(Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.STANDBYS, Fact.BLOCKS, Fact.RUNSTATE, Fact.MIGRATION),
+    Fact.CAPABILITIES,
+    Fact.DEVICES,
+    Fact.DETAILS,
+    Fact.STANDBYS,
+    Fact.BLOCKS,
+    Fact.RUNSTATE,
+    Fact.MIGRATION,
+    Fact.PARAMETERS,
+    Fact.SHARED,
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import parse_address
 from qmpguard.policy.machine import Facts, Start, numbers
-from qmpguard.policy.outlook import Chance, Prospect, arrivals, obstacle, outlook
+from qmpguard.policy.outlook import CPR, Chance, Prospect, arrivals, lacks_cpr, obstacle, others, outlook
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
 from qmpguard.visit.inspection import EVERYTHING, visit
@@ -51,5 +51,11 @@ async def check(address: str, policy: Policy | None = None, change: Callable[[Po
         facts = await guest.ask(observe(policy, known, EVERYTHING))
         version, package = guest.version, guest.package
     out = ((prospect, obstacle(facts, Start.OUTGOING)) for prospect in outlook(facts, policy))
+    more = ((prospect, _hinders(prospect, facts)) for prospect in others(facts, policy))
     into = ((prospect, obstacle(facts, Start.INCOMING)) for prospect in arrivals(facts, policy))
-    return Report(str(where), version, package, policy.profile.value, facts, (*out, *into), stands.words)
+    return Report(str(where), version, package, policy.profile.value, facts, (*out, *more, *into), stands.words)
+
+
+def _hinders(prospect: Prospect, facts: Facts) -> str:
+    """Return why a snapshot, CPR or COLO cannot begin now, whatever the rules say."""
+    return obstacle(facts, Start.OUTGOING) or (lacks_cpr(facts) if prospect.way == CPR else "")

@@ -91,7 +91,7 @@ async def test_check_finds_nothing_where_there_is_no_vfio_device(tmp_path: Path,
     async with running(tmp_path, vfio=False, guarded=guarded) as socket:
         code, said = await shell.json("check", socket)
         assert (code, said["refuses"]) == (0, False)
-        assert [m["passes"] for m in said["migrations"]] == ["yes"] * 5
+        assert [m["passes"] for m in said["migrations"]] == ["yes"] * 8
         code, text, _ = await shell.run("check", socket)
         assert "VFIO devices: none" in text
         assert "  postcopy             passes\n" in text
@@ -247,7 +247,7 @@ async def test_nobody_at_all(tmp_path: Path, shell: Shell) -> None:
         assert err == f"qmpguard: unix:{tmp_path / 'q'}: No such file or directory\n"
 
 
-ODD = [(5, "could not be read"), ({"class": "CommandNotFound", "desc": "gone"}, "QEMU refused query-migrate")]
+ODD = [(5, "could not be read"), ({"class": "CommandNotFound", "desc": "gone"}, "query-migrate-capabilities")]
 
 
 @pytest.mark.parametrize(("answer", "said"), ODD)

@@ -148,6 +148,8 @@ class FakeQemu:
 
     def _result(self, name: str, arguments: dict[str, Any]) -> Any:
         match name:
+            case "query-memdev":
+                return []
             case "query-migrate-capabilities":
                 return [{"capability": c, "state": s} for c, s in self.capabilities.items()]
             case "migrate-set-capabilities":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmpguard.policy.machine import Device, Facts, Machine, Start
-from qmpguard.policy.outlook import Chance, arrivals, obstacle, outlook
+from qmpguard.policy.outlook import Chance, arrivals, lacks_cpr, obstacle, others, outlook
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rules import modes
 from qmpguard.policy.verdict import MAX_TEXT, Problem
@@ -105,3 +105,42 @@ def test_what_a_client_names_at_length_is_told_in_short() -> None:
     problem = Problem("x" * 5000, "short", ("y" * 5000, "z"))
     assert (len(problem.refusal), problem.fix) == (MAX_TEXT, "short")
     assert [len(device) for device in problem.devices] == [MAX_TEXT, 1]
+
+
+OLD, NEW = (7, 2, 22), (11, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("machine", "snapshot", "cpr", "colo"),
+    [
+        (Machine.of(version=NEW), "yes", "yes", "yes"),
+        (Machine.of(version=NEW, parameters={"mode": "cpr-exec"}), "snapshot-cpr", "yes", "yes"),
+        (Machine.of(version=OLD, capabilities=["multifd"]), "snapshot-multifd", "yes", "yes"),
+        (Machine.of(version=NEW, capabilities=["multifd"]), "QEMU", "yes", "yes"),
+        (Machine.of(version=NEW, devices=[GPU]), "yes", "QEMU", "vfio-colo"),
+        (Machine.of(version=NEW, devices=[GPU], runstate="suspended"), "yes", "yes", "vfio-colo"),
+        (Machine.of(version=NEW, devices=[VU]), "vfio-state-lost", "vfio-state-lost", "vfio-colo"),
+        (Machine.of(version=NEW, blockers=["the disk"]), "QEMU", "yes", "QEMU"),
+        (Machine.of(version=NEW, capabilities=["postcopy-ram", "x-colo"]), "yes", "yes", "yes"),
+    ],
+)
+def test_snapshots_cpr_and_colo_are_told_apart(machine: Machine, snapshot: str, cpr: str, colo: str) -> None:
+    told = [
+        p.rule or ("QEMU" if "QEMU itself" in p.reason else p.chance.value) for p in others(machine.facts, Policy())
+    ]
+    assert told == [snapshot, cpr, colo]
+
+
+def test_what_is_told_apart_is_unknown_where_nothing_was_asked() -> None:
+    assert {p.chance for p in others(Facts(), Policy())} == {Chance.UNKNOWN}
+
+
+def test_a_qemu_without_modes_has_no_cpr() -> None:
+    assert lacks_cpr(Machine.of(parameters={"mode": "normal"}).facts) == lacks_cpr(Facts()) == ""
+    assert lacks_cpr(Machine.of().facts) == "this QEMU has no CPR"
+
+
+def test_the_ways_to_migrate_are_those_of_mode_normal() -> None:
+    orphan = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="nobody")
+    known = Machine.of(devices=[orphan], parameters={"mode": "cpr-exec"}).facts
+    assert outlook(known, Policy())[0].rule == "vfio-state-lost"
