@@ -179,3 +179,9 @@ def test_every_row_is_a_rule_that_explains_itself() -> None:
         assert row.text
     assert OWN[0].rule.summary == "Refuse `virtio-gpu*`, `vfio-pci` together with `multifd`."
     assert OWN[1].rule.summary == "Refuse VFIO devices together with `mode` = `cpr-reboot`."
+
+
+def test_a_setting_that_no_row_looks_at_when_it_is_set_is_not_judged() -> None:
+    policy = Policy(combinations=(OWN[3],))
+    for request in setting_it(OWN[3]):
+        assert isinstance(read(*request, policy), Harmless)

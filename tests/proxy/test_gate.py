@@ -279,3 +279,36 @@ async def test_a_client_that_leaves_during_the_survey_has_nothing_executed(tmp_p
             assert (await other.ask("query-name")) == {"return": {}}
             assert await other.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}
         assert qemu.commands().count("migrate") == 1
+
+
+async def test_a_snapshot_to_disk_is_judged_and_is_no_migration(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        job = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}
+        assert await qmp.ask("snapshot-save", job) == {"return": {}}
+        assert not guard.hub.gate.sight.course.steps
+        qemu.capabilities["multifd"] = True
+        assert_refused(await qmp.ask("snapshot-save", job), "snapshot-multifd")
+        assert await qmp.ask("migrate", {"uri": "unix:/x"}) == {"return": {}}
+        assert [step.status for step in guard.hub.gate.sight.course.steps] == ["setup"]
+
+
+async def test_a_capability_of_this_qemus_own_schema_is_taken_as_a_parameter(tmp_path: Path) -> None:
+    qemu = FakeQemu(tmp_path / "q")
+    qemu.schema = [
+        {"name": "migrate-set-capabilities", "meta-type": "command", "arg-type": "1"},
+        {"name": "1", "meta-type": "object", "members": [{"name": "capabilities", "type": "[2]"}]},
+        {"name": "[2]", "meta-type": "array", "element-type": "2"},
+        {"name": "2", "meta-type": "object", "members": [{"name": "capability", "type": "3"}]},
+        {"name": "3", "meta-type": "enum", "values": ["of-tomorrow"]},
+    ]
+    async with qemu, guarding(qemu.path) as guard, connected(tmp_path / "guard.sock") as qmp:
+        await qmp.ask("query-status")
+        async with asyncio.timeout(5):
+            while guard.hub.gate.schema is None:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0)
+        assert await qmp.ask("migrate-set-parameters", {"of-tomorrow": True}) == {"return": {}}
+        assert_refused(await qmp.ask("migrate-set-parameters", {"of-the-day-after": True}), "unverified")
