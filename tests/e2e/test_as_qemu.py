@@ -78,7 +78,7 @@ async def test_a_qemu_without_migration_as_its_storage_daemon(tmp_path: Path) ->
         connected(tmp_path / "guard.sock") as client,
     ):
         qemu.schema = [entry for entry in qemu.schema if entry["name"] != "migrate"]
-        for command in ("query-migrate-capabilities", "query-migrate", "qom-list"):
+        for command in ("query-migrate-capabilities", "query-migrate-parameters", "query-migrate", "qom-list"):
             qemu.answers[command] = lambda request: {
                 "class": "CommandNotFound",
                 "desc": f"The command {request['execute']} has not been found",
