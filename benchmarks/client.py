@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 #: seconds for whatever should answer at once
-PATIENCE = 30.0
+TIMEOUT = 30.0
 _READ = 1 << 18
 
 
@@ -118,7 +118,7 @@ class Crowd:
         for sock in self._socks.values():
             sock.sendall(message * self._depth)
         while answered < count:
-            for number, _ in self._poll.poll(PATIENCE):
+            for number, _ in self._poll.poll(TIMEOUT):
                 replies = self._socks[number].recv(_READ).count(b"\n")
                 answered += replies
                 if more := min(replies, count - sent):
@@ -129,15 +129,15 @@ class Crowd:
     def hear(self, count: int) -> None:
         """Wait until there have been so many messages at all of them together."""
         while count > 0:
-            for number, _ in self._poll.poll(PATIENCE):
+            for number, _ in self._poll.poll(TIMEOUT):
                 count -= self._socks[number].recv(_READ).count(b"\n")
 
 
 def _connected(path: Path) -> socket.socket:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT)
         try:
             sock.connect(str(path))
         except OSError:
@@ -148,6 +148,6 @@ def _connected(path: Path) -> socket.socket:
         else:
             # blocking, without asking the kernel twice for each read; but not for ever
             sock.setblocking(True)
-            seconds = int(PATIENCE).to_bytes(8, "little") + bytes(8)
+            seconds = int(TIMEOUT).to_bytes(8, "little") + bytes(8)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
             return sock

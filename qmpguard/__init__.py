@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine, Start
     from qmpguard.policy.policy import Mode, Policy, Profile
     from qmpguard.policy.verdict import Problem
-    from qmpguard.visit.report import Report, check
+    from qmpguard.remote.report import Report, check
 
 __all__ = [
     "Device",
@@ -48,8 +48,8 @@ _HOMES = {
     "Mode": "qmpguard.policy.policy",
     "Policy": "qmpguard.policy.policy",
     "Profile": "qmpguard.policy.policy",
-    "Report": "qmpguard.visit.report",
-    "check": "qmpguard.visit.report",
+    "Report": "qmpguard.remote.report",
+    "check": "qmpguard.remote.report",
 }
 
 

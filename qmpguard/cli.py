@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol, cast
 
 from qmpguard.errors import QmpguardError
-from qmpguard.ledger.descriptors import complain, hold_standard_descriptors
+from qmpguard.logs.descriptors import complain, hold_standard_descriptors
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:

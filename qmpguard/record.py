@@ -54,7 +54,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict on record. ``ref`` stands in the client's error text; ``native``: would QEMU itself have refused.
+    """A verdict on record. ``ref`` stands in the client's error text; ``qemu_check``: would QEMU itself have refused.
 
     ``took`` is in seconds, from the request's arrival to the verdict.
     """
@@ -64,7 +64,7 @@ class Decision:
     command: str
     verdict: Verdict
     qemu: str
-    native: str = "unknown"
+    qemu_check: str = "unknown"
     took: float = 0.0
 
     def __post_init__(self) -> None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.address import Address, QemuAddress
-    from qmpguard.proxy.budget import Budget
+    from qmpguard.proxy.sockets.budget import Budget
 
 #: seconds for anything that answers at once on an idle machine, with room for a busy one
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @asynccontextmanager
@@ -48,7 +48,7 @@ async def guarding(
     guard = Guard(vm, budget=budget)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             if up:
                 await guard.hub.connected.wait()
             await guard.listening.wait()
@@ -60,7 +60,7 @@ async def guarding(
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds that nothing announces."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():  # noqa: ASYNC110 -- there is no event for it: that is why this is here
             await asyncio.sleep(0.005)
 
@@ -86,7 +86,7 @@ class Client:
             assert socket.send_fds(sock, [data], numbers) == len(data)
 
     async def line(self) -> bytes:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self.reader.readline()
 
     async def receive(self) -> Any:
@@ -110,7 +110,7 @@ class Client:
 
     async def closed(self) -> bool:
         """Whether the other side closes, whatever it sends before."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             try:
                 while await self.reader.read(65536):
                     pass
@@ -135,7 +135,7 @@ async def connected(path: Path | TcpAddress, *, negotiate: bool = True, oob: boo
 
 async def _open(path: Path | TcpAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect; after QEMU's end the guard refuses everybody until there is a link again."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 if isinstance(path, TcpAddress):
@@ -150,7 +150,7 @@ async def qmp_client(path: Path) -> AsyncGenerator[QMPClient]:
     """Connect a qemu.qmp client."""
     await eventually(path.exists)  # a guard's socket comes back with its QEMU
     client = QMPClient("test")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await client.connect(str(path))
     try:
         yield client

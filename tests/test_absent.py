@@ -14,13 +14,13 @@ from qmpguard.address import FdAddress, TcpAddress, UnixAddress
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon import guard as guards
 from qmpguard.daemon.fleet import Fleet
-from qmpguard.daemon.systemd import Sockets
-from qmpguard.proxy.schemas import Schemas
-from qmpguard.proxy.uplink import Presence
+from qmpguard.daemon.systemd import PassedSockets
+from qmpguard.proxy.judging.schemas import Schemas
+from qmpguard.proxy.qemu.connections import Presence
 from qmpguard.record import Run
 from qmpguard.tasks import Tasks
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, Client, connected, eventually
+from tests.guarding import TIMEOUT, Client, connected, eventually
 from tests.process import guard_process, vm_table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Fleet]:
     async with Tasks() as tasks:
-        fleet = Fleet(tasks, Schemas(), Sockets(), Run())
+        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
         fleet.fit(vms)
         try:
             yield fleet
@@ -48,7 +48,7 @@ def vm(qemu: FakeQemu, listen: ListenAddress | None = None, absent: Absent = Abs
 
 
 def presence(fleet: Fleet, name: str = "one") -> Presence:
-    return fleet.guards[name].hub.uplink.presence
+    return fleet.guards[name].hub.connections.presence
 
 
 async def test_the_socket_goes_with_qemu_and_comes_with_the_next(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ async def test_ended_is_when_all_have_been_there_and_none_is(tmp_path: Path) -> 
             await eventually(lambda: presence(fleet) is Presence.LINKED)
             await one.stop()
             await two.stop()
-            await asyncio.wait_for(fleet.ended.wait(), PATIENCE)
+            await asyncio.wait_for(fleet.ended.wait(), TIMEOUT)
             await one.start()
             await eventually(lambda: not fleet.ended.is_set())
             await two.start()
@@ -194,7 +194,7 @@ async def test_a_process_ends_with_its_qemus(tmp_path: Path, how: str) -> None:
                 await guard.says("vm=a link=down")
                 assert guard.alive
                 await two.stop()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 assert await guard.process.wait() == 0
             assert guard.faults() == []
 

@@ -48,7 +48,7 @@ async def test_a_live_vm_can_be_checked(tmp_path: Path) -> None:
         qemu.devices["gpu0"] = "vfio-pci"
         report = await qmpguard.check(listen)
         assert report.refuses
-        assert {p.way: p.rule for p, _ in report.prospects if p.way == "postcopy"} == {"postcopy": "vfio-postcopy"}
+        assert {p.way: p.rule for p, _ in report.forecasts if p.way == "postcopy"} == {"postcopy": "vfio-postcopy"}
 
 
 async def test_no_qemu_is_said_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ import pytest
 from qmpguard.config import LogConfig, LogFormat
 from qmpguard.daemon.fleet import Fleet
 from qmpguard.errors import ConfigError
-from qmpguard.ledger.formats import JsonFormatter
-from qmpguard.ledger.journald import Journald, encode, is_ours
-from qmpguard.ledger.linefile import LineFile
-from qmpguard.ledger.logbook import Logbook
+from qmpguard.logs.formats import JsonFormatter
+from qmpguard.logs.journald import Journald, encode, is_ours
+from qmpguard.logs.linefile import LineFile
+from qmpguard.logs.logbook import Logbook
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.record import Peer
 from tests.fakes.qemu import FakeQemu
@@ -108,7 +108,7 @@ async def test_a_file_that_was_moved_away_is_followed_by_a_new_one(tmp_path: Pat
 
 
 async def test_a_reload_begins_and_ends_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmpguard.ledger.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
+    monkeypatch.setattr("qmpguard.logs.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
     one, two = tmp_path / "one", tmp_path / "two"
     async with written_down(tmp_path, LogConfig()) as (_, fleet, logbook):
         overrides = fleet.guards["one"].hub.overrides

@@ -14,7 +14,7 @@ import pytest
 from qmpguard.cli import COMMANDS, main
 from tests.admin.visiting import visiting
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, assert_refused, capabilities, connected, guarding
+from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ async def shell(folder: Path, words: str, redirection: str) -> tuple[int, str]:
         )
     finally:
         os.close(writing)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         _, said = await process.communicate()
     assert process.returncode is not None
     return process.returncode, said.decode()
@@ -190,7 +190,7 @@ async def test_what_is_typed_by_mistake_is_told_in_a_few_lines(
         except SystemExit as end:
             return end.code
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         code = await asyncio.to_thread(run)
     out, said = capsys.readouterr()
     assert not out

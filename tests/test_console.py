@@ -18,9 +18,9 @@ from qmpguard.daemon.console import LONGEST, MAX_REASON, Console, places
 from qmpguard.errors import UsageError
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.record import Override, Peer
-from qmpguard.visit import consoles
+from qmpguard.remote import consoles
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
+from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
 from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
 from tests.test_fleet import fleet_of, vm
 
@@ -51,7 +51,7 @@ async def say(path: str, data: bytes) -> bytes:
     writer.write(data)
     writer.write_eof()
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await reader.read()
     except ConnectionError:
         return b""
@@ -148,7 +148,7 @@ async def test_what_is_asked_wrongly_is_refused(tmp_path: Path, request_: Any, s
 async def test_another_user_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "c")
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
-        monkeypatch.setattr("qmpguard.proxy.listener.peer_of", lambda *_: Peer(1, 2, os.geteuid() + 1, 3))
+        monkeypatch.setattr("qmpguard.proxy.listening.listener.peer_of", lambda *_: Peer(1, 2, os.geteuid() + 1, 3))
         assert await say(path, b'{"status": true}\n') == b""
 
 
@@ -180,11 +180,11 @@ async def test_only_a_few_converse_at_a_time_and_who_comes_later_is_served(
 
 
 async def test_one_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "PATIENCE", 0.01)
+    monkeypatch.setattr(console, "REQUEST_TIMEOUT", 0.01)
     path = str(tmp_path / "c")
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
         reader, writer = await asyncio.open_unix_connection(path)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await reader.read() == b""
         writer.close()
 
@@ -233,7 +233,7 @@ def test_what_killed_guards_have_left_is_removed_and_nothing_else(tmp_path: Path
 
 async def override(*arguments: str) -> int:
     """The command, in a thread: it waits for the guard, which is in this process."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await asyncio.to_thread(main, ["override", "--pid", str(os.getpid()), *arguments])
 
 

@@ -14,14 +14,14 @@ from qmpguard.access import Access, Role
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.fleet import Changes, Fleet
-from qmpguard.daemon.systemd import Sockets
+from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.proxy.schemas import Schemas
+from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.record import LinkChange, Run
 from qmpguard.tasks import Tasks
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually
+from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,7 +36,7 @@ WARN = Policy(mode=Mode.WARN)
 @asynccontextmanager
 async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Fleet]:
     async with Tasks() as tasks:
-        fleet = Fleet(tasks, Schemas(), Sockets(), Run())
+        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
         fleet.fit(vms)
         try:
             yield fleet
@@ -193,7 +193,7 @@ async def test_the_end_waits_for_replies_of_every_vm(tmp_path: Path) -> None:
         qemu.hold.add("query-name")
         qmp.send({"execute": "query-name"})
         await qemu.until("query-name")
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
             tasks.create_task(fleet.drain())
             await eventually(lambda: not (tmp_path / "one.sock").exists())
             qemu.let_go()

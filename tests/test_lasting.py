@@ -18,14 +18,14 @@ from qmpguard.daemon import lasting as module
 from qmpguard.daemon.fleet import Fleet
 from qmpguard.daemon.interface import Interface
 from qmpguard.daemon.lasting import keep_files, lasting
-from qmpguard.daemon.systemd import Sockets
+from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.counts import Upkeep
-from qmpguard.proxy.listener import Listener
-from qmpguard.proxy.schemas import Schemas
+from qmpguard.proxy.judging.schemas import Schemas
+from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.record import Run
 from qmpguard.tasks import Tasks
-from tests.guarding import PATIENCE, eventually
+from tests.guarding import TIMEOUT, eventually
 from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ async def test_an_exception_in_a_task_of_the_process_stays_there(task: str, tmp_
     words = ("--qemu", str(tmp_path / "q"), "--listen", str(tmp_path / "g"), "--admin", str(tmp_path / "a"))
     process = await faulty(RAISES[task], *words, "--end-with-qemu")
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while f"task={task} failed: ZeroDivisionError".encode() not in (line := await process.stderr.readline()):
             assert line, "it ended"
         if task != "announce":
@@ -152,9 +152,9 @@ async def test_files_of_many_sockets_are_looked_after_by_one_task(tmp_path: Path
 async def test_an_admin_socket_that_cannot_be_had_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no socket")
     async with asyncio.TaskGroup() as group, Tasks() as tasks:
-        fleet = Fleet(group, Schemas(), Sockets(), Run())  # type: ignore[arg-type,unused-ignore]
+        fleet = Fleet(group, Schemas(), PassedSockets(), Run())  # type: ignore[arg-type,unused-ignore]
         config = AdminConfig(UnixAddress(str(tmp_path / "a")))
-        interface = Interface(config, fleet, Sockets(), Run(), Upkeep)
+        interface = Interface(config, fleet, PassedSockets(), Run(), Upkeep)
         tasks.start("admin", interface.run())
         with pytest.raises(ExceptionGroup) as caught:
             await interface.opened()

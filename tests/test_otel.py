@@ -12,8 +12,8 @@ from aiohttp import web
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from qmpguard.ledger import otel
-from qmpguard.ledger.otel import Telemetry
+from qmpguard.logs import otel
+from qmpguard.logs.otel import Telemetry
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import assert_refused, capabilities, connected, eventually, guarding
 
@@ -119,6 +119,6 @@ def test_off_it_is_not_even_imported() -> None:
 
 
 def test_without_the_extra_it_says_how_to_get_it() -> None:
-    script = "import sys; sys.modules['opentelemetry'] = None; import qmpguard.ledger.otel"
+    script = "import sys; sys.modules['opentelemetry'] = None; import qmpguard.logs.otel"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].startswith("qmpguard.errors.ConfigError: OpenTelemetry is not installed")

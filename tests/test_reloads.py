@@ -21,10 +21,10 @@ from qmpguard.address import FdAddress, Inbound, UnixAddress
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon import guard as guards
 from qmpguard.daemon.fleet import Fleet
-from qmpguard.daemon.systemd import Sockets
+from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import QmpguardError
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.proxy.schemas import Schemas
+from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.record import Run
 from qmpguard.tasks import Tasks
 from tests.fakes.qemu import FakeQemu
@@ -84,7 +84,7 @@ class World:
     def __init__(self, folder: Path, fleet: Fleet, chance: random.Random) -> None:
         self.folder = folder
         self.fleet = fleet
-        self.chance = chance
+        self.passes = chance
         self.qemus: dict[str, OneByOne] = {}
         for number in range(QEMUS):
             path = folder / f"q{number}"
@@ -104,46 +104,46 @@ class World:
 
     def another(self) -> tuple[VmConfig, ...]:
         """The next configuration: any names, addresses and QEMUs, each for one VM."""
-        count = self.chance.randrange(min(ADDRESSES, QEMUS + DIALLING))
-        names = self.chance.sample(range(NAMES), count)
-        addresses = self.chance.sample(range(ADDRESSES), count)
-        qemus = self.chance.sample(range(QEMUS + DIALLING), count)
+        count = self.passes.randrange(min(ADDRESSES, QEMUS + DIALLING))
+        names = self.passes.sample(range(NAMES), count)
+        addresses = self.passes.sample(range(ADDRESSES), count)
+        qemus = self.passes.sample(range(QEMUS + DIALLING), count)
         return tuple(self._vm(f"vm{n}", a, q) for n, a, q in zip(names, addresses, qemus, strict=True))
 
     def _vm(self, name: str, address: int, qemu: int) -> VmConfig:
-        mode = self.chance.choice((Mode.WARN, Mode.ENFORCE))
-        absent = self.chance.choice(tuple(Absent))
+        mode = self.passes.choice((Mode.WARN, Mode.ENFORCE))
+        absent = self.passes.choice(tuple(Absent))
         return VmConfig(name, self._qemu(qemu), self._address(address), Policy(mode=mode), watch=0.0, absent=absent)
 
     def changed(self) -> tuple[VmConfig, ...]:
         """The last configuration, but for one thing about one VM."""
         if not self.vms:
             return self.another()
-        index = self.chance.randrange(len(self.vms))
+        index = self.passes.randrange(len(self.vms))
         vm, rest = self.vms[index], [*self.vms[:index], *self.vms[index + 1 :]]
-        match self.chance.randrange(5):
+        match self.passes.randrange(5):
             case 0:
                 return tuple(rest)
             case 1:
                 free = {f"vm{n}" for n in range(NAMES)} - {other.name for other in self.vms}
-                vm = replace(vm, name=self.chance.choice(sorted(free)))
+                vm = replace(vm, name=self.passes.choice(sorted(free)))
             case 2:
                 taken = {str(other.listen) for other in rest}
                 listens = [a for n in range(ADDRESSES) if str(a := self._address(n)) not in taken]
-                vm = replace(vm, listen=self.chance.choice(listens))
+                vm = replace(vm, listen=self.passes.choice(listens))
             case 3:
                 held = {str(other.qemu) for other in rest}
                 places = [q for n in range(QEMUS + DIALLING) if str(q := self._qemu(n)) not in held]
-                vm = replace(vm, qemu=self.chance.choice(places))
+                vm = replace(vm, qemu=self.passes.choice(places))
             case _:
-                vm = replace(vm, policy=Policy(mode=self.chance.choice((Mode.WARN, Mode.ENFORCE))))
+                vm = replace(vm, policy=Policy(mode=self.passes.choice((Mode.WARN, Mode.ENFORCE))))
         return (*rest, vm)
 
     def bad(self) -> tuple[VmConfig, ...]:
         """A configuration that cannot be used."""
         nowhere = UnixAddress(str(self.folder / "no" / "where"))
         qemu, listen = self._qemu(0), UnixAddress(str(self.folder / "free"))
-        bad = self.chance.choice(
+        bad = self.passes.choice(
             (
                 VmConfig("bad", UnixAddress(str(self.folder / "nobody")), nowhere),
                 VmConfig("bad", Inbound(nowhere), listen),
@@ -159,11 +159,11 @@ class World:
         self.vms = vms
 
     async def step(self) -> None:
-        match self.chance.randrange(8):
+        match self.passes.randrange(8):
             case 0:
-                for _ in range(self.chance.randint(2, 4)):  # a burst of signals
+                for _ in range(self.passes.randint(2, 4)):  # a burst of signals
                     self.fit(self.another())
-                    await asyncio.sleep(self.chance.choice((0, 0, 0.02)))
+                    await asyncio.sleep(self.passes.choice((0, 0, 0.02)))
             case 1 | 2:
                 self.fit(self.changed())
                 self.fit(self.changed())
@@ -173,9 +173,9 @@ class World:
                     self.fleet.fit(self.bad())
                 assert self.fleet.guards == before
             case 4:
-                qemu = self.chance.choice(list(self.qemus.values()))
+                qemu = self.passes.choice(list(self.qemus.values()))
                 await qemu.stop()
-                await asyncio.sleep(self.chance.choice((0, 0.02)))
+                await asyncio.sleep(self.passes.choice((0, 0.02)))
                 await qemu.start()
             case 5 | 6:
                 await self.connect()
@@ -186,12 +186,12 @@ class World:
         """Connect a client, which may leave a request behind that is not answered."""
         if not self.vms:
             return
-        vm = self.chance.choice(self.vms)
+        vm = self.passes.choice(self.vms)
         assert isinstance(vm.listen, UnixAddress)
         with suppress(OSError):
             client = Client(*await asyncio.open_unix_connection(vm.listen.path))
             self.clients.append((vm, client))
-            client.send({"execute": "qmp_capabilities"}, {"execute": self.chance.choice(("query-name", "held"))})
+            client.send({"execute": "qmp_capabilities"}, {"execute": self.passes.choice(("query-name", "held"))})
 
     async def settled(self) -> None:
         """Wait until the invariants hold."""
@@ -245,11 +245,11 @@ def open_sockets() -> int:
 @pytest.mark.parametrize("seed", [*range(12), 21, 48])
 async def test_any_sequence_of_reloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(guards, "DRAIN", 0.2)
-    monkeypatch.setattr("qmpguard.proxy.link.REST", 0.05)
+    monkeypatch.setattr("qmpguard.proxy.qemu.link.REST", 0.05)
     chance = random.Random(seed)  # noqa: S311 -- a test that can be repeated
     before, tasks_before = open_sockets(), len(asyncio.all_tasks())
     async with Tasks() as tasks:
-        world = World(tmp_path, Fleet(tasks, Schemas(), Sockets(), Run()), chance)
+        world = World(tmp_path, Fleet(tasks, Schemas(), PassedSockets(), Run()), chance)
         async with AsyncExitStack() as stack:
             for qemu in world.qemus.values():
                 qemu.hold.add("held")
@@ -279,7 +279,7 @@ async def test_a_renamed_vm_keeps_its_link_also_one_that_was_passed(tmp_path: Pa
         number = passed_pair(other)
         one = VmConfig("one", UnixAddress(str(qemu.path)), UnixAddress(str(tmp_path / "c1")), watch=0.0)
         two = VmConfig("two", FdAddress(number), UnixAddress(str(tmp_path / "c2")), watch=0.0)
-        fleet = Fleet(tasks, Schemas(), Sockets(), Run())
+        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
         fleet.fit([one, two])
         for name in "abc":
             for path in ("c1", "c2"):
@@ -299,7 +299,7 @@ async def test_the_number_of_a_passed_connection_never_becomes_that_of_another(t
     async with FakeQemu(tmp_path / "q") as qemu, Tasks() as tasks:
         number = passed_pair(qemu)
         vm = VmConfig("one", FdAddress(number), UnixAddress(str(tmp_path / "c")), watch=0.0)
-        fleet = Fleet(tasks, Schemas(), Sockets(), Run())
+        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
         fleet.fit([vm])
         async with connected(tmp_path / "c") as qmp:
             await qmp.ask("query-name")
@@ -316,7 +316,7 @@ async def test_the_number_of_a_passed_connection_never_becomes_that_of_another(t
 
 async def test_a_client_of_a_vm_that_goes_before_it_has_begun_is_closed(tmp_path: Path) -> None:
     async with Tasks() as tasks:
-        fleet = Fleet(tasks, Schemas(), Sockets(), Run())
+        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
         fleet.fit([VmConfig("one", UnixAddress(str(tmp_path / "q")), UnixAddress(str(tmp_path / "c")), watch=0.0)])
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(tmp_path / "c"))

@@ -13,9 +13,9 @@ from qmpguard.policy.machine import Device
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.rule import Rule
 from qmpguard.record import Peer
-from qmpguard.visit.standing import standing_of
+from qmpguard.remote.standing import standing_of
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, capabilities
+from tests.guarding import TIMEOUT, capabilities
 from tests.test_console import console_of
 from tests.test_fleet import fleet_of, vm
 
@@ -46,7 +46,7 @@ async def guarded(folder: Path, policy: Policy) -> AsyncGenerator[Fleet]:
 
 
 async def told(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         code = await asyncio.to_thread(main, [*map(str, words), "--json"])
     return code, json.loads(capsys.readouterr().out)
 

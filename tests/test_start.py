@@ -9,7 +9,7 @@ import sys
 UNNEEDED = {
     *("aiohttp", "prometheus_client", "opentelemetry", "yarl", "msgspec"),
     *("email", "http", "hashlib", "hmac", "multiprocessing", "random", "secrets", "tempfile", "tomllib", "unittest"),
-    *("qmpguard.admin", "qmpguard.demo", "qmpguard.ledger.otel"),
+    *("qmpguard.admin", "qmpguard.demo", "qmpguard.logs.otel"),
 }
 SCRIPT = """
 import asyncio, sys

@@ -14,9 +14,9 @@ import pytest
 
 from qmpguard.address import FdAddress, NamedAddress, UnixAddress
 from qmpguard.daemon import systemd
-from qmpguard.daemon.systemd import Notifier, Sockets, take_sockets
+from qmpguard.daemon.systemd import Notifier, PassedSockets, take_sockets
 from qmpguard.errors import ConfigError
-from tests.guarding import PATIENCE
+from tests.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ async def test_descriptors_are_left_by_name_and_the_barrier_waits_until_it_is_he
         assert os.pread(numbers[0], 4, 0) == b"same"
         os.close(numbers[0])
         assert told.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=link-1"
-        async with asyncio.TaskGroup() as tasks, asyncio.timeout(PATIENCE):
+        async with asyncio.TaskGroup() as tasks, asyncio.timeout(TIMEOUT):
             waiting = tasks.create_task(notifier.barrier())
             await asyncio.sleep(0)
             text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
@@ -102,7 +102,7 @@ async def test_a_service_manager_that_does_not_read_is_told_later_and_holds_nobo
         last = ["STATUS=99", "FDSTORE=1\nFDNAME=link-1", "READY=1"]
         assert [message.text for message in notifier._waiting][1:] == last
         heard = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while "READY=1" not in heard:
                 try:
                     text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
@@ -119,7 +119,7 @@ async def test_what_a_service_manager_never_reads_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(systemd, "MAX_WAITING", 3)
-    monkeypatch.setattr(systemd, "PATIENCE", 0.01)
+    monkeypatch.setattr(systemd, "BARRIER_TIMEOUT", 0.01)
     with closing(manager(f"{tmp_path}/n")), (tmp_path / "file").open("w+b") as file:
         notifier = Notifier({"NOTIFY_SOCKET": f"{tmp_path}/n"})
         while not notifier._waiting:
@@ -152,7 +152,7 @@ async def test_the_watchdog_is_fed_twice_in_the_time_that_it_allows(tmp_path: Pa
         notifier = Notifier(environ)
         assert notifier._every == 0.01
         assert not environ
-        async with asyncio.TaskGroup() as tasks, asyncio.timeout(PATIENCE):
+        async with asyncio.TaskGroup() as tasks, asyncio.timeout(TIMEOUT):
             task = tasks.create_task(notifier.watchdog())
             for _ in range(3):
                 assert await asyncio.get_running_loop().sock_recv(told, 4096) == b"WATCHDOG=1"
@@ -161,21 +161,21 @@ async def test_the_watchdog_is_fed_twice_in_the_time_that_it_allows(tmp_path: Pa
 
 @pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "2000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}])
 async def test_a_watchdog_of_somebody_else_is_not_fed(environ: dict[str, str]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await Notifier(environ).watchdog()
 
 
 class Passing(Protocol):
     """What a process finds that was started with sockets."""
 
-    def __call__(self, *socks: socket.socket, names: str | None = None, pid: int = 0) -> Sockets: ...
+    def __call__(self, *socks: socket.socket, names: str | None = None, pid: int = 0) -> PassedSockets: ...
 
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Passing]:
     numbers: list[int] = []
 
-    def take(*socks: socket.socket, names: str | None = None, pid: int = 0) -> Sockets:
+    def take(*socks: socket.socket, names: str | None = None, pid: int = 0) -> PassedSockets:
         first = max(sock.fileno() for sock in socks) + 100
         numbers.extend(os.dup2(sock.fileno(), first + offset) for offset, sock in enumerate(socks))
         monkeypatch.setattr(systemd, "FIRST", first)
@@ -206,7 +206,7 @@ def test_a_socket_is_found_by_its_name_and_stays_open(passed: Passing, listening
 
 
 def test_any_other_address_stays_as_it_is() -> None:
-    assert Sockets().resolve(UnixAddress("/run/x")) == UnixAddress("/run/x")
+    assert PassedSockets().resolve(UnixAddress("/run/x")) == UnixAddress("/run/x")
 
 
 def test_sockets_of_another_process_are_not_taken(passed: Passing, listening: socket.socket) -> None:
@@ -219,7 +219,7 @@ def test_sockets_without_names_are_called_what_systemd_calls_them(passed: Passin
 
 def test_what_was_not_passed_is_named_beside_what_was(passed: Passing, listening: socket.socket) -> None:
     with pytest.raises(ConfigError, match="fd:qmp: no sockets of that name were passed; no socket was passed at all"):
-        Sockets().resolve(NamedAddress("qmp"))
+        PassedSockets().resolve(NamedAddress("qmp"))
     with pytest.raises(ConfigError, match=r"FileDescriptorName= in the socket unit\): admin"):
         passed(listening, names="admin").resolve(NamedAddress("qmp"))
 

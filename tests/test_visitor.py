@@ -16,10 +16,10 @@ import pytest
 from qmpguard.cli import main
 from qmpguard.errors import UnavailableError
 from qmpguard.record import Peer
-from qmpguard.visit.admin import Visitor
+from qmpguard.remote.admin import AdminClient
 from tests.admin.visiting import TOKEN, visiting, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually, guarding
+from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,7 +38,7 @@ async def guard_with_admin(tmp_path: Path) -> AsyncGenerator[tuple[FakeQemu, Gua
 
 
 async def run(*arguments: str) -> int:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await asyncio.to_thread(main, arguments)
 
 
@@ -65,7 +65,7 @@ async def test_one_without_its_qemu_lives_but_is_not_ready(tmp_path: Path, capsy
 
 
 async def test_one_that_does_not_answer_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmpguard.visit.admin.PATIENCE", 0.05)
+    monkeypatch.setattr("qmpguard.remote.admin.ANSWER_TIMEOUT", 0.05)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
         silent.listen()
@@ -118,7 +118,7 @@ async def test_what_happens_is_told_line_by_line(tmp_path: Path) -> None:
 
         async def line() -> str:
             assert process.stdout is not None
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 return (await process.stdout.readline()).decode().strip()
 
         assert (await line()).endswith(" test link up: 8.1.0")
@@ -136,7 +136,7 @@ async def test_what_happens_is_told_line_by_line(tmp_path: Path) -> None:
 
 async def test_the_end_of_the_guard_ends_a_tail_with_a_word(tmp_path: Path) -> None:
     async with guard_with_admin(tmp_path) as (_, _, admin):
-        stream = Visitor(admin).stream("/api/v1/stream?since=0")
+        stream = AdminClient(admin).stream("/api/v1/stream?since=0")
         assert (await asyncio.to_thread(next, stream))["kind"] == "link"
     with pytest.raises(UnavailableError, match="ended the stream"):
         await asyncio.to_thread(list, stream)

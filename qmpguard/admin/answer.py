@@ -9,13 +9,13 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from qmpguard.admin.pace import Pace
+    from qmpguard.admin.slices import Slices
 
 JSON = "application/json; charset=utf-8"
 
 
 async def answer(
-    request: web.Request, pace: Pace, steps: Iterator[bytes], *, kind: str = JSON, status: int = 200
+    request: web.Request, pace: Slices, steps: Iterator[bytes], *, kind: str = JSON, status: int = 200
 ) -> web.StreamResponse:
     """Answer what the steps make. No more of it is held than a piece and what the transport has not written."""
     first = b"".join(await pace.slice(steps))

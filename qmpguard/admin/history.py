@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
-from qmpguard.admin.view import kind_of
+from qmpguard.admin.serialize import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

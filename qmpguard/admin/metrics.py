@@ -23,14 +23,14 @@ from prometheus_client.registry import Collector
 
 from qmpguard.admin.exposition import Encoder, Few, lines
 from qmpguard.admin.faults import Drop
+from qmpguard.policy.forecast import Passes
 from qmpguard.policy.machine import DANGEROUS
-from qmpguard.policy.outlook import Chance
-from qmpguard.proxy.counts import BOUNDS, DROP_REASONS, Durations, Upkeep
-from qmpguard.proxy.snapshot import Pulse, Snapshot
+from qmpguard.proxy.state.counters import BOUNDS, DROP_REASONS, Durations, Upkeep
+from qmpguard.proxy.state.snapshot import Pulse, Snapshot
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
-    from qmpguard.admin.states import Vm
+    from qmpguard.admin.states import VmState
 
 Values: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -43,7 +43,7 @@ STATUSES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Family:
     """A gauge or a counter: its name without prefix and ``_total``, meaning, labels beside ``vm``, and its values."""
 
     name: str
@@ -104,49 +104,49 @@ def _capabilities(shot: Snapshot) -> Values:
 
 
 def _status(shot: Snapshot) -> Values:
-    now = shot.course.status if shot.course.status in STATUSES else "other"
+    now = shot.history.status if shot.history.status in STATUSES else "other"
     return (((status,), status == now) for status in STATUSES)
 
 
 def _vfio(shot: Snapshot) -> Values:
-    progress = shot.course.progress
+    progress = shot.history.progress
     return () if progress is None or progress.vfio is None else _one(progress.vfio)
 
 
-def _outlook(shot: Snapshot) -> Values:
-    known = (prospect for prospect in shot.prospects if prospect.chance is not Chance.UNKNOWN)
-    return (((prospect.way.replace(" ", "-"),), prospect.chance is not Chance.NO) for prospect in known)
+def _forecasts(shot: Snapshot) -> Values:
+    known = (forecast for forecast in shot.forecasts if forecast.passes is not Passes.UNKNOWN)
+    return (((forecast.way.replace(" ", "-"),), forecast.passes is not Passes.NO) for forecast in known)
 
 
 _G, _C = GaugeMetricFamily, CounterMetricFamily
 
 NUMBERS = (
-    Number("upstream_up", _G, "1 while there is a link to QEMU.", lambda s: _one(s.link.up)),
-    Number("upstream_answers", _G, "1 while QEMU answers the heartbeat; absent where it cannot be asked.",
+    Family("upstream_up", _G, "1 while there is a link to QEMU.", lambda s: _one(s.link.up)),
+    Family("upstream_answers", _G, "1 while QEMU answers the heartbeat; absent where it cannot be asked.",
            lambda s: () if s.pulse is Pulse.UNKNOWN else _one(s.pulse is not Pulse.SILENT)),
-    Number("upstream_connects", _C, "Links to QEMU that came up.", lambda s: _one(s.counts.links)),
-    Number("clients", _G, "Clients connected now.", lambda s: _one(len(s.clients))),
-    Number("client_connects", _C, "Clients that have connected.", lambda s: _one(s.counts.clients)),
-    Number("faults", _C, "Exceptions of the guard itself: each ended one request, client or link, and is in the log.",
+    Family("upstream_connects", _C, "Links to QEMU that came up.", lambda s: _one(s.counts.links)),
+    Family("clients", _G, "Clients connected now.", lambda s: _one(len(s.clients))),
+    Family("client_connects", _C, "Clients that have connected.", lambda s: _one(s.counts.clients)),
+    Family("faults", _C, "Exceptions of the guard itself: each ended one request, client or link, and is in the log.",
            lambda s: (((where,), count) for where, count in tuple(s.counts.faults.items())), ("where",)),
-    Number("client_drops", _C, "Clients that were disconnected and did not end the conversation.", _drops, ("reason",)),
-    Number("commands", _C, "Commands by what became of them: passed unjudged, or judged and allowed, warned of or "
+    Family("client_drops", _C, "Clients that were disconnected and did not end the conversation.", _drops, ("reason",)),
+    Family("commands", _C, "Commands by what became of them: passed unjudged, or judged and allowed, warned of or "
            "refused.", _commands, ("outcome",)),
-    Number("decisions", _C, "What rules found, by rule, verdict and mode; a judged command that no rule minds counts "
+    Family("decisions", _C, "What rules found, by rule, verdict and mode; a judged command that no rule minds counts "
            "as rule none.", lambda s: tuple(s.counts.decisions.items()), ("rule", "verdict", "mode")),
-    Number("drifts", _C, "Changes that no command through the guard has made.", lambda s: _one(s.counts.drifts)),
-    Number("events", _C, "Events of QEMU.", lambda s: _one(s.counts.events)),
-    Number("parse_errors", _C, "Messages of clients that are no QMP.", lambda s: _one(s.counts.malformed)),
-    Number("fds", _C, "File descriptors that clients sent, and those passed to QEMU.", _descriptors, ("direction",)),
-    Number("vfio_devices", _G, "VFIO devices as last seen, hidden ones too; absent until QEMU has been looked at.",
+    Family("drifts", _C, "Changes that no command through the guard has made.", lambda s: _one(s.counts.drifts)),
+    Family("events", _C, "Events of QEMU.", lambda s: _one(s.counts.events)),
+    Family("parse_errors", _C, "Messages of clients that are no QMP.", lambda s: _one(s.counts.malformed)),
+    Family("fds", _C, "File descriptors that clients sent, and those passed to QEMU.", _descriptors, ("direction",)),
+    Family("vfio_devices", _G, "VFIO devices as last seen, hidden ones too; absent until QEMU has been looked at.",
            _devices),
-    Number("capability_on", _G, "1 while a dangerous migration capability is on, as last seen.", _capabilities,
+    Family("capability_on", _G, "1 while a dangerous migration capability is on, as last seen.", _capabilities,
            ("capability",)),
-    Number("may_migrate", _G, "1 if a migration of that way would be let through now; absent while that is unknown.",
-           _outlook, ("way",)),
-    Number("migration_status", _G, "1 for the status of the last or present migration, 0 for every other.", _status,
+    Family("may_migrate", _G, "1 if a migration of that way would be let through now; absent while that is unknown.",
+           _forecasts, ("way",)),
+    Family("migration_status", _G, "1 for the status of the last or present migration, 0 for every other.", _status,
            ("status",)),
-    Number("vfio_transferred_bytes", _G, "The VFIO devices' share of the last or present migration. QEMU begins at 0 "
+    Family("vfio_transferred_bytes", _G, "The VFIO devices' share of the last or present migration. QEMU begins at 0 "
            "with each; absent where it tells none.", _vfio),
 )  # fmt: skip
 
@@ -195,7 +195,7 @@ class Meter(Collector):
         for family in _FAMILIES:
             yield family(shots)
 
-    def encoded(self, encode: Encoder, vms: Sequence[Vm]) -> Iterator[bytes]:
+    def encoded(self, encode: Encoder, vms: Sequence[VmState]) -> Iterator[bytes]:
         """Yield the same, encoded, as steps of a millisecond."""
         shots = []
         for vm in tuple(vms):
@@ -224,7 +224,7 @@ def _total(total: Total, values: Values) -> Metric:
     return counter
 
 
-def _number(number: Number, shots: Sequence[Snapshot]) -> Metric:
+def _number(number: Family, shots: Sequence[Snapshot]) -> Metric:
     family = number.kind(f"qmpguard_{number.name}", number.meaning, labels=("vm", *number.labels))
     for shot in shots:
         for labels, value in number.read(shot):

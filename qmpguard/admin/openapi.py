@@ -173,7 +173,7 @@ def document() -> Schema:
     vms = _answer("Every VM.", _object(vms=_list("Vm")))
     decisions = _answer("Decisions, oldest first.", _object(decisions=_list("Decision"), last=_ID))
     stream = _answer(
-        "Server-sent events. Without an id: `vms`, the names of all, and `vm`, a Vm, when it has changed; with the id "
+        "Server-sent events. Without an id: `vms`, the names of all, and `vm`, a VM, when it has changed; with the id "
         "from which the stream can be resumed: `decision`, `drift`, `link`, `event` and `override`.",
         _TEXT,
         "text/event-stream",

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from qmpguard.address import TcpAddress
+from qmpguard.admin.auth import Auth, read_token
 from qmpguard.admin.connections import BODY_TIMEOUT, IDLE_TIMEOUT, Connections, prepare
-from qmpguard.admin.door import Door, read_token
 from qmpguard.admin.faults import Drop, Faults
-from qmpguard.admin.feed import Feed
-from qmpguard.admin.pace import Pace
-from qmpguard.admin.site import Site
+from qmpguard.admin.routes import Routes
+from qmpguard.admin.slices import Slices
+from qmpguard.admin.sse import EventFeed
 from qmpguard.errors import ConfigError
-from qmpguard.proxy.counts import Upkeep
-from qmpguard.proxy.fds import is_reserved
-from qmpguard.proxy.listener import Listener
+from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.sockets.descriptors import is_reserved
+from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from qmpguard.address import Address
     from qmpguard.admin.connections import Connection
-    from qmpguard.admin.states import Vm
+    from qmpguard.admin.states import VmState
     from qmpguard.record import Peer, Run
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Admin:
     def __init__(
         self,
         listen: Address,
-        vms: Callable[[], Sequence[Vm]],
+        vms: Callable[[], Sequence[VmState]],
         run: Run,
         upkeep: Callable[[], Upkeep] = Upkeep,
         *,
@@ -59,11 +59,11 @@ class Admin:
         self.opened = asyncio.Event()
         self._listen = listen
         names = {*hosts, listen.host} if isinstance(listen, TcpAddress) else set(hosts)
-        self._door = Door(read_token(token_file) if token_file else None, names)
+        self._door = Auth(read_token(token_file) if token_file else None, names)
         self._faults = Faults()
         self._connections = Connections(self._faults)
-        self._feed = Feed(vms, run, Pace(), self._faults)
-        site = Site(vms, run, self._feed, upkeep, self._faults)
+        self._feed = EventFeed(vms, run, Slices(), self._faults)
+        site = Routes(vms, run, self._feed, upkeep, self._faults)
         self._runner = web.AppRunner(
             site.application(self._door, self._connections),
             access_log=None,

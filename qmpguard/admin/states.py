@@ -6,8 +6,8 @@ import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.admin import view
-from qmpguard.proxy.snapshot import Snapshot
+from qmpguard.admin import serialize
+from qmpguard.proxy.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COMPARED = tuple(field.name for field in fields(Snapshot) if field.name not in {"time", "counts", "surveys"})
 
 
-class Vm(Protocol):
+class VmState(Protocol):
     """What is shown of one VM."""
 
     @property
@@ -43,14 +43,14 @@ class States:
         self._run = run
         self._kept: dict[str, tuple[tuple[object, ...], bytes]] = {}
 
-    def of(self, vm: Vm) -> bytes:
+    def of(self, vm: VmState) -> bytes:
         """Return the JSON of a VM's present state: a snapshot is taken, and encoded only if it shows something new."""
         shot = vm.snapshot()
         marks = mark(shot)
         kept = self._kept.get(shot.name)
         if kept is not None and kept[0] == marks:
             return kept[1]
-        data = encode(view.vm(shot, self._run))
+        data = encode(serialize.vm(shot, self._run))
         self._kept[shot.name] = marks, data
         return data
 
@@ -65,7 +65,7 @@ def mark(shot: Snapshot) -> tuple[object, ...]:
     counts = shot.counts
     return (
         counts.drifts,
-        *view.counts(counts).values(),
+        *serialize.counts(counts).values(),
         *(getattr(shot, name) for name in _COMPARED),
     )
 

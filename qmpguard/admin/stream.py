@@ -104,7 +104,7 @@ class Backlog:
             self._first.pop(ring, None)
 
 
-class Stream:
+class EventStream:
     """One who listens: to one VM or all, to some kinds of happening or all. ``drop`` ends its connection at once."""
 
     def __init__(self, vm: str | None, kinds: frozenset[str], opened: int, drop: Callable[[], None]) -> None:

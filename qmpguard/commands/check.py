@@ -7,13 +7,13 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, changed_by, native_words, policy_of
+from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words
 
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.policy.outlook import Prospect
-    from qmpguard.visit.report import Report
+    from qmpguard.policy.forecast import Forecast
+    from qmpguard.remote.report import Report
 
 SUMMARY = "say which migrations of a live VM would be refused, why, and what helps"
 DESCRIPTION = (
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Look, and tell."""
-    from qmpguard.visit.report import check
+    from qmpguard.remote.report import check
 
     change = partial(changed_by, arguments)
     report = asyncio.run(check(arguments.address, policy_of(arguments), change))
@@ -50,15 +50,15 @@ def _for_programs(report: Report) -> dict[str, object]:
         "refuses": report.refuses,
         "migrations": [
             {
-                "way": prospect.way,
-                "passes": prospect.chance.name.lower(),
+                "way": forecast.way,
+                "passes": forecast.passes.name.lower(),
                 "not_now": obstacle,
-                "rule": prospect.rule,
-                "reason": prospect.reason,
-                "fix": prospect.fix,
-                "qemu_itself": native_words(prospect.native),
+                "rule": forecast.rule,
+                "reason": forecast.reason,
+                "fix": forecast.fix,
+                "qemu_itself": qemu_check_words(forecast.qemu_check),
             }
-            for prospect, obstacle in report.prospects
+            for forecast, obstacle in report.forecasts
         ],
         "machine": draw(report.facts),
     }
@@ -80,8 +80,8 @@ def _for_people(report: Report) -> str:
         f"Judged by {report.judged_by}.",
         "What would become of a migration now:",
     ]
-    for prospect, obstacle in report.prospects:
-        lines += _prospect_for_people(prospect, obstacle)
+    for forecast, obstacle in report.forecasts:
+        lines += _prospect_for_people(forecast, obstacle)
     return "\n".join(lines)
 
 
@@ -89,17 +89,17 @@ def _for_people(report: Report) -> str:
 _WIDTH = 21
 
 
-def _prospect_for_people(prospect: Prospect, obstacle: str) -> list[str]:
-    from qmpguard.policy.outlook import Chance
+def _prospect_for_people(forecast: Forecast, obstacle: str) -> list[str]:
+    from qmpguard.policy.forecast import Passes
 
     indent = " " * (_WIDTH + 2)
     if obstacle:
-        return [f"  {prospect.way:{_WIDTH}}not now: {obstacle}"]
-    word = {Chance.YES: "passes", Chance.WARNED: "passes, with a warning", Chance.NO: "refused"}
-    lines = [f"  {prospect.way:{_WIDTH}}{word.get(prospect.chance, prospect.chance.value)}"]
-    if prospect.reason:
-        lines.append(indent + prospect.reason)
-    if prospect.rule:
-        lines.append(f"{indent}rule {prospect.rule}; what helps: {prospect.fix}")
-        lines.append(f"{indent}would QEMU itself refuse it? {prospect.native}")
+        return [f"  {forecast.way:{_WIDTH}}not now: {obstacle}"]
+    word = {Passes.YES: "passes", Passes.WARNED: "passes, with a warning", Passes.NO: "refused"}
+    lines = [f"  {forecast.way:{_WIDTH}}{word.get(forecast.passes, forecast.passes.value)}"]
+    if forecast.reason:
+        lines.append(indent + forecast.reason)
+    if forecast.rule:
+        lines.append(f"{indent}rule {forecast.rule}; what helps: {forecast.fix}")
+        lines.append(f"{indent}would QEMU itself refuse it? {forecast.qemu_check}")
     return lines

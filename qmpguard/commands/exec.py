@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.daemon.child import Child
     from qmpguard.daemon.openfiles import raise_limit
     from qmpguard.daemon.serve import serve
-    from qmpguard.ledger.stderr import log_to_stderr
+    from qmpguard.logs.stderr import log_to_stderr
     from qmpguard.settings.read import read_words
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, changed_by, native_words, policy_of
+from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from qmpguard.address import Address
     from qmpguard.policy.machine import Facts
-    from qmpguard.policy.native import Native
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
+    from qmpguard.policy.qemu_check import QemuCheck
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.verdict import Verdict
-    from qmpguard.visit.standing import Standing
+    from qmpguard.remote.standing import Standing
     from qmpguard.wire.messages import Request
 
 SUMMARY = "judge one command without sending it"
@@ -59,7 +59,7 @@ def _standing(arguments: argparse.Namespace) -> Standing:
     """Return how to judge: as a file says, as the guard of a live VM does, or by default; changed by the options."""
     from qmpguard.address import parse_address
     from qmpguard.policy.policy import Policy
-    from qmpguard.visit.standing import Standing, standing_of
+    from qmpguard.remote.standing import Standing, standing_of
 
     on_paper = Path(arguments.machine).is_file()
     stands = Standing(Policy(), "the default policy") if on_paper else standing_of(parse_address(arguments.machine))
@@ -76,7 +76,7 @@ class Explained:
 
     request: Request
     verdict: Verdict | None = None
-    own: Native | None = None
+    own: QemuCheck | None = None
 
     @property
     def refused(self) -> bool:
@@ -138,7 +138,7 @@ def _judged(request: Request, reading: Operation | Unreadable, machine: str, sta
 async def _alive(request: Request, operation: Operation, address: Address, stands: Standing) -> Explained:
     from qmpguard.policy.machine import Fact, numbers
     from qmpguard.policy.survey import inquire, observe
-    from qmpguard.visit.inspection import visit
+    from qmpguard.remote.inspection import visit
 
     async with visit(address) as guest:
         known = replace(stands.memory, version=numbers(guest.version))
@@ -167,9 +167,9 @@ def _starts(operation: Operation) -> bool:
     return isinstance(operation, StartMigration) and operation.start is Start.OUTGOING
 
 
-def _own(operation: Operation, facts: Facts) -> Native | None:
+def _own(operation: Operation, facts: Facts) -> QemuCheck | None:
     from qmpguard.policy.machine import Machine
-    from qmpguard.policy.native import of_start
+    from qmpguard.policy.qemu_check import of_start
 
     return of_start(Machine(facts)) if _starts(operation) else None
 
@@ -190,7 +190,7 @@ def _saved(path: Path) -> Facts:
 
 def _for_programs(explained: Explained) -> dict[str, object]:
     verdict = explained.verdict
-    native = explained.own or (verdict.native if verdict else None)
+    qemu_check = explained.own or (verdict.qemu_check if verdict else None)
     return {
         "command": explained.request.command,
         "verdict": explained.outcome,
@@ -206,7 +206,7 @@ def _for_programs(explained: Explained) -> dict[str, object]:
             for finding in (verdict.findings if verdict else ())
         ],
         "error": verdict.refusal.text() if verdict and verdict.refusal else None,
-        "qemu_itself": native_words(native) if native else None,
+        "qemu_itself": qemu_check_words(qemu_check) if qemu_check else None,
     }
 
 
@@ -225,5 +225,5 @@ def _for_people(explained: Explained) -> str:
         lines += [f"  rule {finding.rule} ({finding.mode.value}): {finding.problem.refusal}"]
         lines += [f"    what helps: {finding.problem.fix}"]
     if explained.verdict and (explained.verdict.findings or explained.own):
-        lines.append(f"  would QEMU itself refuse it? {explained.own or explained.verdict.native}")
+        lines.append(f"  would QEMU itself refuse it? {explained.own or explained.verdict.qemu_check}")
     return "\n".join(lines)

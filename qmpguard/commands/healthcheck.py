@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
-from qmpguard.visit import admin
+from qmpguard.remote import admin
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Ask once."""
-    status, _ = admin.Visitor(arguments.admin).get("/readyz" if arguments.ready else "/healthz")
+    status, _ = admin.AdminClient(arguments.admin).get("/readyz" if arguments.ready else "/healthz")
     if arguments.ready and status == 503:
         print("not ready", file=sys.stderr)
         return 1

@@ -10,8 +10,8 @@ from qmpguard.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.policy.native import Native
     from qmpguard.policy.policy import Mode, Policy
+    from qmpguard.policy.qemu_check import QemuCheck
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +75,6 @@ def _modes(words: str) -> dict[str, Mode]:
     return found
 
 
-def native_words(native: Native) -> dict[str, str]:
+def qemu_check_words(qemu_check: QemuCheck) -> dict[str, str]:
     """Return what QEMU itself would do, for programs."""
-    return {"refuses": native.refuses.value, "reason": native.reason}
+    return {"refuses": qemu_check.refuses.value, "reason": qemu_check.reason}

@@ -10,7 +10,7 @@ from qmpguard.errors import UnavailableError, UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.visit.consoles import Found
+    from qmpguard.remote.consoles import Found
 
 SUMMARY = "let a rule warn instead of refuse, for a while"
 DESCRIPTION = (
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Begin, end or show."""
-    from qmpguard.visit.consoles import every, find
+    from qmpguard.remote.consoles import every, find
 
     if not (arguments.rule or arguments.all_rules):
         if arguments.time or arguments.reason or arguments.end:
@@ -61,7 +61,7 @@ def _end(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
 
 
 def _do(found: Found, vm: str, request: dict[str, dict[str, object]]) -> int:
-    from qmpguard.visit.consoles import ask
+    from qmpguard.remote.consoles import ask
 
     for members in request.values():
         members["vm"] = vm

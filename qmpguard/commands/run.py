@@ -33,7 +33,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.daemon.openfiles import raise_limit
     from qmpguard.daemon.serve import serve
     from qmpguard.daemon.systemd import take_sockets
-    from qmpguard.ledger.stderr import log_to_stderr
+    from qmpguard.logs.stderr import log_to_stderr
     from qmpguard.settings.read import read_words
 
     sockets = take_sockets()

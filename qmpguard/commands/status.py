@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.visit.admin import Visitor
-from qmpguard.visit.admin import add_arguments as add_visitor_arguments
+from qmpguard.remote.admin import AdminClient
+from qmpguard.remote.admin import add_arguments as add_visitor_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print a table, and below it what should be known. 0 when every VM is ready, 1 when one is not."""
-    body = Visitor(arguments.admin, arguments.token_file).read("/api/v1/vms")
+    body = AdminClient(arguments.admin, arguments.token_file).read("/api/v1/vms")
     vms = body["vms"]
     for line in [json.dumps(body, indent=2)] if arguments.json else lines(vms):
         print(line)

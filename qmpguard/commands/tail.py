@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qmpguard.visit.admin import Visitor
-from qmpguard.visit.admin import add_arguments as add_visitor_arguments
+from qmpguard.remote.admin import AdminClient
+from qmpguard.remote.admin import add_arguments as add_visitor_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +32,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print a line for each, until interrupted."""
     asked = {"vm": arguments.vm, "kinds": arguments.kinds, "since": arguments.since}
     query = urlencode({name: value for name, value in asked.items() if value})
-    for entry in Visitor(arguments.admin, arguments.token_file).stream(f"/api/v1/stream?{query}"):
+    for entry in AdminClient(arguments.admin, arguments.token_file).stream(f"/api/v1/stream?{query}"):
         if "kind" in entry:  # what has none is the state of a VM
             print(json.dumps(entry) if arguments.json else line(entry), flush=True)
     return 0

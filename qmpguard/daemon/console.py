@@ -21,8 +21,8 @@ from qmpguard.address import UnixAddress
 from qmpguard.errors import QmpguardError, UnavailableError, UsageError
 from qmpguard.policy.portrait import draw_memory, draw_policy
 from qmpguard.policy.rules import modes
-from qmpguard.proxy.listener import Listener
-from qmpguard.proxy.sockfile import is_deserted
+from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.listening.socket_file import is_deserted
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from qmpguard.daemon.fleet import Fleet
     from qmpguard.daemon.guard import Guard
-    from qmpguard.proxy.overrides import Overrides
+    from qmpguard.proxy.judging.overrides import Overrides
     from qmpguard.record import Override, Peer
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ MAX_TALKS = 8
 #: bytes of a request at most
 MAX_REQUEST = 16 * 1024
 #: seconds that a conversation may take
-PATIENCE = 5.0
+REQUEST_TIMEOUT = 5.0
 #: seconds that an override may last: longer is a decision for the configuration
 LONGEST = 24 * 3600.0
 #: characters of a reason
@@ -144,7 +144,7 @@ class Console:
         with sock:
             sock.setblocking(False)
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(REQUEST_TIMEOUT):
                     data = b""
                     while not data.endswith(b"\n") and len(data) <= MAX_REQUEST:
                         data += (piece := await loop.sock_recv(sock, MAX_REQUEST))

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from qmpguard.daemon.guard import Guard
 from qmpguard.daemon.pool import Pool
-from qmpguard.proxy.budget import Budget
-from qmpguard.proxy.uplink import Presence
+from qmpguard.proxy.qemu.connections import Presence
+from qmpguard.proxy.sockets.budget import Budget
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from qmpguard.config import VmConfig
-    from qmpguard.daemon.systemd import Sockets
+    from qmpguard.daemon.systemd import PassedSockets
     from qmpguard.proxy.hub import Hub
-    from qmpguard.proxy.schemas import Schemas
+    from qmpguard.proxy.judging.schemas import Schemas
     from qmpguard.record import Entry, Peer, Run
     from qmpguard.wire.messages import Request
 
@@ -57,7 +57,7 @@ class Fleet:
     ``ended`` is set while there are VMs and the QEMUs of all have ended.
     """
 
-    def __init__(self, tasks: Tasks, schemas: Schemas, sockets: Sockets, run: Run) -> None:
+    def __init__(self, tasks: Tasks, schemas: Schemas, sockets: PassedSockets, run: Run) -> None:
         self.guards: dict[str, Guard] = {}
         self.ended = asyncio.Event()
         self._tasks = tasks
@@ -147,7 +147,7 @@ class Fleet:
         for guard in leaving:
             gone = self._leaving[guard] = asyncio.Event()
             if (heir := self._heir(guard)) is not None:
-                heir.hub.uplink.succeed(guard.hub.uplink)
+                heir.hub.connections.succeed(guard.hub.connections)
             self._tasks.start("leave", self._leave(guard, gone))
         for guard in arriving:
             guard.hub.traffic, guard.hub.remarks = self._traffic, (self._remark, guard.remark)
@@ -175,14 +175,14 @@ class Fleet:
         """Let another guard that is to have the same QEMU go on with the link, if it is at rest."""
         if self._heir(guard) is None:
             return
-        inheritance = await guard.hub.uplink.release(within=True)
+        inheritance = await guard.hub.connections.release(within=True)
         heir = self._heir(guard)
         if inheritance is not None and heir is not None:
-            heir.hub.uplink.inherit(inheritance)
+            heir.hub.connections.inherit(inheritance)
         elif inheritance is not None:
             inheritance.sock.close()
         elif heir is not None:
-            heir.hub.uplink.succeed(guard.hub.uplink)
+            heir.hub.connections.succeed(guard.hub.connections)
 
     def _heir(self, guard: Guard) -> Guard | None:
         """Return the guard that is to have the same QEMU, and waits for it; None where there is none."""
@@ -191,7 +191,7 @@ class Fleet:
     # what is known of all
 
     def _note_ended(self) -> None:
-        if self.guards and all(guard.hub.uplink.presence is Presence.ENDED for guard in self.guards.values()):
+        if self.guards and all(guard.hub.connections.presence is Presence.ENDED for guard in self.guards.values()):
             self.ended.set()
         else:
             self.ended.clear()

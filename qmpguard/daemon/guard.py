@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import Inbound, TcpAddress, UnixAddress, parse_address
 from qmpguard.config import Absent, VmConfig
-from qmpguard.daemon.systemd import Sockets
+from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.sockets import name_of
-from qmpguard.proxy.absence import Cause
 from qmpguard.proxy.hub import Hub
-from qmpguard.proxy.inbound import QemuListener, own
 from qmpguard.proxy.limits import Limits
-from qmpguard.proxy.listener import Listener
-from qmpguard.proxy.takeover import take_over
-from qmpguard.proxy.uplink import Presence
-from qmpguard.proxy.upstream import check
+from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.listening.qemu_listener import QemuListener, own
+from qmpguard.proxy.listening.takeover import take_over
+from qmpguard.proxy.qemu.absence import Cause
+from qmpguard.proxy.qemu.connections import Presence
+from qmpguard.proxy.sockets.dial import check
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from qmpguard.proxy.budget import Budget
-    from qmpguard.proxy.listener import Place
-    from qmpguard.proxy.schemas import Schemas
+    from qmpguard.proxy.judging.schemas import Schemas
+    from qmpguard.proxy.listening.listener import Place
+    from qmpguard.proxy.sockets.budget import Budget
     from qmpguard.record import Run
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Guard:
         self,
         config: VmConfig,
         schemas: Schemas | None = None,
-        sockets: Sockets | None = None,
+        sockets: PassedSockets | None = None,
         run: Run | None = None,
         budget: Budget | None = None,
     ) -> None:
@@ -67,9 +67,9 @@ class Guard:
         self.listener: Listener | None = None
         self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
         self.hub.gate.own = _own_sockets(config)
-        self.hub.uplink.on_presence = self._on_presence
+        self.hub.connections.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _nothing
-        self._sockets = sockets or Sockets()
+        self._sockets = sockets or PassedSockets()
         self._fault = ""  # why clients cannot connect though they should
         self._retry: asyncio.TimerHandle | None = None
 
@@ -110,7 +110,7 @@ class Guard:
 
     def refuses(self, config: VmConfig) -> bool:
         """Say whether clients cannot connect by a config, as they could not at QEMU: it was there, and is gone."""
-        return config.absent is Absent.REFUSE and self.hub.uplink.presence in _GONE
+        return config.absent is Absent.REFUSE and self.hub.connections.presence in _GONE
 
     def _on_presence(self) -> None:
         self._admit()
@@ -154,8 +154,8 @@ class Guard:
         if self.listener is None:
             self.listen(self.open())
         assert self.listener is not None
-        if self.hub.uplink.listener is None:
-            self.hub.uplink.listener = self.open_for_qemu()
+        if self.hub.connections.listener is None:
+            self.hub.connections.listener = self.open_for_qemu()
         try:
             async with Tasks(f"vm={self.config.name}", self.hub.counts.faults) as tasks:
                 if (place := self.listener.place) is not None:
@@ -171,7 +171,7 @@ class Guard:
                 await self.hub.run()
             except Exception as error:  # noqa: BLE001 -- whatever it is: it concerns no other VM
                 tasks.record("hub", error)
-                self.hub.chronicle.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
+                self.hub.recorder.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
             await asyncio.sleep(RESTART)
 
     async def _keep(self, tasks: Tasks, listener: Listener, place: Place) -> None:
@@ -184,7 +184,7 @@ class Guard:
 
     async def drain(self) -> None:
         """Take no more clients or requests, and wait a little for the replies that are under way."""
-        self.hub.uplink.stop()
+        self.hub.connections.stop()
         self._stop_listening()
         self.hub.quiesce()
         with suppress(TimeoutError):
@@ -194,7 +194,7 @@ class Guard:
     def close(self) -> None:
         """Take no more clients, and no QEMU; close the clients that are here, also if the hub has never run."""
         self._stop_listening()
-        self.hub.uplink.close()
+        self.hub.connections.close()
         for session in self.hub.clients:
             session.close("the guard stops")
 
@@ -214,7 +214,7 @@ async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy |
     what is no address.
     """
     guard = Guard(VmConfig(name, parse_address(qemu), parse_address(listen), policy or Policy()))
-    guard.hub.uplink.listener = guard.open_for_qemu()
+    guard.hub.connections.listener = guard.open_for_qemu()
     guard.listen(guard.open())
     try:
         async with Tasks(f"vm={name}", guard.hub.counts.faults) as tasks:
@@ -233,7 +233,7 @@ async def _answered(guard: Guard, qemu: str) -> None:
         async with asyncio.timeout(START):
             await guard.hub.connected.wait()
     except TimeoutError:
-        reason = guard.hub.chronicle.standing.reason
+        reason = guard.hub.recorder.standing.reason
         raise UnavailableError(f"QEMU did not answer at {qemu} within {START:g} s: {reason}") from None
 
 

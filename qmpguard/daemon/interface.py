@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from qmpguard.admin.server import Admin
     from qmpguard.config import AdminConfig
     from qmpguard.daemon.fleet import Fleet
-    from qmpguard.daemon.systemd import Sockets
-    from qmpguard.proxy.counts import Upkeep
+    from qmpguard.daemon.systemd import PassedSockets
+    from qmpguard.proxy.state.counters import Upkeep
     from qmpguard.record import Run
 
 
@@ -20,7 +20,7 @@ class Interface:
     """Makes an `Admin` and runs it, another one each time."""
 
     def __init__(
-        self, config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep: Callable[[], Upkeep]
+        self, config: AdminConfig, fleet: Fleet, sockets: PassedSockets, run: Run, upkeep: Callable[[], Upkeep]
     ) -> None:
         """Make the first; raises `ConfigError`."""
         self._make: Callable[[], Admin] = partial(_admin, config, fleet, sockets, run, upkeep)
@@ -47,7 +47,7 @@ class Interface:
             self._first.opened.set()
 
 
-def _admin(config: AdminConfig, fleet: Fleet, sockets: Sockets, run: Run, upkeep: Callable[[], Upkeep]) -> Admin:
+def _admin(config: AdminConfig, fleet: Fleet, sockets: PassedSockets, run: Run, upkeep: Callable[[], Upkeep]) -> Admin:
     from qmpguard.admin.server import Admin
 
     address = sockets.resolve(config.listen)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
-    from qmpguard.proxy.listener import Listener
+    from qmpguard.proxy.listening.listener import Listener
     from qmpguard.tasks import Tasks
 
 log = logging.getLogger(__name__)

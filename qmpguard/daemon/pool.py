@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from qmpguard.config import VmConfig
     from qmpguard.daemon.guard import Guard
-    from qmpguard.proxy.inbound import QemuListener
-    from qmpguard.proxy.listener import Listener
+    from qmpguard.proxy.listening.listener import Listener
+    from qmpguard.proxy.listening.qemu_listener import QemuListener
 
 
 class Pool:
@@ -25,19 +25,19 @@ class Pool:
         self._guards = guards
         self._listeners = {_place(guard.config): guard.listener for guard in guards if guard.listener is not None}
         self._for_qemu = {
-            str(guard.config.qemu): guard.hub.uplink.listener
+            str(guard.config.qemu): guard.hub.connections.listener
             for guard in guards
-            if guard.hub.uplink.listener is not None
+            if guard.hub.connections.listener is not None
         }
 
-    def open(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack) -> Sockets:
+    def open(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack) -> OpenSockets:
         """Return the sockets that guards need: those that are open at their addresses, and new ones.
 
         ``undo`` is left with what takes back what was done. Raises `UnavailableError` or `ConfigError`.
         """
         listeners = {name: self._listener(guard, configs[name], undo) for name, guard in wanted.items()}
         for_qemu = {name: self._qemu_listener(guard, undo) for name, guard in wanted.items()}
-        return Sockets(listeners, for_qemu, self._guards)
+        return OpenSockets(listeners, for_qemu, self._guards)
 
     def _listener(self, guard: Guard, vm: VmConfig, undo: ExitStack) -> Listener:
         listener = self._listeners.get(_place(vm))
@@ -61,7 +61,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
+class OpenSockets:
     """Sockets that are open, by the names of the VMs that are to have them, and the guards that had them before."""
 
     listeners: Mapping[str, Listener]
@@ -71,14 +71,14 @@ class Sockets:
     def hand_out(self, wanted: Mapping[str, Guard]) -> None:
         """Give each guard its sockets, and close those that no guard has any more. Never raises."""
         spare = {id(guard.listener): guard.listener for guard in self.before}
-        spare_for_qemu = {id(guard.hub.uplink.listener): guard.hub.uplink.listener for guard in self.before}
+        spare_for_qemu = {id(guard.hub.connections.listener): guard.hub.connections.listener for guard in self.before}
         for guard in self.before:
-            guard.listener = guard.hub.uplink.listener = None
+            guard.listener = guard.hub.connections.listener = None
         for name, guard in wanted.items():
-            guard.hub.uplink.listener = self.for_qemu[name]
+            guard.hub.connections.listener = self.for_qemu[name]
             guard.listen(self.listeners[name])
             spare.pop(id(guard.listener), None)
-            spare_for_qemu.pop(id(guard.hub.uplink.listener), None)
+            spare_for_qemu.pop(id(guard.hub.connections.listener), None)
         for listener in spare.values():
             if listener is not None:
                 listener.accept()  # a client that has connected already belongs to a guard that may stay

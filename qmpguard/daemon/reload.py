@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from qmpguard.config import Config
     from qmpguard.daemon.fleet import Changes, Fleet
-    from qmpguard.ledger.logbook import Logbook as Files
+    from qmpguard.logs.logbook import Logbook as Files
 
 log = logging.getLogger(__name__)
 
 #: seconds that loading may take; what it consists of has limits of its own, which are shorter and say more
-PATIENCE = 45.0
+LOADING_TIMEOUT = 45.0
 #: characters of an error that nobody expected
 MAX_FAULT = 300
 
@@ -43,7 +43,7 @@ class Reloads:
         self._files = files
         self._follow = follow
         self._asked = asyncio.Event()
-        self._loading = BlockingCalls("reading the configuration", PATIENCE)
+        self._loading = BlockingCalls("reading the configuration", LOADING_TIMEOUT)
         fleet.remarks.append(self._remark)
 
     def ask(self) -> None:

@@ -17,11 +17,11 @@ from qmpguard.daemon.interface import Interface
 from qmpguard.daemon.lasting import keep_files, lasting
 from qmpguard.daemon.reload import Reloads
 from qmpguard.daemon.store import bequeath, inherit
-from qmpguard.daemon.systemd import Notifier, Sockets
-from qmpguard.ledger.logbook import Logbook
-from qmpguard.ledger.stderr import stderr_log
-from qmpguard.proxy.counts import Upkeep
-from qmpguard.proxy.schemas import Schemas
+from qmpguard.daemon.systemd import Notifier, PassedSockets
+from qmpguard.logs.logbook import Logbook
+from qmpguard.logs.stderr import stderr_log
+from qmpguard.proxy.judging.schemas import Schemas
+from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.record import LinkChange, Run
 from qmpguard.signals import EXIT_LIMIT, HUNG, STOP_LIMIT, Ending
 from qmpguard.tasks import Tasks
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qmpguard.config import AdminConfig, Config
     from qmpguard.daemon.child import Child
     from qmpguard.daemon.guard import Guard
-    from qmpguard.proxy.listener import Listener
+    from qmpguard.proxy.listening.listener import Listener
     from qmpguard.record import Entry
     from qmpguard.signals import Signals
 
@@ -50,7 +50,7 @@ NAMED = 5
 async def serve(
     config: Config,
     signals: Signals,
-    sockets: Sockets | None = None,
+    sockets: PassedSockets | None = None,
     load: Callable[[], Config] | None = None,
     child: Child | None = None,
 ) -> None:
@@ -61,7 +61,7 @@ async def serve(
     `EXIT_LIMIT` seconds.
     """
     gc.freeze()  # what was imported stays: the collector need not look at it again and again
-    sockets, notifier = sockets or Sockets(), Notifier()
+    sockets, notifier = sockets or PassedSockets(), Notifier()
     stop, look = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     ending = Ending(_soon(loop, stop.set), _flush)
@@ -145,7 +145,7 @@ def _soon(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callab
 
 
 def _interface(
-    config: AdminConfig | None, fleet: Fleet, sockets: Sockets, run: Run, reloads: Reloads, logbook: Logbook
+    config: AdminConfig | None, fleet: Fleet, sockets: PassedSockets, run: Run, reloads: Reloads, logbook: Logbook
 ) -> Interface | None:
     """Return the admin interface where one is wanted; raises `ConfigError`."""
     if config is None:
@@ -185,14 +185,14 @@ async def _end_with_qemu(fleet: Fleet, stop: asyncio.Event) -> None:
 
 def _export(fleet: Fleet) -> Callable[[], Coroutine[Any, Any, None]]:
     """Export decisions to OpenTelemetry from now on, and return what ends it. Raises `ConfigError`."""
-    from qmpguard.ledger.otel import Telemetry
+    from qmpguard.logs.otel import Telemetry
 
     telemetry = Telemetry()
     fleet.listen(telemetry.told)
     return telemetry.close
 
 
-def _tell(notifier: Notifier, fleet: Fleet, sockets: Sockets) -> None:
+def _tell(notifier: Notifier, fleet: Fleet, sockets: PassedSockets) -> None:
     """Tell the service manager that clients can connect, be QEMU there or not, and from then on how the links are."""
     if sockets.unused:
         log.warning("sockets that systemd passes and nothing listens at: %s", ", ".join(sockets.unused))

@@ -12,15 +12,15 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from qmpguard.proxy.handover import Inheritance, decode
+from qmpguard.proxy.qemu.handover import Inheritance, decode
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpguard.daemon.guard import Guard
-    from qmpguard.daemon.systemd import Notifier, Sockets
-    from qmpguard.proxy.handover import Handover
+    from qmpguard.daemon.systemd import Notifier, PassedSockets
+    from qmpguard.proxy.qemu.handover import Handover
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ PREFIX = "link-"
 MAX_HANDOVER = 1 << 20
 
 
-def inherit(sockets: Sockets, notifier: Notifier, guards: Mapping[str, Guard]) -> None:
+def inherit(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, Guard]) -> None:
     """Give each guard the link that was left for it, and close what nobody wants."""
     for name, numbers in sockets.take(PREFIX).items():
         notifier.forget(name)
@@ -41,7 +41,7 @@ def inherit(sockets: Sockets, notifier: Notifier, guards: Mapping[str, Guard]) -
         if guard is None or str(guard.config.qemu) != inheritance.handover.qemu:
             inheritance.sock.close()
         else:
-            guard.hub.uplink.inherit(inheritance)
+            guard.hub.connections.inherit(inheritance)
 
 
 async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
@@ -55,7 +55,7 @@ async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
 
 
 async def _leave(notifier: Notifier, guard: Guard) -> None:
-    inheritance = await guard.hub.uplink.release()
+    inheritance = await guard.hub.connections.release()
     if inheritance is not None:
         with inheritance.sock as sock:
             _store(notifier, sock, inheritance.handover)

@@ -32,7 +32,7 @@ FIRST = 3
 #: what a socket without a name is called (sd_listen_fds_with_names(3))
 NAMELESS = "unknown"
 #: seconds that the end of a process waits for a service manager to hear what it was told
-PATIENCE = 1.0
+BARRIER_TIMEOUT = 1.0
 #: messages that wait at most for a service manager that does not read; a link that is left for the next process is one
 MAX_WAITING = 1024
 #: seconds between two tries to tell it
@@ -41,7 +41,7 @@ AGAIN = 0.1
 MINUTE = 60.0
 
 
-class Sockets:
+class PassedSockets:
     """The listening sockets that the service manager holds for us, by name. They stay open as long as we run."""
 
     def __init__(self, numbers: Mapping[str, list[int]] | None = None) -> None:
@@ -82,17 +82,17 @@ class Sockets:
         return f"names (FileDescriptorName= in the socket unit): {names}" if names else "no socket was passed at all"
 
 
-def take_sockets(environ: MutableMapping[str, str] = os.environ) -> Sockets:
+def take_sockets(environ: MutableMapping[str, str] = os.environ) -> PassedSockets:
     """Return the sockets that were passed to this process. No child will take them for its own."""
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
-        return Sockets()
+        return PassedSockets()
     named = names.split(":")[: int(count)] if names else []
     numbers: dict[str, list[int]] = {}
     for offset, name in enumerate(named + [NAMELESS] * (int(count) - len(named))):
         os.set_inheritable(FIRST + offset, False)
         numbers.setdefault(name, []).append(FIRST + offset)
-    return Sockets(numbers)
+    return PassedSockets(numbers)
 
 
 def _listens(number: int) -> bool:
@@ -161,7 +161,7 @@ class Notifier:
         self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     async def barrier(self) -> None:
-        """Wait until everything that was told has been heard (sd_notify_barrier(3)), at most `PATIENCE`."""
+        """Wait until everything that was told has been heard (sd_notify_barrier(3)), at most `BARRIER_TIMEOUT`."""
         ours, theirs = os.pipe()
         try:
             self._tell("BARRIER=1", [theirs])
@@ -169,7 +169,7 @@ class Notifier:
             os.close(theirs)
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(BARRIER_TIMEOUT):
                     await _ended(ours)
         finally:
             os.close(ours)

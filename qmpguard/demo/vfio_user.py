@@ -64,13 +64,13 @@ _MASK = {start + i: bits for start, mask in _WRITABLE.items() for i, bits in enu
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class VfioUserRefusal:
     """An answer that says no, with an errno."""
 
     number: int
 
 
-class Device:
+class VfioUserDevice:
     """The state of one PCI device: its regions, by their VFIO index."""
 
     def __init__(self) -> None:
@@ -96,66 +96,66 @@ class Device:
 
     def reset(self) -> None:
         """Become what it was when it was plugged in."""
-        self.regions = Device().regions
+        self.regions = VfioUserDevice().regions
 
 
-def _version(_: Device, body: bytes) -> bytes | Refusal:
+def _version(_: VfioUserDevice, body: bytes) -> bytes | VfioUserRefusal:
     major, minor = _VERSION.unpack_from(body)
     if major != 0:
-        return Refusal(EINVAL)
+        return VfioUserRefusal(EINVAL)
     limits = {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_TRANSFER, "pgsizes": 4096}
     return _VERSION.pack(0, min(minor, 1)) + json.dumps({"capabilities": limits}).encode() + b"\0"
 
 
-def _nothing_to_do(_: Device, __: bytes) -> bytes:
+def _nothing_to_do(_: VfioUserDevice, __: bytes) -> bytes:
     return b""
 
 
-def _dma_unmap(_: Device, body: bytes) -> bytes:
+def _dma_unmap(_: VfioUserDevice, body: bytes) -> bytes:
     return body[: _DMA_UNMAP.size]
 
 
-def _device_info(_: Device, __: bytes) -> bytes:
+def _device_info(_: VfioUserDevice, __: bytes) -> bytes:
     return _DEVICE_INFO.pack(_DEVICE_INFO.size, _DEVICE_RESET | _DEVICE_PCI, _REGIONS, _IRQS)
 
 
-def _region_info(device: Device, body: bytes) -> bytes | Refusal:
+def _region_info(device: VfioUserDevice, body: bytes) -> bytes | VfioUserRefusal:
     _, _, index, _, _, _ = _REGION_INFO.unpack_from(body)
     if index >= _REGIONS:
-        return Refusal(EINVAL)
+        return VfioUserRefusal(EINVAL)
     size = len(device.regions.get(index, b""))
     flags = _REGION_READ | _REGION_WRITE if size else 0
     return _REGION_INFO.pack(_REGION_INFO.size, flags, index, 0, size, 0)
 
 
-def _irq_info(_: Device, body: bytes) -> bytes | Refusal:
+def _irq_info(_: VfioUserDevice, body: bytes) -> bytes | VfioUserRefusal:
     _, _, index, _ = _IRQ_INFO.unpack_from(body)
     if index >= _IRQS:
-        return Refusal(EINVAL)
+        return VfioUserRefusal(EINVAL)
     return _IRQ_INFO.pack(_IRQ_INFO.size, _IRQ_EVENTFD | _IRQ_NORESIZE, index, 0)
 
 
-def _region_read(device: Device, body: bytes) -> bytes | Refusal:
+def _region_read(device: VfioUserDevice, body: bytes) -> bytes | VfioUserRefusal:
     offset, region, count = _ACCESS.unpack_from(body)
     data = device.read(region, offset, count)
-    return Refusal(EINVAL) if data is None else body[: _ACCESS.size] + data
+    return VfioUserRefusal(EINVAL) if data is None else body[: _ACCESS.size] + data
 
 
-def _region_write(device: Device, body: bytes) -> bytes | Refusal:
+def _region_write(device: VfioUserDevice, body: bytes) -> bytes | VfioUserRefusal:
     offset, region, count = _ACCESS.unpack_from(body)
     data = body[_ACCESS.size :]
     if len(data) != count or not device.write(region, offset, data):
-        return Refusal(EINVAL)
+        return VfioUserRefusal(EINVAL)
     return body[: _ACCESS.size]
 
 
-def _reset(device: Device, _: bytes) -> bytes:
+def _reset(device: VfioUserDevice, _: bytes) -> bytes:
     device.reset()
     return b""
 
 
 #: the commands by their number: what a body must at least be, and who answers
-COMMANDS: Mapping[int, tuple[struct.Struct, Callable[[Device, bytes], bytes | Refusal]]] = {
+COMMANDS: Mapping[int, tuple[struct.Struct, Callable[[VfioUserDevice, bytes], bytes | VfioUserRefusal]]] = {
     1: (_VERSION, _version),
     2: (_NOTHING, _nothing_to_do),  # DMA_MAP
     3: (_DMA_UNMAP, _dma_unmap),
@@ -169,12 +169,12 @@ COMMANDS: Mapping[int, tuple[struct.Struct, Callable[[Device, bytes], bytes | Re
 }
 
 
-def answer(device: Device, command: int, body: bytes) -> bytes | Refusal:
+def answer(device: VfioUserDevice, command: int, body: bytes) -> bytes | VfioUserRefusal:
     """Return the body of the reply to one command, or why there is none; never raises."""
     if command not in COMMANDS:
-        return Refusal(ENOTSUP)
+        return VfioUserRefusal(ENOTSUP)
     least, reply = COMMANDS[command]
-    return reply(device, body) if len(body) >= least.size else Refusal(EINVAL)
+    return reply(device, body) if len(body) >= least.size else VfioUserRefusal(EINVAL)
 
 
 class VfioUserServer:
@@ -213,7 +213,7 @@ class VfioUserServer:
         self._tasks.create_task(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        device = Device()
+        device = VfioUserDevice()
         try:
             # the other side may go away in the middle of anything
             with contextlib.suppress(asyncio.IncompleteReadError, OSError):
@@ -226,7 +226,7 @@ class VfioUserServer:
                 await writer.wait_closed()
 
 
-async def _exchange(device: Device, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _exchange(device: VfioUserDevice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     """Take one command and answer it; False when what came is no command."""
     number, command, size, flags, _ = HEADER.unpack(await reader.readexactly(HEADER.size))
     if flags & _TYPE != _COMMAND or not HEADER.size <= size <= MAX_MESSAGE:
@@ -238,9 +238,9 @@ async def _exchange(device: Device, reader: asyncio.StreamReader, writer: asynci
     return True
 
 
-def _framed(number: int, command: int, reply: bytes | Refusal) -> bytes:
+def _framed(number: int, command: int, reply: bytes | VfioUserRefusal) -> bytes:
     match reply:
-        case Refusal(error):
+        case VfioUserRefusal(error):
             return HEADER.pack(number, command, HEADER.size, _REPLY | _ERROR, error)
         case _:
             return HEADER.pack(number, command, HEADER.size + len(reply), _REPLY, 0) + reply

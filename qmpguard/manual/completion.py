@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qmpguard.manual.tree import Command
+    from qmpguard.manual.tree import Subcommand
 
 _MADE = "# Made by `make docs` from the parser of the command line: change that, not this."
 
@@ -54,7 +54,7 @@ if [ "$funcstack[1]" = _qmpguard ]; then _qmpguard "$@"; else compdef _qmpguard 
 """
 
 
-def bash(top: Command) -> str:
+def bash(top: Subcommand) -> str:
     """Return the completion for bash."""
     commands = list(_all(top))
     values, words = [], []
@@ -67,7 +67,7 @@ def bash(top: Command) -> str:
     return _BASH.format(made=_MADE, commands=_patterns(commands), values="\n".join(values), words="\n".join(words))
 
 
-def zsh(top: Command) -> str:
+def zsh(top: Subcommand) -> str:
     """Return the completion for zsh."""
     commands = list(_all(top))
     values, words = [], []
@@ -83,12 +83,12 @@ def zsh(top: Command) -> str:
     return _ZSH.format(made=_MADE, commands=_patterns(commands), values="\n".join(values), words="\n".join(words))
 
 
-def fish(top: Command) -> str:
+def fish(top: Subcommand) -> str:
     """Return the completion for fish."""
     return "\n".join([_MADE, *_fish(top, ()), ""])
 
 
-def _fish(command: Command, path: tuple[str, ...]) -> Iterator[str]:
+def _fish(command: Subcommand, path: tuple[str, ...]) -> Iterator[str]:
     here = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in path) or "__fish_use_subcommand"
     below = " ".join(inner.name for inner in command.commands)
     fresh = f"{here}; and not __fish_seen_subcommand_from {below}" if path and below else here
@@ -104,14 +104,14 @@ def _fish(command: Command, path: tuple[str, ...]) -> Iterator[str]:
         yield from _fish(inner, (*path, inner.name))
 
 
-def _all(command: Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
+def _all(command: Subcommand, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Subcommand]]:
     path = (*path, command.name)
     yield path, command
     for inner in command.commands:
         yield from _all(inner, path)
 
 
-def _patterns(commands: list[tuple[tuple[str, ...], Command]]) -> str:
+def _patterns(commands: list[tuple[tuple[str, ...], Subcommand]]) -> str:
     return "|".join(f'"{" ".join(path)}"' for path, _ in commands if len(path) > 1)
 
 
@@ -120,7 +120,7 @@ def _after(path: tuple[str, ...], flags: list[str]) -> str:
     return "|".join(f'"{" ".join(path)}:{flag}"' for flag in flags)
 
 
-def _values(command: Command) -> list[tuple[tuple[str, ...], list[str]]]:
+def _values(command: Subcommand) -> list[tuple[tuple[str, ...], list[str]]]:
     """Return the options that take a value, together where they take the same."""
     found: dict[tuple[str, ...], list[str]] = {}
     for option in command.options:
@@ -129,11 +129,11 @@ def _values(command: Command) -> list[tuple[tuple[str, ...], list[str]]]:
     return list(found.items())
 
 
-def _choices(command: Command) -> list[str]:
+def _choices(command: Subcommand) -> list[str]:
     return [choice for argument in command.positionals for choice in argument.choices]
 
 
-def _flags(command: Command) -> list[str]:
+def _flags(command: Subcommand) -> list[str]:
     return [option.long for option in command.options]
 
 

@@ -10,7 +10,7 @@ from qmpguard.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qmpguard.manual.tree import Argument, Command
+    from qmpguard.manual.tree import Argument, Subcommand
 
 _EXIT = (
     ("0", "All is well."),
@@ -34,12 +34,12 @@ _FILES = (
 )
 
 
-def page(top: Command) -> str:
+def page(top: Subcommand) -> str:
     """Return the manual page."""
     return "\n".join([*_lines(top), ""])
 
 
-def _lines(top: Command) -> Iterator[str]:
+def _lines(top: Subcommand) -> Iterator[str]:
     yield '.\\" Made by `make docs` from the parser of the command line: change that, not this.'
     yield f'.TH QMPGUARD 1 "" "qmpguard {_text(__version__)}" "User Commands"'
     yield ".SH NAME"
@@ -72,7 +72,7 @@ def _lines(top: Command) -> Iterator[str]:
     yield ".BR systemd.socket (5)"
 
 
-def _leaves(command: Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
+def _leaves(command: Subcommand, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Subcommand]]:
     """Yield the commands that do something, with the words that call them."""
     words = (*words, command.name)
     if not command.commands:
@@ -85,7 +85,7 @@ def _usage(argument: Argument) -> str:
     return f".RI [ {_text(argument.metavar)} ]" if argument.optional else f".I {_text(argument.metavar)}"
 
 
-def _arguments(command: Command) -> Iterator[str]:
+def _arguments(command: Subcommand) -> Iterator[str]:
     for argument in command.arguments:
         flags = ", ".join(f"\\fB{_text(flag)}\\fR" for flag in argument.flags)
         value = f"\\fI{_text(argument.metavar)}\\fR" if argument.metavar else ""

@@ -23,7 +23,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class Subcommand:
     """A command with its arguments, and the commands below it. ``name`` is the last word."""
 
     name: str
@@ -31,7 +31,7 @@ class Command:
     description: str
     epilog: str
     arguments: tuple[Argument, ...]
-    commands: tuple[Command, ...]
+    commands: tuple[Subcommand, ...]
 
     @property
     def options(self) -> tuple[Argument, ...]:
@@ -44,17 +44,17 @@ class Command:
         return tuple(a for a in self.arguments if not a.flags)
 
 
-def tree(parser: argparse.ArgumentParser, name: str = "qmpguard", summary: str = "") -> Command:
+def tree(parser: argparse.ArgumentParser, name: str = "qmpguard", summary: str = "") -> Subcommand:
     """Return what a parser knows."""
     arguments: list[Argument] = []
-    commands: list[Command] = []
+    commands: list[Subcommand] = []
     for action in parser._actions:  # noqa: SLF001 -- argparse has no door to what it knows, and this has not changed
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 -- as above
             said = {pseudo.dest: pseudo.help or "" for pseudo in action._choices_actions}  # noqa: SLF001 -- as above
             commands += [tree(inner, name, said.get(name, "")) for name, inner in action.choices.items()]
         elif action.help != argparse.SUPPRESS:
             arguments.append(_argument(action))
-    return Command(name, summary, parser.description or "", parser.epilog or "", tuple(arguments), tuple(commands))
+    return Subcommand(name, summary, parser.description or "", parser.epilog or "", tuple(arguments), tuple(commands))
 
 
 def _argument(action: argparse.Action) -> Argument:

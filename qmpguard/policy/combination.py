@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Device, Machine, Start
-from qmpguard.policy.native import outgoing
 from qmpguard.policy.policy import Mode
+from qmpguard.policy.qemu_check import outgoing
 from qmpguard.policy.rule import Rule
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.json import Number

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qmpguard.policy import hmp
+from qmpguard.policy.hmp import commands
 from qmpguard.policy.machine import Fact, Facts
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _changed_by(command: str, arguments: Mapping[str, Value]) -> frozenset[Fact]
     """Return what a command may change, of what is watched."""
     if command == "human-monitor-command":
         line = arguments.get("command-line")
-        if isinstance(line, str) and isinstance(hmp.read(line), hmp.Info | hmp.Rejected):
+        if isinstance(line, str) and isinstance(commands.read(line), commands.Info | commands.Rejected):
             return frozenset()
     return CHANGES.get(command, frozenset())
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.crashes import qemu_crash
-from qmpguard.policy.native import native
 from qmpguard.policy.operations import (
     CallUnlisted,
     ChangeMonitor,
@@ -20,6 +19,7 @@ from qmpguard.policy.operations import (
 )
 from qmpguard.policy.plugin import PlugInFailed
 from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.qemu_check import qemu_check
 from qmpguard.policy.rules import (
     hmp_write,
     monitor_object,
@@ -101,4 +101,4 @@ def _with_native(verdict: Verdict, operation: Operation, before: Machine) -> Ver
     """Add what QEMU itself would do about the finding that weighs most."""
     if not verdict.findings:
         return verdict
-    return Verdict(verdict.findings, native(operation, before, verdict.refusal or verdict.findings[0]))
+    return Verdict(verdict.findings, qemu_check(operation, before, verdict.refusal or verdict.findings[0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qmpguard.policy import hmp
+from qmpguard.policy.hmp import commands
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.verdict import Finding, Problem, Verdict
 from qmpguard.wire.json import Value
@@ -35,15 +35,15 @@ def judge_observer(command: str, arguments: Mapping[str, Value], commands: froze
     return Verdict((Finding(RULE, Mode.ENFORCE, problem),))
 
 
-def _only_asks(line: hmp.HmpCommand) -> bool:
+def _only_asks(line: commands.HmpCommand) -> bool:
     """Say whether a line of HMP only asks: `info`, but for `info qdm`, which loads modules and can so end QEMU."""
-    return isinstance(line, hmp.Info) and line.what != "qdm"
+    return isinstance(line, commands.Info) and line.what != "qdm"
 
 
 def _asks(command: str, arguments: Mapping[str, Value]) -> bool:
     if command == "human-monitor-command":
         line = arguments.get("command-line")
-        return isinstance(line, str) and _only_asks(hmp.read(line))
+        return isinstance(line, str) and _only_asks(commands.read(line))
     if command == "qom-get":
         name = arguments.get("property")
         return isinstance(name, str) and name not in SECRET

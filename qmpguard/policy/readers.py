@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from qmpguard.policy import blocks, hmp, sockets
+from qmpguard.policy import blocks, sockets
 from qmpguard.policy.combinations import names, watched
 from qmpguard.policy.crashes import crash
 from qmpguard.policy.description import described
-from qmpguard.policy.hmp_syntax import parse_line
+from qmpguard.policy.hmp import commands as hmp
+from qmpguard.policy.hmp.syntax import parse_line
+from qmpguard.policy.hmp.translation import as_qmp
 from qmpguard.policy.machine import VFIO_PROPERTIES, Change, Start, is_vfio
 from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
 from qmpguard.policy.operations import (
@@ -34,7 +36,6 @@ from qmpguard.policy.operations import (
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, Schema
 from qmpguard.policy.target import leaves_the_host
-from qmpguard.policy.translation import as_qmp
 from qmpguard.policy.values import MAX_VALUES, TooManyError
 from qmpguard.wire.json import Value
 
@@ -326,7 +327,7 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
             return EndQemu(found)
         case hmp.Rejected(reason, newer=True):
             return Unreadable(f"QEMU 7.2 to 11.1 refuse this line, and a later one may not: {reason}")
-        case hmp.Unreadable(reason):
+        case hmp.UnreadableLine(reason):
             return Unreadable(reason)
         case _:
             # a device that is unplugged counts until it has left

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from qmpguard.policy.native import UNTOLD, Native
 from qmpguard.policy.policy import Mode
+from qmpguard.policy.qemu_check import UNTOLD, QemuCheck
 from qmpguard.wire.messages import COMMAND_NOT_FOUND, GENERIC_ERROR
 
 #: characters of one text in a verdict. What a client names may have megabytes, and verdicts stay on record.
@@ -80,11 +80,11 @@ class Finding:
 class Verdict:
     """Whether a request may pass. Every failing rule that is not off is among the findings.
 
-    ``native`` is what QEMU itself would do about the finding that weighs most.
+    ``qemu_check`` is what QEMU itself would do about the finding that weighs most.
     """
 
     findings: tuple[Finding, ...] = ()
-    native: Native = UNTOLD
+    qemu_check: QemuCheck = UNTOLD
 
     @property
     def refusal(self) -> Finding | None:

@@ -16,22 +16,22 @@ from qmpguard.policy.machine import numbers
 from qmpguard.policy.observer import judge_observer
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.survey import Unexpected
-from qmpguard.proxy.budget import Budget
-from qmpguard.proxy.chronicle import Chronicle
-from qmpguard.proxy.counts import NOT_ALLOWED, TOO_MANY
-from qmpguard.proxy.dealer import Dealer
-from qmpguard.proxy.gate import Gate, refusal_reply
-from qmpguard.proxy.heartbeat import Heartbeat
+from qmpguard.proxy.clients.fd_names import TAKES_DESCRIPTOR, FdNames
+from qmpguard.proxy.clients.pending import PendingRequest
+from qmpguard.proxy.clients.session import Session
+from qmpguard.proxy.judging.drift_watch import DriftWatch
+from qmpguard.proxy.judging.gate import Gate, refusal_reply
+from qmpguard.proxy.judging.overrides import Overrides
+from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.limits import Limits
-from qmpguard.proxy.overrides import Overrides
-from qmpguard.proxy.passing import TAKES_DESCRIPTOR, Holds
-from qmpguard.proxy.schemas import Schemas
-from qmpguard.proxy.session import Session
-from qmpguard.proxy.slot import Slot
-from qmpguard.proxy.snapshot import Snapshot, take
-from qmpguard.proxy.stream import FAILED, Outbox, Stream
-from qmpguard.proxy.uplink import Uplink
-from qmpguard.proxy.watch import Watch
+from qmpguard.proxy.qemu.connections import QemuConnections
+from qmpguard.proxy.qemu.heartbeat import Heartbeat
+from qmpguard.proxy.qemu.scheduler import Scheduler
+from qmpguard.proxy.sockets.budget import Budget
+from qmpguard.proxy.sockets.stream import FAILED, Outbox, Stream
+from qmpguard.proxy.state.counters import NOT_ALLOWED, TOO_MANY
+from qmpguard.proxy.state.recorder import Recorder
+from qmpguard.proxy.state.snapshot import Snapshot, take
 from qmpguard.rate import LogRate
 from qmpguard.record import Peer, Run
 from qmpguard.tasks import Tasks
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.schema import Schema
-    from qmpguard.proxy.link import Link
+    from qmpguard.proxy.qemu.link import Link
     from qmpguard.wire.messages import Request
     from qmpguard.wire.replies import Greeting, QemuEvent
 
@@ -69,8 +69,8 @@ class Hub:
         self.budget = budget or Budget()
         self.schemas = schemas or Schemas()
         self.limits = limits or Limits()
-        self.chronicle = chronicle = Chronicle(name, run or Run())
-        self.counts, self.journal = chronicle.counts, chronicle.journal
+        self.recorder = recorder = Recorder(name, run or Run())
+        self.counts, self.journal = recorder.counts, recorder.journal
         self.connected = asyncio.Event()
         self.drained = asyncio.Event()  # the last client has left
         self.sessions: set[Session] = set()
@@ -82,18 +82,18 @@ class Hub:
         self.heartbeat = Heartbeat(name, self._revived)
         self.gate = Gate(
             policy,
-            chronicle.decided,
-            chronicle.drifted,
+            recorder.decided,
+            recorder.drifted,
             self._learn,
             self.unanswered,
             timeout=self.limits.survey_timeout,
             vm=name,
         )
-        self.overrides = Overrides(name, policy, self._judge_by, chronicle.happened)
-        self.watch = Watch(self.gate, name, self.limits.watch)
-        self.uplink = Uplink(self, address)
-        self._dealer = Dealer(self._intercepted, self._unsendable)
-        self._holds = Holds()
+        self.overrides = Overrides(name, policy, self._judge_by, recorder.happened)
+        self.watch = DriftWatch(self.gate, name, self.limits.watch)
+        self.connections = QemuConnections(self, address)
+        self._scheduler = Scheduler(self._intercepted, self._unsendable)
+        self._holds = FdNames()
         self._unserved = True  # no client of this link had a reply yet
         self.traffic: Callable[[str, Peer, Request], None] | None = None  # who writes every request down
         self.remarks: Sequence[Callable[[], str]] = ()  # what else should be known of the guard; empty: nothing
@@ -115,7 +115,7 @@ class Hub:
         self.budget.watch(self.sessions)
         try:
             async with Tasks(f"vm={self.name}", self.counts.faults) as self._tasks:
-                await self.uplink.run(self._tasks)
+                await self.connections.run(self._tasks)
         finally:
             self.overrides.close()
             for session in tuple(self.sessions):
@@ -125,12 +125,12 @@ class Hub:
 
     def up(self, link: Link, own: socket.socket) -> None:
         """Serve clients on a link from now on, and the guard's own session at ``own``."""
-        self.link = self._dealer.link = link
+        self.link = self._scheduler.link = link
         self.heartbeat.alive = True
-        self._holds = Holds()
+        self._holds = FdNames()
         self._unserved = True
         self.gate.version = numbers(link.greeting.version)
-        self.chronicle.up(link.greeting.version)
+        self.recorder.up(link.greeting.version)
         self.attach(own, Peer(0), privileged=True)
         for session in tuple(self.sessions):
             session.greet(link.greeting)
@@ -138,12 +138,12 @@ class Hub:
 
     def link_lost(self, reason: str) -> None:
         """Close every session as QEMU's death would close them: each is sent first what QEMU has said."""
-        self.chronicle.down(reason)
+        self.recorder.down(reason)
         self.link = self.gate.control = None
-        self._dealer.clear()
+        self._scheduler.clear()
         for session in tuple(self.sessions):
             self._contain(session, partial(session.finish, "QEMU is gone"))
-        self.uplink.lost()
+        self.connections.lost()
 
     def unanswered(self) -> None:
         """Called when one of the guard's own questions has timed out: end a link on which QEMU has skipped one.
@@ -215,11 +215,11 @@ class Hub:
             self.counts.drops[NOT_ALLOWED] += 1
         return reason
 
-    def departed(self, session: Session, reason: str, unsent: list[Slot]) -> None:
+    def departed(self, session: Session, reason: str, unsent: list[PendingRequest]) -> None:
         """Forget a session that has closed, and its requests that were not sent."""
         self.sessions.discard(session)
         self._holds.departed(session, unsent)
-        self._dealer.departed(session, unsent)
+        self._scheduler.departed(session, unsent)
         if not session.privileged:
             self._count -= 1
             self.counts.departed(reason)
@@ -252,37 +252,37 @@ class Hub:
         self._tasks.record("session", error)
         self._tasks.guard("session", lambda _: session.close(FAILED), error)
 
-    def _unsendable(self, slot: Slot, error: Exception) -> None:
+    def _unsendable(self, pending: PendingRequest, error: Exception) -> None:
         """Called when a request could not be encoded for QEMU."""
-        self._fault(slot.session, error)
+        self._fault(pending.session, error)
 
     # requests on their way up
 
     def submit(self, session: Session) -> None:
         """Give a session with requests to send its place in the turns."""
-        self._dealer.submit(session)
+        self._scheduler.submit(session)
 
-    def submit_oob(self, slot: Slot) -> None:
+    def submit_oob(self, pending: PendingRequest) -> None:
         """Send an out-of-band request past the window, unless it is one to be judged."""
-        self._dealer.submit_oob(slot)
+        self._scheduler.submit_oob(pending)
 
-    def _intercepted(self, slot: Slot) -> bool:
+    def _intercepted(self, pending: PendingRequest) -> bool:
         """Hand a request to the gate if it is one to be judged. What fails here is refused, and goes no further."""
         try:
-            return self._intercept(slot)
+            return self._intercept(pending)
         except Exception as error:  # noqa: BLE001 -- fail closed, whatever it is: the log has the trace
             self._tasks.record("intercept", error)
-            self._refuse(slot)
+            self._refuse(pending)
             return True
 
-    def _intercept(self, slot: Slot) -> bool:
-        request = slot.request
+    def _intercept(self, pending: PendingRequest) -> bool:
+        request = pending.request
         assert request is not None
         if self.traffic is not None:
-            self.traffic(self.name, slot.session.peer, request)
-        if (refusal := self._barred(slot, request)) is not None:
-            slot.drop_descriptor()
-            slot.session.settle(slot, refusal)
+            self.traffic(self.name, pending.session.peer, request)
+        if (refusal := self._barred(pending, request)) is not None:
+            pending.drop_descriptor()
+            pending.session.settle(pending, refusal)
             return True
         reading = self.gate.read(request)
         if reading is None:
@@ -291,71 +291,71 @@ class Hub:
                 self._changes(request)
             return False
         if not request.oob:
-            slot.session.holder = slot
-        self._tasks.start("judgment", self._judge(slot, reading), lambda error: self._refuse(slot))
+            pending.session.holder = pending
+        self._tasks.start("judgment", self._judge(pending, reading), lambda error: self._refuse(pending))
         return True
 
-    def _refuse(self, slot: Slot) -> None:
+    def _refuse(self, pending: PendingRequest) -> None:
         """Refuse a request about which the guard itself has failed; one that was sent is answered by QEMU."""
-        if slot.sent:
+        if pending.sent:
             return
-        slot.discard()
+        pending.discard()
         with self.outbox:
-            self._dealer.release(slot)
-            slot.session.settle(slot, error_reply(FAILED, slot.id))
+            self._scheduler.release(pending)
+            pending.session.settle(pending, error_reply(FAILED, pending.id))
 
-    def _barred(self, slot: Slot, request: Request) -> bytes | None:
+    def _barred(self, pending: PendingRequest, request: Request) -> bytes | None:
         """Return the refusal of what this client may not ask, whatever QEMU's machine is; None where it may."""
-        if self.limits.role is Role.OBSERVER and (refusal := self._observed(slot, request)) is not None:
+        if self.limits.role is Role.OBSERVER and (refusal := self._observed(pending, request)) is not None:
             return refusal
-        return self._holds.refusal(slot) if request.command in TAKES_DESCRIPTOR else None
+        return self._holds.refusal(pending) if request.command in TAKES_DESCRIPTOR else None
 
-    def _observed(self, slot: Slot, request: Request) -> bytes | None:
+    def _observed(self, pending: PendingRequest, request: Request) -> bytes | None:
         """Return the refusal of what an observer may not ask; None for a query."""
         verdict = judge_observer(request.command, request.arguments or {}, self.gate.commands)
         if verdict.refusal is None:
             return None
-        return refusal_reply(slot, self.chronicle.decided(slot, verdict, 0.0))
+        return refusal_reply(pending, self.recorder.decided(pending, verdict, 0.0))
 
     def _changes(self, request: Request) -> None:
         """Keep what a request is about to change from being taken for drift."""
         if self.gate.baseline.begins(request.command, request.arguments or {}):
             self.watch.soon()
 
-    async def _judge(self, slot: Slot, reading: Operation | Unreadable) -> None:
+    async def _judge(self, pending: PendingRequest, reading: Operation | Unreadable) -> None:
         begun = time.monotonic()
-        refusal = await self.gate.process(slot, reading, self._forward)
+        refusal = await self.gate.process(pending, reading, self._forward)
         self.counts.commands.add(time.monotonic() - begun)
         if isinstance(reading, StartMigration):
             self.watch.soon()
-        slot.drop_descriptor()  # where it was not sent: refused, or its client has left
+        pending.drop_descriptor()  # where it was not sent: refused, or its client has left
         with self.outbox:
             if refusal is not None:
-                self._dealer.release(slot)
-                slot.session.settle(slot, refusal)
+                self._scheduler.release(pending)
+                pending.session.settle(pending, refusal)
 
-    def _forward(self, slot: Slot) -> None:
-        assert slot.request is not None
+    def _forward(self, pending: PendingRequest) -> None:
+        assert pending.request is not None
         with self.outbox:
-            self._changes(slot.request)
-            self._dealer.submit_judged(slot)
+            self._changes(pending.request)
+            self._scheduler.submit_judged(pending)
 
     # what comes down
 
-    def answered(self, slot: Slot, message: bytes, reply: bytes) -> None:
+    def answered(self, pending: PendingRequest, message: bytes, reply: bytes) -> None:
         """Give a reply to the session that asked, and to the verdict that waits for it."""
-        slot.conclude(message)
-        assert slot.request is not None
-        if slot.request.command in CHANGES:
-            self.gate.baseline.ends(slot.request.command, slot.request.arguments or {})
+        pending.conclude(message)
+        assert pending.request is not None
+        if pending.request.command in CHANGES:
+            self.gate.baseline.ends(pending.request.command, pending.request.arguments or {})
         if self._holds.attentive:
-            self._holds.answered(slot, message)
+            self._holds.answered(pending, message)
         try:
-            slot.session.settle(slot, reply)
+            pending.session.settle(pending, reply)
         except Exception as error:  # noqa: BLE001 -- it concerns no other session
-            self._fault(slot.session, error)
-        self._dealer.answered(slot)
-        if self._unserved and not slot.session.privileged:
+            self._fault(pending.session, error)
+        self._scheduler.answered(pending)
+        if self._unserved and not pending.session.privileged:
             self._served()
 
     def happened(self, event: QemuEvent) -> None:
@@ -364,8 +364,8 @@ class Hub:
             self.watch.soon()
         for session in tuple(self.sessions):
             self._contain(session, partial(session.event, event.line))
-        self.chronicle.event(event)
-        if self.gate.sight.happened(event):
+        self.recorder.event(event)
+        if self.gate.last_seen.happened(event):
             self.watch.soon()
 
     def _served(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qmpguard.access import OPEN, Access, Role
-from qmpguard.proxy.gate import SURVEY_TIMEOUT
-from qmpguard.proxy.watch import IDLE
+from qmpguard.proxy.judging.drift_watch import IDLE
+from qmpguard.proxy.judging.gate import SURVEY_TIMEOUT
 from qmpguard.wire.framing import MAX_REQUEST
 
 #: bytes that a client may leave unread before it is disconnected; QEMU's largest reply is a sixtieth of it

@@ -10,8 +10,8 @@ from qmpguard.address import Inbound, UnixAddress
 from qmpguard.config import Config
 from qmpguard.errors import ConfigError, QmpguardError, UsageError
 from qmpguard.settings.file import File
+from qmpguard.settings.sections import read_admin, read_log, read_policy, read_vm
 from qmpguard.settings.table import Section, Table
-from qmpguard.settings.tables import read_admin, read_log, read_policy, read_vm
 from qmpguard.settings.values import flag
 from qmpguard.threads import BlockingCalls
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qmpguard.config import VmConfig
     from qmpguard.settings.options import Words
     from qmpguard.settings.places import Path
-    from qmpguard.settings.table import Item, Source
+    from qmpguard.settings.table import Item, Origin
 
 #: seconds that reading may take: files may be on a hung file system, and users looked up at a server that hangs
 TIMEOUT = 30.0
@@ -109,7 +109,7 @@ def _over(file: Mapping[str, object], words: Mapping[str, object]) -> dict[str, 
     return merged
 
 
-def _read(source: Source, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+def _read(source: Origin, values: Mapping[str, object], *, name: str | None = None) -> Settings:
     report: list[Section] = []
     top = Table(source, (), values, report)
     policy = read_policy(top.table("policy"))

@@ -43,7 +43,7 @@ class Item:
         return self.fault(f"{self.place}{self.written}: {what}")
 
 
-class Source(Protocol):
+class Origin(Protocol):
     """Where settings come from: a file, or the command line with its environment."""
 
     def item(self, path: Path, value: object) -> Item:
@@ -75,7 +75,7 @@ class Section:
 class Table:
     """A table that is being read. Every value that was taken is noted in ``report``, for who wants to see it."""
 
-    def __init__(self, source: Source, path: Path, values: Mapping[str, object], report: list[Section]) -> None:
+    def __init__(self, source: Origin, path: Path, values: Mapping[str, object], report: list[Section]) -> None:
         self._source = source
         self._path = path
         self._left = dict(values)

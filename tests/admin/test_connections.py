@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.admin import connections, server, site
+from qmpguard.admin import connections, routes, server
 from qmpguard.admin.connections import MAX_CONNECTIONS, Connection, Connections, Phase
 from qmpguard.admin.faults import Drop, Faults
-from qmpguard.admin.feed import Feed
-from qmpguard.admin.site import MAX_STREAMS
+from qmpguard.admin.routes import MAX_STREAMS
+from qmpguard.admin.sse import EventFeed
 from qmpguard.record import Event
-from tests.admin.visiting import TOKEN, Visitor, visiting, visiting_by_tcp
+from tests.admin.visiting import TOKEN, AdminClient, visiting, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, eventually, guarding
+from tests.guarding import TIMEOUT, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -34,7 +34,7 @@ HEALTHZ = b"GET /healthz HTTP/1.1\r\n" + HEAD + b"\r\n"
 class Place:
     """An admin interface to connect to with bare sockets."""
 
-    def __init__(self, visitor: Visitor, guard: Guard, unix: Path | None) -> None:
+    def __init__(self, visitor: AdminClient, guard: Guard, unix: Path | None) -> None:
         self.visitor = visitor
         self.guard = guard
         self._unix = unix
@@ -87,7 +87,7 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
     """What comes until the guard ends a connection."""
     data = b""
     with suppress(ConnectionError):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while piece := await reader.read(1 << 16):
                 data += piece
     return data
@@ -135,7 +135,7 @@ async def test_one_who_does_not_read_an_answer_is_closed(
     place: Place, monkeypatch: pytest.MonkeyPatch, path: bytes
 ) -> None:
     monkeypatch.setattr(connections, "ANSWER_TIMEOUT", FAST)
-    monkeypatch.setattr(connections, "REQUEST_TIMEOUT", PATIENCE * 2)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT", TIMEOUT * 2)
     _make_large(monkeypatch)
     reader, _ = await place.open(b"GET " + path + b" HTTP/1.1\r\n" + HEAD + b"\r\n")
     await reader.readline()
@@ -150,7 +150,7 @@ async def test_one_who_does_not_read_a_stream_is_closed(place: Place, monkeypatc
     await reader.readline()
     await eventually(lambda: bool(hub.journal._listeners))
     for n in range(100_000):
-        hub.chronicle.happened(Event("RTC_CHANGE", json.dumps("x" * 3000)))
+        hub.recorder.happened(Event("RTC_CHANGE", json.dumps("x" * 3000)))
         if n % 100 == 0:
             await asyncio.sleep(0.001)
         if not hub.journal._listeners:
@@ -159,8 +159,8 @@ async def test_one_who_does_not_read_a_stream_is_closed(place: Place, monkeypatc
 
 
 def _make_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "encode", lambda _: b"x" * 1_000_000)
-    monkeypatch.setattr(site, "_document", lambda: b"x" * 10_000_000)
+    monkeypatch.setattr(routes, "encode", lambda _: b"x" * 1_000_000)
+    monkeypatch.setattr(routes, "_document", lambda: b"x" * 10_000_000)
 
 
 def _table(place: Place) -> list[Connection]:
@@ -221,7 +221,7 @@ async def test_the_one_that_has_idled_longest_gives_way_and_no_other(place: Plac
 async def test_streams_keep_their_places_and_leave_some_for_probes(
     place: Place, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site, "MAX_STREAMS", few // 2)
+    monkeypatch.setattr(routes, "MAX_STREAMS", few // 2)
     streams = [await place.open(b"GET /api/v1/stream HTTP/1.1\r\n" + HEAD + b"\r\n") for _ in range(few // 2)]
     for reader, _ in streams:
         assert b"200 OK" in await reader.readline()
@@ -291,7 +291,7 @@ async def test_a_feed_that_fails_begins_anew_and_the_rest_goes_on(
         begun.append(True)
         raise RuntimeError("odd")
 
-    monkeypatch.setattr(Feed, "run", fail)
+    monkeypatch.setattr(EventFeed, "run", fail)
     async with _place(tmp_path, unix=True) as place:
         await eventually(lambda: len(begun) > 3)
         assert (await place.visitor.get("/healthz"))[0] == 200

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmpguard.address import TcpAddress
-from qmpguard.admin.door import read_token
+from qmpguard.admin.auth import read_token
 from qmpguard.admin.server import Admin
 from qmpguard.errors import ConfigError
 from qmpguard.record import Run

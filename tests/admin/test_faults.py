@@ -12,14 +12,14 @@ import aiohttp
 import pytest
 
 import qmpguard.admin
-from qmpguard.admin.feed import Feed
+from qmpguard.admin.routes import Routes
 from qmpguard.admin.server import Admin
-from qmpguard.admin.site import Site
-from qmpguard.admin.stream import Stream
-from tests.admin.visiting import Visitor, visiting
+from qmpguard.admin.sse import EventFeed
+from qmpguard.admin.stream import EventStream
+from tests.admin.visiting import AdminClient, visiting
 from tests.e2e.test_reload import running, table
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, Client, connected, eventually, guarding
+from tests.guarding import TIMEOUT, Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -52,7 +52,7 @@ async def fail(*_: object) -> None:
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncGenerator[tuple[Visitor, Client]]:
+async def place(tmp_path: Path) -> AsyncGenerator[tuple[AdminClient, Client]]:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path) as guard,
@@ -80,7 +80,7 @@ def test_every_task_is_in_the_table() -> None:
 
 
 def test_every_handler_is_in_the_table() -> None:
-    handlers = {name for name, value in vars(Site).items() if asyncio.iscoroutinefunction(value)}
+    handlers = {name for name, value in vars(Routes).items() if asyncio.iscoroutinefunction(value)}
     assert handlers == set(HANDLERS.values())
 
 
@@ -109,7 +109,7 @@ async def test_a_task_that_fails_ends_alone(
 async def test_a_handler_that_fails_answers_500_and_the_next_request_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    monkeypatch.setattr(Site, HANDLERS[path], fail)
+    monkeypatch.setattr(Routes, HANDLERS[path], fail)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, visiting(tmp_path, guard) as visitor:
         for _ in range(3):
             assert (await visitor.get(path))[0] == 500
@@ -120,19 +120,21 @@ async def test_a_handler_that_fails_answers_500_and_the_next_request_is_answered
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_a_stream_that_fails_ends_alone(place: tuple[Visitor, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_fails_ends_alone(
+    place: tuple[AdminClient, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
     visitor, qmp = place
     async with visitor.stream("?kinds=event") as one, visitor.stream("?kinds=decision") as other:
         await one.next("vm")
         await other.next("vm")
-        step = Feed._step
+        step = EventFeed._step
 
-        def odd(feed: Feed, stream: Stream) -> bytes | None:
+        def odd(feed: EventFeed, stream: EventStream) -> bytes | None:
             if "event" in stream.kinds:
                 raise RuntimeError("odd")
             return step(feed, stream)
 
-        monkeypatch.setattr(Feed, "_step", odd)
+        monkeypatch.setattr(EventFeed, "_step", odd)
         await qmp.ask("migrate", {"uri": "tcp:one:1"})
         assert (await other.next("decision"))["command"] == "migrate"
         with pytest.raises((aiohttp.ClientError, AssertionError)):
@@ -144,9 +146,9 @@ async def test_a_vm_whose_state_cannot_be_told_keeps_no_other_from_being_told(
 ) -> None:
     async with guarding(tmp_path / "q1", tmp_path / "g1", up=False) as one:
         vms = [Odd(), one.hub]
-        feed = Feed(lambda: vms, one.hub.journal.run)  # type: ignore[arg-type, return-value]
+        feed = EventFeed(lambda: vms, one.hub.journal.run)  # type: ignore[arg-type, return-value]
         with feed.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None) as stream:
-            told = await feed.next(stream, PATIENCE)
+            told = await feed.next(stream, TIMEOUT)
             while not feed._faults.drops["fault"]:  # the odd one is looked at in this slice of work or in the next
                 await feed.next(stream, 0.05)
         assert told is not None
@@ -181,6 +183,6 @@ async def test_a_process_without_descriptors_answers_again_when_it_has_some(tmp_
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await guard.says("cannot accept")
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 assert b"200 OK" in await reader.readline()
             writer.close()

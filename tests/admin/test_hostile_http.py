@@ -10,10 +10,10 @@ from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING
 
-from qmpguard.admin import connections, site, view
+from qmpguard.admin import connections, routes, serialize
 from tests.admin.visiting import TOKEN, visiting, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, guarding
+from tests.guarding import TIMEOUT, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,11 +172,11 @@ def hostile() -> Iterator[bytes]:
         yield request("GET", path + query, "localhost", "")
     for header, path in product(HEADERS, ("/metrics", "/api/v1/decisions", "/healthz")):
         yield request("GET", path, "localhost", header)
-    chance = random.Random(13)  # noqa: S311 -- repeatable
+    passes = random.Random(13)  # noqa: S311 -- repeatable
     while True:
         yield request(
-            chance.choice(METHODS), chance.choice(PATHS) + chance.choice(("", *QUERIES)), chance.choice(HOSTS),
-            "\r\n".join(chance.sample(HEADERS, 3)), chance.choice((b"", b"body", b"\xff" * 1000)),
+            passes.choice(METHODS), passes.choice(PATHS) + passes.choice(("", *QUERIES)), passes.choice(HOSTS),
+            "\r\n".join(passes.sample(HEADERS, 3)), passes.choice((b"", b"body", b"\xff" * 1000)),
         )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ async def ask(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], dat
     answer = b""
     with suppress(ConnectionError):
         writer.write(data)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while piece := await reader.read(1 << 16):
                 answer += piece
     writer.close()
@@ -267,7 +267,7 @@ async def test_a_fault_of_ours_is_logged_once_with_its_trace_and_counted_each_ti
         raise RuntimeError("odd")
 
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
-        monkeypatch.setattr(site, "_number", fail)
+        monkeypatch.setattr(routes, "_number", fail)
         for _ in range(5):
             status, body = await visitor.get("/api/v1/decisions")
             assert (status, set(body)) == (500, {"error"})
@@ -281,13 +281,13 @@ async def test_a_fault_in_the_midst_of_an_answer_never_makes_it_look_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
-        monkeypatch.setattr(site, "encode", lambda _: b"x" * 100_000)
+        monkeypatch.setattr(routes, "encode", lambda _: b"x" * 100_000)
 
         def rows(_: object, added: object = ()) -> Iterator[int]:
             yield from range(3)
             raise RuntimeError("odd")
 
-        monkeypatch.setattr(view, "rules", rows)
+        monkeypatch.setattr(serialize, "rules", rows)
         reader, writer = await asyncio.open_unix_connection(tmp_path / "admin.sock")
         writer.write(b"GET /api/v1/rules HTTP/1.1\r\nHost: localhost\r\n\r\n")
         data = b""

@@ -15,24 +15,24 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from qmpguard.address import UnixAddress
-from qmpguard.admin import view
-from qmpguard.admin.feed import ALIVE, Feed
+from qmpguard.admin import serialize
 from qmpguard.admin.metrics import FEW, Meter
-from qmpguard.admin.pace import PIECE
+from qmpguard.admin.slices import PIECE
+from qmpguard.admin.sse import ALIVE, EventFeed
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.verdict import Verdict
-from qmpguard.proxy.counts import Upkeep
 from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.record import Decision, Peer, Run
-from qmpguard.visit.admin import Visitor as PlainVisitor
-from tests.admin.visiting import Visitor, serving
+from qmpguard.remote.admin import AdminClient as PlainVisitor
+from tests.admin.visiting import AdminClient, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.admin.stream import Stream
-    from qmpguard.proxy.snapshot import Snapshot
+    from qmpguard.admin.stream import EventStream
+    from qmpguard.proxy.state.snapshot import Snapshot
 
 #: more than the 255 of which a change of names once dropped every stream
 MANY = 300
@@ -46,17 +46,17 @@ def fleet(count: int) -> list[Hub]:
 
 
 @pytest.fixture
-async def many(tmp_path: Path) -> AsyncGenerator[tuple[list[Hub], Visitor]]:
+async def many(tmp_path: Path) -> AsyncGenerator[tuple[list[Hub], AdminClient]]:
     hubs = fleet(MANY)
     path = str(tmp_path / "admin.sock")
     async with (
         serving(UnixAddress(path), hubs, hubs[0].journal.run) as admin,
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(path, limit=0)) as http,
     ):
-        yield hubs, Visitor(http, "http://localhost", admin)
+        yield hubs, AdminClient(http, "http://localhost", admin)
 
 
-async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Hub], Visitor], tmp_path: Path) -> None:
+async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Hub], AdminClient], tmp_path: Path) -> None:
     hubs, visitor = many
     for n in range(4 * MANY):
         hub = hubs[n % MANY]
@@ -69,12 +69,14 @@ async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Hub], V
         assert (status, body) == (other, data.decode() if isinstance(body, str) else json.loads(data))
         large += len(json.dumps(body)) > PIECE
     assert large >= 3
-    assert (await visitor.get("/api/v1/vms"))[1]["vms"] == [view.vm(hub.snapshot(), hub.journal.run) for hub in hubs]
+    assert (await visitor.get("/api/v1/vms"))[1]["vms"] == [
+        serialize.vm(hub.snapshot(), hub.journal.run) for hub in hubs
+    ]
     numbers = [int(one["id"].split("-")[1]) for one in (await visitor.get("/api/v1/decisions"))[1]["decisions"]]
     assert numbers == list(range(4 * MANY - 999, 4 * MANY + 1))
 
 
-async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list[Hub], Visitor]) -> None:
+async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list[Hub], AdminClient]) -> None:
     _, visitor = many
     for path in PATHS:
         async with visitor.http.head(visitor.base + path) as head:
@@ -84,7 +86,7 @@ async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list
             assert (head.status, head.content_type) == (response.status, response.content_type)
 
 
-async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Hub], Visitor]) -> None:
+async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Hub], AdminClient]) -> None:
     hubs, visitor = many
     async with visitor.http.get(visitor.base + "/api/v1/stream") as unread, visitor.stream() as stream:
         assert len((await stream.next())["names"]) == MANY
@@ -128,7 +130,7 @@ async def test_a_vm_that_changes_all_the_time_is_told_once_a_look_however_many_l
             return replace(hub.snapshot(), counts=deepcopy(hub.counts))
 
     busy = Busy()
-    feed = Feed(lambda: [busy], hubs[0].journal.run)
+    feed = EventFeed(lambda: [busy], hubs[0].journal.run)
     with ExitStack() as stack:
         streams = [
             stack.enter_context(feed.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None))
@@ -143,7 +145,7 @@ async def test_a_vm_that_changes_all_the_time_is_told_once_a_look_however_many_l
             looked -= 1
 
 
-async def drained(feed: Feed, stream: Stream) -> bytes:
+async def drained(feed: EventFeed, stream: EventStream) -> bytes:
     """What a stream is told now."""
     data = b""
     while (more := await feed.next(stream, 0)) not in (None, ALIVE):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.admin.answer import listing
-from qmpguard.admin.pace import PIECE, SLICE, Pace
+from qmpguard.admin.slices import PIECE, SLICE, Slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ async def turns(work: asyncio.Task[None], clock: Clock) -> list[float]:
 @pytest.mark.parametrize("workers", [1, 2, 50])
 async def test_no_turn_of_the_loop_takes_longer_than_a_slice_and_a_step(workers: int) -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = Slices(clock)
 
     async def work() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -59,7 +59,7 @@ async def test_no_turn_of_the_loop_takes_longer_than_a_slice_and_a_step(workers:
 
 async def test_many_small_pieces_of_work_share_a_turn_up_to_the_same_limit() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = Slices(clock)
 
     async def work() -> None:
         for n in range(200):
@@ -71,7 +71,7 @@ async def test_many_small_pieces_of_work_share_a_turn_up_to_the_same_limit() -> 
 
 
 async def test_a_slice_is_no_larger_than_a_piece_and_a_step() -> None:
-    pace, clock = Pace(lambda: 0.0), Clock()
+    pace, clock = Slices(lambda: 0.0), Clock()
     steps = clock.steps(1000, 1000)
     sizes = []
     while made := await pace.slice(steps):
@@ -81,7 +81,7 @@ async def test_a_slice_is_no_larger_than_a_piece_and_a_step() -> None:
 
 
 async def test_a_step_that_fails_ends_its_own_work_only() -> None:
-    pace, clock = Pace(), Clock()
+    pace, clock = Slices(), Clock()
 
     def failing() -> Iterator[bytes]:
         yield b""

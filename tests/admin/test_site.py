@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.admin import feed, site
+from qmpguard.admin import routes, sse
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Peer
 from tests.admin.visiting import visiting
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, assert_refused, capabilities, connected, eventually, guarding
+from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ async def test_a_vm_is_told_whole(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu:
         qemu.devices["gpu0"] = "vfio-pci"
         async with guarding(qemu.path, watch=FAST) as guard, visiting(tmp_path, guard) as visitor:
-            await eventually(lambda: guard.hub.gate.sight.facts.migration is not None)
+            await eventually(lambda: guard.hub.gate.last_seen.facts.migration is not None)
             async with connected(tmp_path / "guard.sock"):
                 status, body = await visitor.get("/api/v1/vms")
             (vm,) = body["vms"]
@@ -213,7 +213,7 @@ async def test_one_who_does_not_read_is_dropped_and_slows_nobody(tmp_path: Path)
 
 
 async def test_a_silent_stream_says_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "KEEP_ALIVE", FAST)
+    monkeypatch.setattr(routes, "KEEP_ALIVE", FAST)
     async with (
         guarding(tmp_path / "q", up=False) as guard,
         visiting(tmp_path, guard) as visitor,
@@ -224,7 +224,7 @@ async def test_a_silent_stream_says_that_it_is_alive(tmp_path: Path, monkeypatch
 
 
 async def test_there_is_an_end_to_the_number_of_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "MAX_STREAMS", 1)
+    monkeypatch.setattr(routes, "MAX_STREAMS", 1)
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
         async with visitor.stream():
             assert (await visitor.get("/api/v1/stream"))[0] == 503
@@ -244,17 +244,17 @@ async def test_when_the_guard_ends_its_streams_end(tmp_path: Path) -> None:
 
 
 async def test_a_stream_follows_vms_that_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "PULSE", FAST)
+    monkeypatch.setattr(sse, "PULSE", FAST)
     async with (
         guarding(tmp_path / "q1", tmp_path / "g1", up=False) as one,
         guarding(tmp_path / "q2", tmp_path / "g2", up=False) as two,
     ):
         vms = [one.hub]
-        ours = feed.Feed(lambda: vms, one.hub.journal.run)
+        ours = sse.EventFeed(lambda: vms, one.hub.journal.run)
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(ours.run())
             with ours.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None) as stream:
-                first = await ours.next(stream, PATIENCE)
+                first = await ours.next(stream, TIMEOUT)
                 assert first is not None
                 assert [json.loads(m.split(b"data: ")[1])["name"] for m in first.split(b"\n\n")[1:-1]] == ["test"]
                 vms.append(two.hub)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.address import UnixAddress
-from qmpguard.admin import states, view
+from qmpguard.admin import serialize, states
 from qmpguard.admin.states import States, mark
 from qmpguard.policy.policy import Policy
-from qmpguard.proxy.counts import Counts
 from qmpguard.proxy.hub import Hub
-from qmpguard.proxy.snapshot import Snapshot
+from qmpguard.proxy.state.counters import Counters
+from qmpguard.proxy.state.snapshot import Snapshot
 from qmpguard.record import Run
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: of a snapshot, what is another moment's and not another state
 UNTOLD = {"time", "surveys"}
-NUMBERS = [field.name for field in fields(Counts) if isinstance(getattr(Counts(), field.name), int)]
+NUMBERS = [field.name for field in fields(Counters) if isinstance(getattr(Counters(), field.name), int)]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def hub() -> Hub:
 
 
 def told(shot: Snapshot) -> str:
-    return json.dumps(view.vm(shot, Run("abc")))
+    return json.dumps(serialize.vm(shot, Run("abc")))
 
 
 @pytest.mark.parametrize("name", NUMBERS)

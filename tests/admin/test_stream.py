@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.admin import view
-from qmpguard.admin.feed import Feed
+from qmpguard.admin import serialize
 from qmpguard.admin.history import latest
-from qmpguard.admin.stream import Backlog, FellBehindError, Ring, Stream
+from qmpguard.admin.sse import EventFeed
+from qmpguard.admin.stream import Backlog, EventStream, FellBehindError, Ring
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Event, Happening, Journal, LinkChange, Peer, Run
 
 if TYPE_CHECKING:
-    from qmpguard.proxy.snapshot import Snapshot
+    from qmpguard.proxy.state.snapshot import Snapshot
 
 KINDS = frozenset({"decision", "drift", "link", "event", "override"})
 DECISION = Decision("x", Peer(1), "migrate", Verdict(), "11.1")
@@ -54,7 +54,7 @@ class Fleet:
 
     def happen(self, vm: OneVm, what: Happening) -> int:
         entry = vm.journal.add(1.0, what)
-        self.all[entry.number] = (vm.name, view.kind_of(what))
+        self.all[entry.number] = (vm.name, serialize.kind_of(what))
         return entry.number
 
     def wanted(self, kinds: frozenset[str], vm: str | None) -> list[int]:
@@ -65,14 +65,14 @@ class Fleet:
 class Listener:
     """A client that resumes where it was cut off."""
 
-    feed: Feed
+    feed: EventFeed
     vm: str | None
     kinds: frozenset[str]
     since: int
     told: list[int] = field(default_factory=list)
     behind: int = 0
     stack: ExitStack = field(default_factory=ExitStack)
-    stream: Stream | None = None
+    stream: EventStream | None = None
 
     async def read(self) -> None:
         if self.stream is None or self.stream.ended:
@@ -123,7 +123,7 @@ async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(
     fleet = Fleet()
     for _ in range(3):
         fleet.add(size)
-    feed = Feed(lambda: fleet.vms, fleet.run)
+    feed = EventFeed(lambda: fleet.vms, fleet.run)
     for _ in range(10):
         fleet.happen(chance.choice(fleet.vms), chance.choice(HAPPENINGS))
     listeners = [
@@ -150,7 +150,7 @@ async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(
 async def test_what_has_happened_since_the_opening_and_left_its_ring_ends_the_stream_and_is_never_skipped() -> None:
     fleet = Fleet()
     vm = fleet.add()
-    feed = Feed(lambda: fleet.vms, fleet.run)
+    feed = EventFeed(lambda: fleet.vms, fleet.run)
     dropped: list[bool] = []
     with feed.stream(since=None, vm=None, kinds=KINDS, drop=lambda: dropped.append(True)) as stream:
         for _ in range(SIZE + 1):
@@ -184,7 +184,7 @@ def test_the_past_may_leave_its_ring_but_what_comes_after_it_may_not(more: int) 
 
 
 async def test_of_a_state_only_the_latest_is_told_and_of_names_too() -> None:
-    stream = Stream(None, KINDS, 0, lambda: None)
+    stream = EventStream(None, KINDS, 0, lambda: None)
     stream.greet(["a", "b"])
     for _ in range(1000):
         stream.changed("a")
@@ -199,7 +199,7 @@ async def test_of_a_state_only_the_latest_is_told_and_of_names_too() -> None:
 async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() -> None:
     fleet = Fleet()
     vms = [fleet.add(1000) for _ in range(5)]
-    feed = Feed(lambda: fleet.vms, fleet.run)
+    feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=0, vm=None, kinds=KINDS, drop=lambda: None) as stream:
         for _ in range(300):
             for vm in vms:
@@ -211,7 +211,7 @@ async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() ->
 async def test_a_fault_in_the_feed_reaches_no_journal_and_its_streams_may_resume() -> None:
     fleet = Fleet()
     vm = fleet.add()
-    feed = Feed(lambda: fleet.vms, fleet.run)
+    feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=None, vm=None, kinds=KINDS, drop=lambda: None) as stream:
         feed._touched = None  # type: ignore[assignment]
         fleet.happen(vm, DECISION)

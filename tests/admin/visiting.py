@@ -13,13 +13,13 @@ import aiohttp
 
 from qmpguard.address import Address, TcpAddress, UnixAddress
 from qmpguard.admin.server import Admin
-from tests.guarding import PATIENCE
+from tests.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
-    from qmpguard.admin.states import Vm
+    from qmpguard.admin.states import VmState
     from qmpguard.daemon.guard import Guard
     from qmpguard.record import Run
 
@@ -27,7 +27,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 @dataclass
-class Visitor:
+class AdminClient:
     """An HTTP client of the admin interface."""
 
     http: aiohttp.ClientSession
@@ -55,7 +55,7 @@ class Listening:
 
     async def next(self, *kinds: str) -> dict[str, Any]:
         """The next message, of one of these kinds; its kind is in ``event``, its place in ``place``."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 fields: dict[str, str] = {}
                 while line := (await self.response.content.readline()).decode().rstrip("\n"):
@@ -68,7 +68,7 @@ class Listening:
 
 @asynccontextmanager
 async def serving(
-    listen: Address, vms: Sequence[Vm], run: Run, *, token_file: str | None = None, hosts: Sequence[str] = ()
+    listen: Address, vms: Sequence[VmState], run: Run, *, token_file: str | None = None, hosts: Sequence[str] = ()
 ) -> AsyncGenerator[Admin]:
     """Serve the admin interface of some VMs."""
     admin = Admin(listen, lambda: vms, run, token_file=token_file, hosts=hosts)
@@ -82,7 +82,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[Visitor]:
+async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[AdminClient]:
     """Visit a guard's admin interface by a unix socket."""
     path = folder / "admin.sock"
     connector = aiohttp.UnixConnector(str(path), limit=0)
@@ -91,13 +91,13 @@ async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[Visitor]:
         serving(UnixAddress(str(path)), [hub], hub.journal.run) as admin,
         aiohttp.ClientSession(connector=connector) as http,
     ):
-        yield Visitor(http, "http://localhost", admin)
+        yield AdminClient(http, "http://localhost", admin)
 
 
 @asynccontextmanager
 async def visiting_by_tcp(
     folder: Path, *guards: Guard, hosts: Sequence[str] = (), port: int | None = None
-) -> AsyncGenerator[Visitor]:
+) -> AsyncGenerator[AdminClient]:
     """Visit by TCP, where a token is needed."""
     (folder / "token").write_text(TOKEN + "\n")
     hubs = [guard.hub for guard in guards]
@@ -107,7 +107,7 @@ async def visiting_by_tcp(
         serving(address, hubs, hubs[0].journal.run, token_file=str(folder / "token"), hosts=hosts) as admin,
         aiohttp.ClientSession() as http,
     ):
-        yield Visitor(http, f"http://127.0.0.1:{port}", admin)
+        yield AdminClient(http, f"http://127.0.0.1:{port}", admin)
 
 
 def free_port() -> int:

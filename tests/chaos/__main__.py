@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: faults at once: mostly they wait
 AT_ONCE = 6
 #: seconds for one fault
-PATIENCE = 150.0
+TIMEOUT = 150.0
 
 
 class Seen(NamedTuple):
@@ -41,7 +41,7 @@ async def see(row: Row) -> Seen:
     begun = monotonic()
     with TemporaryDirectory(prefix="chaos") as folder:
         try:
-            async with asyncio.timeout(PATIENCE), placed(Path(folder)) as place:
+            async with asyncio.timeout(TIMEOUT), placed(Path(folder)) as place:
                 kept, seen = True, await row.make(place)
         except Broken as error:
             kept, seen = False, str(error)

@@ -20,7 +20,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from tests.clients.sameness import plain
 from tests.clients.tools import OFF, ON
-from tests.guarding import PATIENCE
+from tests.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ async def _qmp_client(path: Path, descriptor: int) -> list[str]:
         except ExecuteError as error:
             heard.append(f"{error.error_class}: {error}")
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await client.connect(str(path))
         try:
             assert client.greeting is not None
@@ -70,7 +70,7 @@ async def _qmp_client(path: Path, descriptor: int) -> list[str]:
 def legacy(path: Path) -> list[str]:
     """qemu.qmp.legacy, on which QEMU's own tests and qmp-shell stand: no id."""
     monitor = QEMUMonitorProtocol(str(path))
-    monitor.settimeout(PATIENCE)
+    monitor.settimeout(TIMEOUT)
     heard = [plain(monitor.connect())]
     try:
         heard += [plain(monitor.cmd_raw(command, arguments)) for command, arguments in _REQUESTS]
@@ -85,7 +85,7 @@ def legacy(path: Path) -> list[str]:
 def qmp_package(path: Path) -> list[str]:
     """The `qmp` package of PyPI: no newline, and an id that may be anything."""
     with closing(qmp.QEMUMonitorProtocol(str(path))) as monitor:
-        monitor.settimeout(PATIENCE)
+        monitor.settimeout(TIMEOUT)
         heard = [plain(monitor.connect())]
         heard += [plain(monitor.cmd(command, arguments)) for command, arguments in _REQUESTS]
         heard += [plain(monitor.cmd("query-name", cmd_id=own)) for own in (7, "a", [1, {}], {"a": None}, 2.5)]
@@ -152,9 +152,9 @@ def socat(path: Path) -> list[str]:
         json.dumps({"execute": "migrate-set-capabilities", "arguments": OFF}),
         '{"execute": "query-migrate", "id": "last"}',
     )
-    command = ("socat", "-t", str(PATIENCE), "-", f"UNIX-CONNECT:{path}")
+    command = ("socat", "-t", str(TIMEOUT), "-", f"UNIX-CONNECT:{path}")
     sent = "\n".join(lines).encode()
-    done = subprocess.run(command, input=sent, stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
+    done = subprocess.run(command, input=sent, stdout=subprocess.PIPE, timeout=TIMEOUT, check=True)
     return plain(done.stdout.decode()).splitlines()
 
 
@@ -176,7 +176,7 @@ def _on_a_terminal(command: list[str], lines: Sequence[str], prompt: bytes = b"(
                 os.write(ours, line.encode() + b"\n")
                 shown.append(_read_until(ours, prompt))
             os.write(ours, b"\x04")  # end of file
-            program.wait(PATIENCE)
+            program.wait(TIMEOUT)
         finally:
             program.kill()
             program.wait()
@@ -187,7 +187,7 @@ def _on_a_terminal(command: list[str], lines: Sequence[str], prompt: bytes = b"(
 def _read_until(descriptor: int, prompt: bytes) -> bytes:
     received = b""
     while not received.endswith(prompt):
-        ready, _, _ = select.select([descriptor], [], [], PATIENCE)
+        ready, _, _ = select.select([descriptor], [], [], TIMEOUT)
         assert ready, f"no prompt, only {received!r}"
         received += os.read(descriptor, 1 << 16)
     return received

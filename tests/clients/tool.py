@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tests.clients.sameness import plain
 from tests.conformance.transcript import normal
-from tests.guarding import PATIENCE
+from tests.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,7 @@ class _Connection:
         self._received = bytearray()
         self._messages: Iterator[bytes] = iter(())
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(TIMEOUT)
         self._socket.connect(str(path))
 
     def __enter__(self) -> Self:

@@ -10,7 +10,7 @@ import pytest
 from tests.clients.tool import Passing, Tool, crlf, talk
 from tests.clients.tools import Hand
 from tests.conformance.twins import NEGOTIATE
-from tests.guarding import PATIENCE
+from tests.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def _read_late(path: Path) -> list[bool]:
     """Whether the schema came whole, and whether the next client is greeted with a greeting."""
     with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as following:
         for each in (client, following):
-            each.settimeout(PATIENCE)
+            each.settimeout(TIMEOUT)
         client.connect(str(path))
         client.sendall(NEGOTIATE + b'{"execute": "query-qmp-schema"}')
         client.shutdown(socket.SHUT_WR)

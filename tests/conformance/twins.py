@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmpguard.demo.qemu import Qemu
 from tests.conformance.transcript import messages
-from tests.guarding import PATIENCE, guarding
+from tests.guarding import TIMEOUT, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ class Line:
         self.received = bytearray()
         self.ended = False
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(TIMEOUT)
         self._socket.connect(str(path))
         self._socket.setblocking(False)
 
@@ -110,7 +110,7 @@ class Line:
 
     def _ready(self, *, writing: bool = False) -> bool:
         """Read what is there, waiting for it; say whether the socket takes bytes."""
-        read, write, _ = select.select([self._socket], [self._socket] if writing else [], [], PATIENCE)
+        read, write, _ = select.select([self._socket], [self._socket] if writing else [], [], TIMEOUT)
         if not read and not write:
             self._end("(silence)")
         if read:
@@ -187,7 +187,7 @@ class Twins:
         for path in self._behind:
             path.parent.mkdir(exist_ok=True)
         self._thread.start()
-        self._ready.wait(3 * PATIENCE)
+        self._ready.wait(3 * TIMEOUT)
         if self._failure is not None:
             raise self._failure
         return self
@@ -197,7 +197,7 @@ class Twins:
     ) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(3 * PATIENCE)
+        self._thread.join(3 * TIMEOUT)
         self._pool.shutdown()
 
     def play(self, script: Script) -> tuple[list[str], list[str]]:
@@ -233,7 +233,7 @@ class Twins:
                 )
             guard = await stack.enter_async_context(
                 guarding(
-                    self._behind[1].with_name("qmp0.sock"), self.guarded, policy=self._policy, survey_timeout=PATIENCE
+                    self._behind[1].with_name("qmp0.sock"), self.guarded, policy=self._policy, survey_timeout=TIMEOUT
                 )
             )
             greeting = guard.hub.greeting

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 #: seconds for one command
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @asynccontextmanager
 async def connected(monitor: Path) -> AsyncGenerator[QMPClient]:
     client = QMPClient("test")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await client.connect(str(monitor))
     try:
         yield client
@@ -38,7 +38,7 @@ async def connected(monitor: Path) -> AsyncGenerator[QMPClient]:
 
 
 async def ask(monitor: Path, command: str, arguments: dict[str, Any] | None = None) -> Any:
-    async with connected(monitor) as client, asyncio.timeout(PATIENCE):
+    async with connected(monitor) as client, asyncio.timeout(TIMEOUT):
         return await client.execute(command, arguments)
 
 
@@ -69,7 +69,7 @@ async def test_a_vfio_device_is_plugged_in_and_out(tmp_path: Path) -> None:
             with client.listener("DEVICE_DELETED") as deleted:
                 await client.execute("device_del", {"id": "hot"})
                 await client.execute("system_reset")  # no guest is there to let go of it
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     assert (await deleted.get())["data"]
 
 
@@ -213,7 +213,7 @@ def test_fetching_asks_the_mirror_that_apt_uses_and_keeps_nothing_but_the_qemu(t
 def test_two_may_fetch_at_once(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAIT", "2")
     with ThreadPoolExecutor(2) as pool:
-        one, other = (future.result(PATIENCE) for future in [pool.submit(fetch), pool.submit(fetch)])
+        one, other = (future.result(TIMEOUT) for future in [pool.submit(fetch), pool.submit(fetch)])
     assert one == other
     assert len(list(tools.glob("mmdebstrap.*"))) == 2
     assert [path.name for path in one.parent.parent.iterdir()] == ["qemu-11.1"]

@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.demo.vfio_user import COMMANDS, HEADER, MAX_MESSAGE, Device, Refusal, VfioUserServer, answer
+from qmpguard.demo.vfio_user import (
+    COMMANDS,
+    HEADER,
+    MAX_MESSAGE,
+    VfioUserDevice,
+    VfioUserRefusal,
+    VfioUserServer,
+    answer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 #: seconds for one exchange with the server
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 VERSION, DMA_MAP, DMA_UNMAP, DEVICE_INFO, REGION_INFO, IRQ_INFO, SET_IRQS, READ, WRITE, RESET = COMMANDS
 BAR0, ROM, CONFIG, NO_REGION = 0, 6, 7, 9
@@ -41,7 +49,7 @@ class Client:
 
     async def receive(self) -> tuple[int, bytes]:
         """Return the errno and the body of the next reply."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             number, _, size, flags, error = HEADER.unpack(await self.reader.readexactly(HEADER.size))
             assert number == 7
             assert flags == (0x21 if error else 0x01)
@@ -63,7 +71,7 @@ class Client:
 
     async def closed(self) -> bool:
         """Whether the server has closed the connection, without another byte."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             try:
                 return await self.reader.read() == b""
             except ConnectionError:
@@ -138,7 +146,7 @@ async def test_every_connection_has_a_device_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_qemu_asks_is_answered(command: int, body: bytes, reply: bytes) -> None:
-    assert answer(Device(), command, body) == reply
+    assert answer(VfioUserDevice(), command, body) == reply
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,7 @@ def test_what_qemu_asks_is_answered(command: int, body: bytes, reply: bytes) -> 
     ],
 )
 def test_what_cannot_be_is_refused_with_an_errno(command: int, body: bytes, error: int) -> None:
-    assert answer(Device(), command, body) == Refusal(error)
+    assert answer(VfioUserDevice(), command, body) == VfioUserRefusal(error)
 
 
 async def test_a_refused_command_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
@@ -251,7 +259,7 @@ async def test_it_runs_as_a_process_says_ready_and_ends_cleanly(tmp_path: Path) 
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         assert await process.stdout.readline() == b"ready\n"
         async with connected(path) as client:
             assert await client.ask(RESET) == (0, b"")

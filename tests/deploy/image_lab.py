@@ -21,7 +21,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from tests.deploy.stage import ROOT, debian, kept, run, wheels
-from tests.guarding import PATIENCE, assert_refused, connected, eventually
+from tests.guarding import TIMEOUT, assert_refused, connected, eventually
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -159,7 +159,7 @@ async def test_it_guards_a_qemu_of_the_host(
                     said = (await probe.communicate())[0].decode()
                 assert (probe.returncode, said) == (0, "")
             os.kill(guard, getattr(signal, settings["StopSignal"]))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 said = (await process.communicate())[0].decode()
             assert process.returncode == 0, said
             assert not path.exists()

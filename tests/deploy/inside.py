@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: seconds for whatever is waited for; the VM has no KVM, and its host may be busy
-PATIENCE = 120.0
+TIMEOUT = 120.0
 GUARD = "qmpguard@web.service"
 CLIENTS = "/run/qmpguard/web.sock"
 LAUNCHER = """\
@@ -195,7 +195,7 @@ class Client:
 
     def __init__(self, path: str = CLIENTS) -> None:
         self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(PATIENCE)
+        self._sock.settimeout(TIMEOUT)
         self._sock.connect(path)
         self._lines = self._sock.makefile()
 
@@ -254,7 +254,7 @@ def drop_in(*lines: str) -> None:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds that nothing announces."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)

@@ -13,7 +13,7 @@ import pytest
 
 from qmpguard.admin.metrics import NUMBERS, STATUSES, TIMES
 from qmpguard.policy.rules import table
-from qmpguard.proxy.counts import DROP_REASONS
+from qmpguard.proxy.state.counters import DROP_REASONS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -13,7 +13,7 @@ from qmpguard.cli import main
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from qmpguard.visit import inspection
+from qmpguard.remote import inspection
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import capabilities, connected, guarding
 

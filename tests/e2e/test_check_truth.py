@@ -9,8 +9,8 @@ import pytest
 
 from qmpguard.demo.qemu import vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from qmpguard.policy.outlook import Chance, Prospect
-from qmpguard.visit.report import check
+from qmpguard.policy.forecast import Forecast, Passes
+from qmpguard.remote.report import check
 from tests.e2e.test_hazards import (
     FILLING,
     ONLY_7,
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from tests.guarding import Client
 
 
-async def said(address: Path, way: str) -> tuple[Prospect, str]:
+async def said(address: Path, way: str) -> tuple[Forecast, str]:
     """What check says of a way, and why it cannot begin now."""
     report = await check(str(address))
-    return next((p, obstacle) for p, obstacle in report.prospects if p.way == way)
+    return next((p, obstacle) for p, obstacle in report.forecasts if p.way == way)
 
 
 async def saves(direct: Client, qemu: Qemu) -> bool:
@@ -72,9 +72,9 @@ async def test_a_snapshot_to_disk(
             await turn_on(direct, setting["capability"])
         if state == "paused":
             await direct.ask("stop")
-        prospect, obstacle = await said(tmp_path / "guard.sock", "snapshot to disk")
+        forecast, obstacle = await said(tmp_path / "guard.sock", "snapshot to disk")
         assert not obstacle
-        assert (prospect.chance is Chance.YES) == await saves(direct, qemu)
+        assert (forecast.passes is Passes.YES) == await saves(direct, qemu)
 
 
 @pytest.mark.parametrize("mode", ["normal", "cpr-exec"])
@@ -83,8 +83,8 @@ async def test_a_snapshot_to_disk_in_a_mode(tmp_path: Path, binary: Callable[[],
     async with vm(binary(), tmp_path, named(tmp_path)) as (_, direct, qemu):
         fill(qemu)
         await direct.ask("migrate-set-parameters", {"mode": mode, "cpr-exec-command": ["q"]})
-        prospect, _ = await said(tmp_path / "guard.sock", "snapshot to disk")
-        assert (prospect.chance is Chance.YES) == await saves(direct, qemu)
+        forecast, _ = await said(tmp_path / "guard.sock", "snapshot to disk")
+        assert (forecast.passes is Passes.YES) == await saves(direct, qemu)
 
 
 @pytest.mark.parametrize("binary", ONLY_7)
@@ -101,9 +101,9 @@ async def test_cpr_by_reboot(tmp_path: Path, binary: Callable[[], Path], vfio: b
     async with VfioUserServer(tmp_path / "vu.sock") as server:
         words = ["-device", json.dumps(vfio_user_device(server.path, id="gpu0"))] if vfio else []
         async with vm(binary(), tmp_path, words, disk=False) as (_, direct, _):
-            prospect, obstacle = await said(tmp_path / "guard.sock", "CPR")
+            forecast, obstacle = await said(tmp_path / "guard.sock", "CPR")
             assert not obstacle
-            assert prospect.chance is (Chance.WARNED if vfio else Chance.YES)  # the device's state is lost
+            assert forecast.passes is (Passes.WARNED if vfio else Passes.YES)  # the device's state is lost
             await direct.ask("migrate-set-parameters", {"mode": "cpr-reboot"})
             assert await direct.ask("migrate", {"uri": f"exec:cat > {tmp_path / 'state'}"}) == {"return": {}}
             assert await ended(direct) == "completed"
@@ -117,10 +117,10 @@ async def test_colo(tmp_path: Path, binary: Callable[[], Path], vfio: bool) -> N
     async with VfioUserServer(tmp_path / "vu.sock") as server:
         words = ["-device", json.dumps(vfio_user_device(server.path, id="gpu0"))] if vfio else []
         async with vm(binary(), tmp_path, words, disk=False) as (_, direct, _):
-            prospect, obstacle = await said(tmp_path / "guard.sock", "COLO")
+            forecast, obstacle = await said(tmp_path / "guard.sock", "COLO")
             assert not obstacle
-            assert prospect.chance is (Chance.NO if vfio else Chance.YES)
-            assert prospect.native.refuses.value == ("no" if vfio else "unknown")
+            assert forecast.passes is (Passes.NO if vfio else Passes.YES)
+            assert forecast.qemu_check.refuses.value == ("no" if vfio else "unknown")
             states = [{"capability": c, "state": True} for c in ("return-path", "x-colo")]
             assert await direct.ask("migrate-set-capabilities", {"capabilities": states}) == {"return": {}}
             # QEMU takes it, with the device as without

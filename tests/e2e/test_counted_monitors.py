@@ -18,7 +18,7 @@ from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.operations import OpenMonitor
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
-from tests.guarding import PATIENCE, Client, connected
+from tests.guarding import TIMEOUT, Client, connected
 from tests.policy.scenes import Request, hmp, qmp
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ async def test_exactly_what_qemu_opens_a_monitor_for_is_refused(tmp_path: Path, 
         folder = tmp_path / str(i)
         folder.mkdir()
         qemu = Qemu(binary(), folder, machine="pc")
-        async with asyncio.timeout(PATIENCE), qemu, connected(qemu.monitors[0]) as client:
+        async with asyncio.timeout(TIMEOUT), qemu, connected(qemu.monitors[0]) as client:
             seen[str(request)] = await opens_monitor(client, request, folder / "w")
     assert seen == {str(request): opened for request, opened in WAYS}
 

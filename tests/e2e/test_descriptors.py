@@ -16,7 +16,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.proxy import fds
+from qmpguard.proxy.sockets import descriptors
 from tests.guarding import Client, connected, eventually, guarding, qmp_client
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(folder: Path, find: Callable[[], Path], *args: str, monitors: int = 1) -> AsyncGenerator[Scene]:
-    before = descriptors()
+    before = open_descriptors()
     async with AsyncExitStack() as stack:
         qemu = await stack.enter_async_context(Qemu(find(), folder, args, monitors=monitors))
         guard = await stack.enter_async_context(guarding(qemu.monitors[0]))
@@ -85,10 +85,10 @@ async def scene(folder: Path, find: Callable[[], Path], *args: str, monitors: in
         two = await stack.enter_async_context(connected(where))
         yield Scene(guard, one, two, where)
     await asyncio.sleep(0)  # transports close when their turn comes
-    await eventually(lambda: descriptors() == before)
+    await eventually(lambda: open_descriptors() == before)
 
 
-def descriptors() -> int:
+def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -283,7 +283,7 @@ async def test_more_than_could_be_received_end_the_connection(
 ) -> None:
     """As where the process has no more descriptors to give: nobody can tell which command lacks one."""
     async with scene(tmp_path, find) as it, connected(it.socket) as third:
-        monkeypatch.setattr("qmpguard.proxy.stream._ANCILLARY", socket.CMSG_SPACE(4))
+        monkeypatch.setattr("qmpguard.proxy.sockets.stream._ANCILLARY", socket.CMSG_SPACE(4))
         with sent(third, request("getfd", fdname="x"), count=3) as pipes:
             assert await third.closed()
             assert all(pipe.is_closed for pipe in pipes)
@@ -294,13 +294,13 @@ async def test_no_program_that_is_started_meanwhile_inherits_one(
     tmp_path: Path, find: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = []
-    original = fds.Descriptor.__init__
+    original = descriptors.Descriptor.__init__
 
-    def note(self: fds.Descriptor, number: int) -> None:
+    def note(self: descriptors.Descriptor, number: int) -> None:
         original(self, number)
         flags.append(fcntl.fcntl(number, fcntl.F_GETFD))
 
-    monkeypatch.setattr(fds.Descriptor, "__init__", note)
+    monkeypatch.setattr(descriptors.Descriptor, "__init__", note)
     async with scene(tmp_path, find) as it:
         with sent(it.one, request("getfd", fdname="x"), count=2):
             assert await it.one.receive() == {"return": {}}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guarding import PATIENCE, connected, eventually
+from tests.guarding import TIMEOUT, connected, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -34,7 +34,7 @@ async def running(tmp_path: Path, *options: str) -> AsyncGenerator[asyncio.subpr
     process = await start(tmp_path, *options)
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while b" ready: " not in (line := await process.stderr.readline()):
                 assert line, "it ended before it was ready"
         yield process
@@ -60,13 +60,13 @@ def is_alive(pid: int) -> bool:
 
 
 async def ended(process: asyncio.subprocess.Process) -> int:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await process.wait()
 
 
 async def said_by(process: asyncio.subprocess.Process) -> tuple[int, str]:
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         said = (await process.stderr.read()).decode()
         assert "Traceback" not in said
         assert "Exception" not in said

@@ -17,7 +17,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from tests.guarding import PATIENCE, Client, assert_refused, capabilities, connected, guarding
+from tests.guarding import TIMEOUT, Client, assert_refused, capabilities, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -68,7 +68,7 @@ async def qcow2(binary: Path, folder: Path) -> Path:
 async def job(qmp: Client, command: str, arguments: dict[str, Any]) -> str:
     """Run a job to its end and return its error, which is empty where it has none."""
     assert await qmp.ask(command, arguments) == {"return": {}}
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             (state,) = (await qmp.ask("query-jobs"))["return"]
             if state["status"] == "concluded":
@@ -103,7 +103,7 @@ async def test_multifd_ends_an_old_qemu_at_a_snapshot(tmp_path: Path, binary: Ca
         await turn_on(direct, "multifd")
         await both_refused(through, "snapshot-multifd")
         direct.send({"execute": "snapshot-save", "arguments": SAVE})
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await qemu.process.wait() == -signal.SIGSEGV
 
 
@@ -163,7 +163,7 @@ async def test_a_template_with_shared_memory_is_written_to_a_file(tmp_path: Path
 
 
 async def ended(qmp: Client) -> str:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             status: str = (await qmp.ask("query-migrate"))["return"]["status"]
             if status in ("completed", "failed"):
@@ -186,7 +186,7 @@ async def test_a_background_snapshot_does_not_see_what_another_process_writes(
             ram[at : at + len(before)] = before
             await turn_on(direct, "background-snapshot")
             assert await direct.ask("migrate", {"uri": f"exec:cat {gate}; cat > {target}"}) == {"return": {}}
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while (await direct.ask("query-migrate"))["return"]["status"] != "active":  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             ram[at : at + len(after)] = after
@@ -264,5 +264,5 @@ async def test_what_ends_qemu_is_refused(
         assert_refused(await through.ask(command, arguments), "qemu-crash")
         assert "return" in await through.ask("query-status")
         direct.send({"execute": command, "arguments": arguments})
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await qemu.process.wait() in (-signal.SIGSEGV, -signal.SIGABRT)

@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.daemon.monitors import doubtful, monitors
 from qmpguard.demo.lab import system_qemu
-from tests.guarding import PATIENCE, eventually
+from tests.guarding import TIMEOUT, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -65,7 +65,7 @@ async def started(options: list[str]) -> AsyncGenerator[asyncio.subprocess.Proce
         )
         theirs.close()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 assert b"QMP" in await asyncio.get_running_loop().sock_recv(blocking(ours), 4096)
             yield process
         finally:
@@ -81,7 +81,7 @@ def blocking(sock: socket.socket) -> socket.socket:
 
 async def opened(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a socket that QEMU has bound, and listens at in a moment."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 return await asyncio.open_unix_connection(path)
@@ -96,7 +96,7 @@ async def test_what_makes_a_monitor_in_qemu_is_found(tmp_path: Path, options: st
     async with started(["-nodefaults", *words]):
         await eventually((tmp_path / "m").exists)
         reader, writer = await opened(tmp_path / "m")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             writer.write(said)
             answer = b"$O" if said is GDB else b"(qemu)"  # O: output of a command
             heard = b""

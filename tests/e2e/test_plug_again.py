@@ -14,7 +14,7 @@ import pytest
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from tests.guarding import PATIENCE, Client, assert_refused, capabilities, connected, guarding
+from tests.guarding import TIMEOUT, Client, assert_refused, capabilities, connected, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ AWAY = {"uri": "tcp:127.0.0.1:1"}
 
 
 async def until(qmp: Client, status: str) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await qmp.ask("query-migrate"))["return"].get("status") != status:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.02)
 

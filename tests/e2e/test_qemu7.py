@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import PATIENCE, Client, connected, guarding, qmp_client
+from tests.guarding import TIMEOUT, Client, connected, guarding, qmp_client
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ async def test_the_guard_runs_as_a_process_says_ready_and_ends_cleanly(tmp_path:
                 stderr=asyncio.subprocess.PIPE,
             )
             assert process.stderr is not None
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 line = (await process.stderr.readline()).decode()
                 assert " ready: clients at unix:" in line
                 async with connected(socket) as qmp:

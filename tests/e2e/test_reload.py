@@ -15,7 +15,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, Client, assert_refused, capabilities, connected
+from tests.guarding import TIMEOUT, Client, assert_refused, capabilities, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,7 +45,7 @@ class Process:
     async def says(self, text: str) -> str:
         """Read the log up to the line with a text."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while line := (await self.process.stderr.readline()).decode():
                 if text in line:
                     return line

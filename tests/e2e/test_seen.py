@@ -12,11 +12,11 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.proxy import heartbeat
-from tests.admin.visiting import Visitor, visiting
+from qmpguard.proxy.qemu import heartbeat
+from tests.admin.visiting import AdminClient, visiting
 from tests.e2e.test_reload import running, table
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, connected, guarding
+from tests.guarding import TIMEOUT, connected, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.qemu
 PATHS = ("/healthz", "/metrics", "/api/v1/vms", "/api/v1/vms/test", "/api/v1/decisions", "/api/v1/rules", "/")
 
 
-async def until(visitor: Visitor, status: int) -> list[str]:
+async def until(visitor: AdminClient, status: int) -> list[str]:
     """Wait until /readyz answers so, and return its reasons."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             answer, body = await visitor.get("/readyz")
             if answer == status:
@@ -39,7 +39,7 @@ async def until(visitor: Visitor, status: int) -> list[str]:
 
 async def test_a_stopped_qemu_is_named_and_delays_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
-    monkeypatch.setattr(heartbeat, "PATIENCE", 0.5)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 0.5)
     async with (
         Qemu(system_qemu(), tmp_path) as qemu,
         guarding(qemu.monitors[0]) as guard,
@@ -68,11 +68,11 @@ async def test_the_program_serves_it_and_leaves_no_socket_behind(tmp_path: Path)
         )
         try:
             assert process.stderr is not None
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while b"ready: clients at" not in await process.stderr.readline():
                     pass
             async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(admin))) as http:
-                visitor = Visitor(http, "http://localhost")
+                visitor = AdminClient(http, "http://localhost")
                 assert await until(visitor, 200) == []
                 assert (await visitor.get("/api/v1/vms"))[1]["vms"][0]["name"] == "web1"
             process.terminate()
@@ -92,7 +92,7 @@ async def test_a_reload_is_seen_at_once_and_the_interface_itself_stays_as_it_was
         async with running(config, "-X", "dev") as guard:
             await guard.says(" ready: ")
             async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(admin))) as http:
-                visitor = Visitor(http, "http://localhost")
+                visitor = AdminClient(http, "http://localhost")
                 async with visitor.stream("?kinds=link") as stream:
                     assert (await stream.next("vms"))["names"] == ["one"]
                     config.write_text(head.replace("admin.sock", "other.sock") + table("two", two.path))

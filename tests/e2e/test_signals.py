@@ -17,7 +17,7 @@ import pytest
 from qmpguard.daemon.child import Child
 from qmpguard.signals import HUNG
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, connected, eventually
+from tests.guarding import TIMEOUT, connected, eventually
 from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def is_held(pid: int) -> bool:
 
 async def ended(process: Process) -> tuple[int, str]:
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         said = (await process.stderr.read()).decode()
         assert "Traceback" not in said
         return await process.wait(), said
@@ -152,7 +152,7 @@ async def test_a_standard_error_that_nobody_reads_does_not_hold_up_the_end(tmp_p
     await eventually(lambda: is_held(process.pid))
     await asyncio.sleep(1.0)
     process.terminate()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         assert await process.wait() in {0, HUNG}
     os.close(reading)
 
@@ -171,7 +171,7 @@ async def test_a_signal_for_qemu_reaches_it_or_keeps_it_from_running(
     )
     await asyncio.sleep(moment)
     process.send_signal(number)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         assert process.stderr is not None
         await process.stderr.read()  # it ends with the last process that has it: QEMU would
         code = await process.wait()

@@ -16,7 +16,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import PATIENCE, connected, eventually
+from tests.guarding import TIMEOUT, connected, eventually
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -79,7 +79,7 @@ async def manager(path: Path) -> AsyncGenerator[asyncio.Queue[str]]:
 async def until(told: asyncio.Queue[str], text: str) -> list[str]:
     """What is told before a text."""
     before = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (heard := await told.get()) != text:
             before.append(heard)
     return before
@@ -92,7 +92,7 @@ async def test_the_first_client_starts_the_guard_and_its_socket_outlives_it(tmp_
         path_of_qemu = f"QMPGUARD_QEMU={qemu.monitors[0]}"
         command = (activate, "--listen", str(path), "--fdname", "qmp", "-E", path_of_qemu, *RUN)
         async with process(*command) as guard:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not path.exists():  # noqa: ASYNC110 -- the tool says on its stderr only that it listens
                     await asyncio.sleep(0.005)
             mode = path.stat().st_mode

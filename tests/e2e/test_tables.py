@@ -14,7 +14,7 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.policy.policy import Policy, Profile
-from tests.guarding import PATIENCE, Client, connected, guarding
+from tests.guarding import TIMEOUT, Client, connected, guarding
 from tests.policy.scenes import PRIMARY
 from tests.policy.test_honest import HONEST, STRICT_HONEST
 from tests.policy.test_routes import ROUTES, STRICT_ROUTES
@@ -117,7 +117,7 @@ async def come_true(
 
 
 async def until(qmp: Client, status: str) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while (await qmp.ask("query-migrate"))["return"].get("status") != status:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.02)
 

@@ -13,7 +13,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import PATIENCE, connected
+from tests.guarding import TIMEOUT, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -50,7 +50,7 @@ async def start(path: Path) -> asyncio.subprocess.Process:
 
 async def says(process: asyncio.subprocess.Process, text: str) -> None:
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while text not in (line := (await process.stderr.readline()).decode()):
             assert line, f"it ended before it said {text!r}"
 
@@ -116,7 +116,7 @@ async def test_the_place_of_a_qemu_that_is_started_anew_is_taken_again(tmp_path:
             await qemu.process.wait()
             async with Qemu(system_qemu(), tmp_path):
                 await says(process, f"took the place of {path} again")
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     while not await is_guarded(path):
                         pass
                 assert mode(path.with_name(path.name + ".qemu")) == 0o600
@@ -178,7 +178,7 @@ async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 async def fails(path: Path, says: str) -> None:
     process = await start(path)
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         text = (await process.stderr.read()).decode()
         assert await process.wait() == 69
     assert says in text

@@ -16,11 +16,11 @@ from qmpguard.address import Address, FdAddress, Inbound, TcpAddress, UnixAddres
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.inbound import QemuListener
-from qmpguard.proxy.listener import Listener
-from qmpguard.proxy.uplink import Presence
+from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.listening.qemu_listener import QemuListener
+from qmpguard.proxy.qemu.connections import Presence
 from tests.fakes.qemu import FakeQemu
-from tests.guarding import PATIENCE, Client, connected, eventually, guarding
+from tests.guarding import TIMEOUT, Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ async def test_qemu_dials_in_to_a_guard_that_was_started_by_its_options(tmp_path
         await eventually(where.exists)
         assert stat.S_IMODE(where.stat().st_mode) == 0o600
         async with Qemu(system_qemu(), tmp_path, dialling(UnixAddress(str(where)), old=True)):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 line = (await process.stderr.readline()).decode()
             assert line.endswith(f"at unix:{where} (it dials in)\n")
             await assert_serves(tmp_path / "guard.sock")
@@ -174,7 +174,7 @@ async def test_a_descriptor_whose_qemu_is_gone_stays_failed_and_its_clients_are_
                 await eventually(lambda: qemu.connections == 1)
                 qemu.die()
                 await eventually(lambda: "a descriptor cannot be opened again" in guard.hub.snapshot().link.reason)
-                assert guard.hub.uplink.presence is Presence.ENDED
+                assert guard.hub.connections.presence is Presence.ENDED
                 assert not client.exists()
                 assert not guard.hub.counts.faults
 

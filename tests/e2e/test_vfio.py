@@ -17,7 +17,7 @@ from qemu.qmp import ExecuteError, QMPClient
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from tests.guarding import PATIENCE, capabilities, guarding, qmp_client
+from tests.guarding import TIMEOUT, capabilities, guarding, qmp_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -52,7 +52,7 @@ class Vm:
 
     async def migrated(self) -> str:
         """How the migration ended."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 answer: Any = await self.behind.execute("query-migrate")
                 if answer.get("status") in ("completed", "failed"):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: seconds for any reply; hostile clients may keep the machine busy, and it has other work as well
-PATIENCE = 45.0
+TIMEOUT = 45.0
 #: requests under way at once, and the pause between two such batches in seconds
 BATCH, PAUSE = 3, 0.01
 
@@ -60,10 +60,10 @@ class Bystander:
         line = b'{"event"'
         while b'"event"' in line[:80]:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     line = await reader.readline()
             except TimeoutError as error:
-                raise Fault(f"a bystander at {self._path.name} waits for {PATIENCE:g} s") from error
+                raise Fault(f"a bystander at {self._path.name} waits for {TIMEOUT:g} s") from error
             if not line:
                 raise Fault(f"a bystander at {self._path.name} was cut off")
         return line

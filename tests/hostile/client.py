@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: seconds for any reply: others keep the guard and QEMU busy, and the machine has other work
-PATIENCE = 60.0
+TIMEOUT = 60.0
 #: seconds that a client goes on sending which does not read
 UNREAD = 0.5
 #: the pause before a client leaves, where that is to happen while its requests are under way, in seconds
@@ -69,7 +69,7 @@ class Hostile:
 
     async def run(self) -> None:
         """Converse and leave; raises `Fault` or `TimeoutError`."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             self._wire = await dial(self._path)
         try:
             await self._converse()
@@ -84,7 +84,7 @@ class Hostile:
                 async with asyncio.timeout(UNREAD):
                     await self._speak()
             return
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             greeting = await self._wire.lines()
         if not greeting or not greeting[0].startswith(b'{"QMP"'):
             raise Fault(f"no greeting: {greeting[:1]}")
@@ -97,7 +97,7 @@ class Hostile:
         async with asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(self._listen(patient=patient))
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     await self._speak()
                 await self._leave()
             except ConnectionError as error:
@@ -108,7 +108,7 @@ class Hostile:
 
     async def _listen(self, *, patient: bool) -> None:
         while True:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 try:
                     lines = await self._wire.lines()
                 except ConnectionError:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: hostile QEMUs at once, every third of which dials the guard; mostly they wait until the guard comes again
 PRANKSTERS = 40
 #: seconds for the guard to come to a hostile QEMU, and for a client to be served when QEMU is well again
-PATIENCE = 60.0
+TIMEOUT = 60.0
 #: seconds that a prank goes on whose connection nobody closes
 LASTS = 3.0
 
@@ -86,15 +86,15 @@ async def _play(qemu: HostileQemu, prank: Prank, guard: Process) -> None:
 
 async def _served(customer: Customer, qemu: HostileQemu, guard: Process) -> None:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await customer.until_served(lambda: qemu.prank is None, lambda: guard.alive)
     except TimeoutError as error:
-        raise Fault(f"no client was served within {PATIENCE:g} s after QEMU was well again") from error
+        raise Fault(f"no client was served within {TIMEOUT:g} s after QEMU was well again") from error
 
 
 async def _over(qemu: HostileQemu, customer: Customer) -> None:
     """Wait until the prank's connection is over, or a client has had all replies in it."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await qemu.begun.wait()
     with suppress(TimeoutError):
         async with asyncio.timeout(LASTS):

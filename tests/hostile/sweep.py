@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.policy.readers import READERS
 from tests.hostile.account import Account, Fault
-from tests.hostile.client import PATIENCE
+from tests.hostile.client import TIMEOUT
 from tests.hostile.commands import IN_BAND, LIKE_JUNK, LINES, OUT_OF_BAND, execute, hmp
 from tests.hostile.ids import SHAPES, SMALL
 from tests.hostile.wire import Wire, dial
@@ -51,7 +51,7 @@ class Sweep:
         identity = SHAPES[self._shape](Random(serial), serial)
         self._account.owe(f"{request[:80]!r}", identity)
         await self._wire.send(request + (b"" if identity.raw is None else b', "id": ' + identity.raw) + b"}")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while self._account.owes:
                 if not (lines := await self._wire.lines()):
                     raise Fault(f"closed in place of a reply to {request[:80]!r}")

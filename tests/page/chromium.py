@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from tests.guarding import PATIENCE
+from tests.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -131,7 +131,7 @@ async def browsing(folder: Path) -> AsyncGenerator[Page]:
                     reading.cancel()
     finally:
         process.terminate()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await process.wait()
 
 

@@ -22,7 +22,7 @@ from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Peer
-from tests.admin.visiting import TOKEN, Visitor, free_port, visiting_by_tcp
+from tests.admin.visiting import TOKEN, AdminClient, free_port, visiting_by_tcp
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import capabilities, guarding, qmp_client
 from tests.page.chromium import Page, browsing
@@ -42,7 +42,7 @@ class Scene:
     """A page that looks at a guarded VM, and who talks to the VM."""
 
     page: Page
-    visitor: Visitor
+    visitor: AdminClient
     folder: Path
     guard: Guard
     arguments: list[str]
@@ -108,13 +108,13 @@ async def test_the_story_of_a_vm_is_told_as_it_happens(scene: Scene) -> None:
         await client.execute("migrate-set-parameters", {"max-bandwidth": 2_000_000})
         await client.execute("migrate-set-capabilities", capabilities(events=True))
         await client.execute("migrate", {"uri": "exec:cat >/dev/null"})
-        await page.shows(".course [aria-current=step]", "active")
-        first = await page.evaluate("document.querySelector('.course progress')?.value ?? 0")
-        await page.until(f"document.querySelector('.course progress')?.value > {first} + 2000000")
+        await page.shows(".history [aria-current=step]", "active")
+        first = await page.evaluate("document.querySelector('.history progress')?.value ?? 0")
+        await page.until(f"document.querySelector('.history progress')?.value > {first} + 2000000")
         await scene.picture("migration")
         await client.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
-        await page.shows(".course [aria-current=step]", "completed")
-        await page.until("(bar => bar.value === bar.max)(document.querySelector('.course progress'))")
+        await page.shows(".history [aria-current=step]", "completed")
+        await page.until("(bar => bar.value === bar.max)(document.querySelector('.history progress'))")
 
     await page.shows(".vm-head", "no qemu")
     await page.shows("#log li:first-child", "QEMU is gone")

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.policy import hmp
+from qmpguard.policy.hmp import commands
+from qmpguard.policy.hmp.translation import as_qmp
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Unreadable, read
 from qmpguard.policy.survey import Missing, Query, inquire
-from qmpguard.policy.translation import as_qmp
 from qmpguard.policy.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Qemu:
             case {"execute": "query-status", "reply": {"return": {"status": status}}}:
                 self.runstate = status
             case {"execute": "human-monitor-command", "arguments": {"command-line": text}, "reply": {"return": said}}:
-                same = None if said.startswith("Error") else as_qmp(hmp.read(text))
+                same = None if said.startswith("Error") else as_qmp(commands.read(text))
                 if same is not None:
                     self._accepted(*same)
             case {"execute": command, "reply": {"return": _}}:

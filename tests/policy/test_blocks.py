@@ -174,9 +174,9 @@ def test_devices_and_nodes_are_named_together_and_qemu_checks_only_devices() -> 
     both = judge(operation, Machine.of(capabilities=["postcopy-ram"], devices=[gpu], blocks=[NODE]), Policy())
     assert both.refusal is not None
     assert both.refusal.problem.devices == ("gpu0", "n0")
-    assert both.native.refuses.value == "yes"
+    assert both.qemu_check.refuses.value == "yes"
     alone = judge(operation, Machine.of(capabilities=["postcopy-ram"], blocks=[NODE]), Policy())
-    assert str(alone.native) == "no (its check does not see such a device)"
+    assert str(alone.qemu_check) == "no (its check does not see such a device)"
 
 
 def test_a_leftover_capability_excuses_a_node_as_it_does_a_device() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qmpguard.policy import hmp_syntax
-from qmpguard.policy.hmp import (
+from qmpguard.policy.hmp import syntax
+from qmpguard.policy.hmp.commands import (
     DeviceAdd,
     DeviceDel,
     Gdbserver,
@@ -25,10 +25,10 @@ from qmpguard.policy.hmp import (
     QomSet,
     Rejected,
     SaveVm,
-    Unreadable,
+    UnreadableLine,
     read,
 )
-from qmpguard.policy.hmp_syntax import MAX_NAME, MAX_STRING, Line, is_keyval_key, parse_line
+from qmpguard.policy.hmp.syntax import MAX_NAME, MAX_STRING, Line, is_keyval_key, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +50,8 @@ def assert_rejected(text: str, reason: str) -> None:
 NAME = "(?:__[A-Za-z0-9.-]*_)?[A-Za-z][A-Za-z0-9_-]*"
 PLAINLY = [
     (is_keyval_key, re.compile(rf"{NAME}(?:\.(?:[0-9]+|{NAME}))*"), "a_.1-"),
-    (hmp_syntax._QUOTED.fullmatch, re.compile(r"""["](?:[^"\\]|\\[nr\\'"])*["]"""), '"\\na'),
-    (hmp_syntax._VALUE.fullmatch, re.compile(r"(?:[^,]|,,)*,?"), "a,"),
+    (syntax._QUOTED.fullmatch, re.compile(r"""["](?:[^"\\]|\\[nr\\'"])*["]"""), '"\\na'),
+    (syntax._VALUE.fullmatch, re.compile(r"(?:[^,]|,,)*,?"), "a,"),
 ]
 
 
@@ -324,7 +324,7 @@ def test_what_every_version_refuses_or_answers_with_help_is_rejected(text: str, 
 )
 def test_what_cannot_be_told_is_unreadable(text: str, reason: str) -> None:
     command = read(text)
-    assert isinstance(command, Unreadable), command
+    assert isinstance(command, UnreadableLine), command
     assert reason in command.reason
 
 
@@ -392,7 +392,7 @@ TEXTS = st.text() | st.builds(
 
 
 # Invariant: reading never raises, it always returns a command; only a line whose first word is
-# one of the twelve names can be read as anything but Other, Rejected or Unreadable; and white
+# one of the twelve names can be read as anything but Other, Rejected or UnreadableLine; and white
 # space before the line changes nothing.
 @given(TEXTS)
 @example("")
@@ -401,7 +401,7 @@ def test_reading_never_raises_and_a_command_is_what_its_first_word_says(text: st
     first = re.match(r"[ \t-\r]*([^ \t-\r/]*)", text)
     assert first is not None
     assert isinstance(command, HmpCommand)
-    assert first[1] in NAMES or isinstance(command, Other | Rejected | Unreadable)
+    assert first[1] in NAMES or isinstance(command, Other | Rejected | UnreadableLine)
     assert isinstance(command, Other) <= (first[1] not in NAMES)
     assert read(" \n\v" + text) == command
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard.policy.hmp import (
+from qmpguard.policy.hmp.commands import (
     DeviceAdd,
     DeviceDel,
     Migrate,

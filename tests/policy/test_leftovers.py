@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.leftovers import Leftovers
 from qmpguard.policy.machine import Facts, Migration
+from qmpguard.policy.stale_capabilities import StaleCapabilities
 
 POSTCOPY, OTHER = "postcopy-ram", "background-snapshot"
 
@@ -15,7 +15,7 @@ def facts(*on: str, status: str = "none", runstate: str | None = None) -> Facts:
 
 
 def test_what_was_on_when_a_migration_started_is_left_over() -> None:
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(facts(POSTCOPY, "events"))
     assert left.left_on == frozenset()
     left.started()
@@ -27,7 +27,7 @@ def test_what_was_on_when_a_migration_started_is_left_over() -> None:
     "under_way", [facts(POSTCOPY, status="active"), facts(POSTCOPY, runstate="inmigrate")], ids=["out", "in"]
 )
 def test_what_is_on_while_one_runs_is_left_over_though_the_guard_came_later(under_way: Facts) -> None:
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(under_way)
     left.saw(facts(POSTCOPY, status="completed"))
     assert left.left_on == {POSTCOPY}
@@ -35,7 +35,7 @@ def test_what_is_on_while_one_runs_is_left_over_though_the_guard_came_later(unde
 
 @pytest.mark.parametrize("status", ["none", "completed", "failed", "cancelled"])
 def test_what_was_switched_on_since_is_meant_for_the_next(status: str) -> None:
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(facts(status="none"))
     left.started()
     left.saw(facts(POSTCOPY, status=status))  # by another monitor, or after a snapshot
@@ -43,7 +43,7 @@ def test_what_was_switched_on_since_is_meant_for_the_next(status: str) -> None:
 
 
 def test_switched_on_again_by_a_client_it_is_no_leftover_any_more() -> None:
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(facts(POSTCOPY, OTHER))
     left.started()
     left.switched_on([POSTCOPY, "events"])
@@ -53,7 +53,7 @@ def test_switched_on_again_by_a_client_it_is_no_leftover_any_more() -> None:
 
 
 def test_switched_off_it_is_gone_for_good() -> None:
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(facts(POSTCOPY, status="active"))
     left.saw(facts(status="completed"))
     left.saw(facts(POSTCOPY, status="completed"))
@@ -61,10 +61,10 @@ def test_switched_off_it_is_gone_for_good() -> None:
 
 
 def test_a_look_that_did_not_ask_for_capabilities_tells_nothing() -> None:
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(facts(POSTCOPY, status="active"))
     left.saw(Facts(migration=Migration("completed")))
     assert left.left_on == {POSTCOPY}
-    left = Leftovers()
+    left = StaleCapabilities()
     left.saw(Facts(frozenset({POSTCOPY})))
     assert left.left_on == frozenset()

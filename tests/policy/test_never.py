@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.leftovers import Leftovers
 from qmpguard.policy.machine import DANGEROUS, OVER, Device, Machine, Migration
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.stale_capabilities import StaleCapabilities
 from tests.policy.scenes import Request, hmp, plug, qmp
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Vm:
         self.status = "none"
         self.standby = self.chance.random() < 0.3
         self.incoming = self.chance.random() < 0.3  # it waits for a migration
-        self.left = Leftovers()
+        self.left = StaleCapabilities()
         self.said: list[str] = [f"standby={self.standby} incoming={self.incoming}"]
 
     @property

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.forecast import obstacle
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import DANGEROUS, Fact, Facts, Machine, Start
-from qmpguard.policy.outlook import obstacle
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Unreadable, read, unread
 from qmpguard.policy.schema import CAPABILITIES, Schema, read_schema

@@ -18,10 +18,12 @@ from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import Guard
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.proxy import heartbeat, session, stream
-from qmpguard.proxy.gate import Gate
-from qmpguard.proxy.schemas import Schemas
-from qmpguard.proxy.session import TURN, Session
+from qmpguard.proxy.clients import session
+from qmpguard.proxy.clients.session import TURN, Session
+from qmpguard.proxy.judging.gate import Gate
+from qmpguard.proxy.judging.schemas import Schemas
+from qmpguard.proxy.qemu import heartbeat
+from qmpguard.proxy.sockets import stream
 from qmpguard.record import LinkChange, Peer
 from qmpguard.wire.framing import MAX_TOKENS, Framer, Message
 from qmpguard.wire.lexer import Lexer
@@ -636,7 +638,7 @@ async def test_the_negotiation_is_held_back_while_qemu_does_not_answer(
 ) -> None:
     """Tools tell by its handshake whether a QEMU hangs."""
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.05)
-    monkeypatch.setattr(heartbeat, "PATIENCE", 0.05)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 0.05)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         qemu.silent = True
         await eventually(lambda: not guard.hub.is_alive)

@@ -15,9 +15,9 @@ import pytest
 
 from qmpguard.access import Role
 from qmpguard.policy.policy import Policy
-from qmpguard.proxy.budget import TOO_MUCH, Budget
-from qmpguard.proxy.link import MAX_BEHIND
-from qmpguard.proxy.stream import Outbox, Stream
+from qmpguard.proxy.qemu.link import MAX_BEHIND
+from qmpguard.proxy.sockets.budget import TOO_MUCH, Budget
+from qmpguard.proxy.sockets.stream import Outbox, Stream
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, connected, eventually, guarding
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from qmpguard.proxy.session import Session
+    from qmpguard.proxy.clients.session import Session
 
 MIB = 1 << 20
 
@@ -114,7 +114,7 @@ FLOATS = b"[" + b"0.5, " * 100_000 + b"0.5]"
     ("data", "busy"),
     [
         (b'{"execute": "query-big", "arguments": {"a": %b}, "id": 1}' % FLOATS, lambda s: s.outstanding),
-        (b'{"execute": "query-big", "id": %b}' % FLOATS, lambda s: s._intake._long is not None),
+        (b'{"execute": "query-big", "id": %b}' % FLOATS, lambda s: s._input._long is not None),
         (b'{"execute": "%b", "id": 1}' % (b"q" * 2 * MIB), lambda s: s.outstanding),
     ],
     ids=["arguments", "id", "command"],
@@ -191,11 +191,11 @@ async def test_out_of_band_requests_of_who_has_been_dropped_are_not_kept(tmp_pat
         for client in clients:
             client.send(*[{"exec-oob": "query-yank", "arguments": {"a": "x" * MIB}}] * 2)
         await eventually(lambda: all(session.outstanding == 2 for session in guard.hub.clients))
-        waiting = guard.hub._dealer._urgent
+        waiting = guard.hub._scheduler._urgent
         assert len(waiting) >= 3
         for session in tuple(guard.hub.clients):
             session.close("it is dropped")
-        assert not guard.hub._dealer._urgent
+        assert not guard.hub._scheduler._urgent
         transport.resume_reading()
         async with connected(tmp_path / "guard.sock") as other:
             assert await other.ask("query-name") == {"return": {}}
@@ -214,9 +214,9 @@ async def test_out_of_band_and_in_band_requests_take_turns(tmp_path: Path) -> No
         urgent.send({"exec-oob": "query-yank", "arguments": {"a": "x" * 3 * MIB}})
         await eventually(lambda: link.is_behind)
         urgent.send(*[{"exec-oob": "query-yank"}] * 8)
-        await eventually(lambda: len(guard.hub._dealer._urgent) == 8)
+        await eventually(lambda: len(guard.hub._scheduler._urgent) == 8)
         modest.send({"execute": "query-name"})
-        await eventually(lambda: len(guard.hub._dealer._turns) == 1)
+        await eventually(lambda: len(guard.hub._scheduler._turns) == 1)
         transport.resume_reading()
         assert await modest.receive() == {"return": {}}
         assert [await urgent.receive() for _ in range(9)] == [{"return": {}}] * 9
@@ -233,7 +233,7 @@ async def test_any_number_of_refusals_can_follow_from_one_reply(tmp_path: Path) 
         await qemu.until("query-name", 6)
         for client in clients:
             client.send(*[{"execute": "stop"}] * 12)
-        await eventually(lambda: len(guard.hub._dealer._turns) == 200)
+        await eventually(lambda: len(guard.hub._scheduler._turns) == 200)
         qemu.let_go()
         for client in clients:
             assert all(["error" in await client.receive() for _ in range(12)])
@@ -427,7 +427,7 @@ async def test_what_a_few_bytes_become_in_memory_counts(tmp_path: Path) -> None:
         for client in clients:
             client.raw(b"[" + b"[]," * 20_000)
             await client.writer.drain()
-        await eventually(lambda: all(s._intake.held > 3 * MIB for s in guard.hub.clients if s.peer.number > 1))
+        await eventually(lambda: all(s._input.held > 3 * MIB for s in guard.hub.clients if s.peer.number > 1))
         clients[0].raw(b"[]," * 100_000)
         await eventually(lambda: guard.hub.counts.drops["too_much_held"] > 0)
         await eventually(lambda: sum(session.weight for session in guard.hub.clients) < 8 * MIB)

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from qmpguard.proxy.fds import is_reserved
+from qmpguard.proxy.sockets.descriptors import is_reserved
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ async def test_the_record_says_what_qemu_itself_would_do(tmp_path: Path) -> None
         qemu.answers["migrate"] = lambda _: own
         for _ in range(2):
             assert (await qmp.ask("migrate", {"uri": "tcp:h:1"}))["error"] == own
-        told = [entry.what.native for entry in guard.hub.journal.since(0) if isinstance(entry.what, Decision)]
+        told = [entry.what.qemu_check for entry in guard.hub.journal.since(0) if isinstance(entry.what, Decision)]
         assert told == ["yes", "yes"]  # at first since upstream does so, then since this QEMU has shown it
 
 
@@ -289,11 +289,11 @@ async def test_a_snapshot_to_disk_is_judged_and_is_no_migration(tmp_path: Path) 
     ):
         job = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}
         assert await qmp.ask("snapshot-save", job) == {"return": {}}
-        assert not guard.hub.gate.sight.course.steps
+        assert not guard.hub.gate.last_seen.history.steps
         qemu.capabilities["multifd"] = True
         assert_refused(await qmp.ask("snapshot-save", job), "snapshot-multifd")
         assert await qmp.ask("migrate", {"uri": "unix:/x"}) == {"return": {}}
-        assert [step.status for step in guard.hub.gate.sight.course.steps] == ["setup"]
+        assert [step.status for step in guard.hub.gate.last_seen.history.steps] == ["setup"]
 
 
 async def test_a_capability_of_this_qemus_own_schema_is_taken_as_a_parameter(tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import Guard
 from qmpguard.policy.machine import Device
 from qmpguard.policy.policy import Policy
-from qmpguard.proxy.handover import Handover, decode
+from qmpguard.proxy.qemu.handover import Handover, decode
 from qmpguard.wire.replies import Greeting
 from tests.fakes.qemu import GREETING, FakeQemu
-from tests.guarding import PATIENCE, connected, guarding
+from tests.guarding import TIMEOUT, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.proxy.handover import Inheritance
+    from qmpguard.proxy.qemu.handover import Inheritance
 
 HIDDEN = Device("", "vfio-pci", "vf0", host="65:00.0", failover_pair_id="net0")
 HANDOVER = Handover("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41, (HIDDEN,))
@@ -63,10 +63,10 @@ async def heir(qemu: Path, inheritance: Inheritance) -> AsyncGenerator[Guard]:
     """The next guard."""
     listen = UnixAddress(str(qemu.with_name("heir.sock")))
     guard = Guard(VmConfig("test", UnixAddress(str(qemu)), listen, Policy(), watch=0))
-    guard.hub.uplink.inherit(inheritance)
+    guard.hub.connections.inherit(inheritance)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await guard.hub.connected.wait()
         yield guard
         task.cancel()
@@ -79,7 +79,7 @@ async def test_the_next_guard_goes_on_with_the_same_connection(tmp_path: Path) -
                 assert await qmp.ask("query-name") == {"return": {}}
             guard.hub.gate.primaries.add(HIDDEN)
             await guard.drain()
-            inheritance = await guard.hub.uplink.release()
+            inheritance = await guard.hub.connections.release()
             assert inheritance is not None
         used = inheritance.handover.number
         qemu.emit("RESUME")  # while there is no guard
@@ -96,11 +96,11 @@ async def test_a_qemu_that_went_away_meanwhile_is_looked_for_anew(tmp_path: Path
     async with FakeQemu(tmp_path / "q") as qemu:
         async with guarding(qemu.path) as guard:
             await guard.drain()
-            inheritance = await guard.hub.uplink.release()
+            inheritance = await guard.hub.connections.release()
             assert inheritance is not None
         qemu.die()
         async with heir(qemu.path, inheritance) as after:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while qemu.connections < 2:  # noqa: ASYNC110 -- the guard may or may not have noticed yet
                     await asyncio.sleep(0.01)
                 await after.hub.connected.wait()
@@ -111,15 +111,15 @@ async def test_a_qemu_that_went_away_meanwhile_is_looked_for_anew(tmp_path: Path
 async def test_a_link_with_something_under_way_is_not_handed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmpguard.proxy.link.REST", 0.05)
+    monkeypatch.setattr("qmpguard.proxy.qemu.link.REST", 0.05)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
             qemu.hold.add("query-name")
             qmp.send({"execute": "query-name"})
             await qemu.until("query-name")
-            assert await guard.hub.uplink.release() is None, "a client is there"
+            assert await guard.hub.connections.release() is None, "a client is there"
         await guard.drain()
-        assert await guard.hub.uplink.release() is None, "QEMU owes a reply"
+        assert await guard.hub.connections.release() is None, "QEMU owes a reply"
 
 
 async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path
         await qemu._writer.drain()
         link = guard.hub.link
         assert link is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not link._splitter.held:  # noqa: ASYNC110 -- nothing announces half a message
                 await asyncio.sleep(0.01)
         await guard.drain()
-        assert await guard.hub.uplink.release() is None
+        assert await guard.hub.connections.release() is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fakes.qemu import GREETING, FakeQemu
-from tests.guarding import PATIENCE, connected, eventually, guarding
+from tests.guarding import TIMEOUT, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ async def test_replies_of_a_pretty_qemu_are_passed_on_as_they_came(tmp_path: Pat
             reader, writer = await asyncio.open_unix_connection(tmp_path / "guard.sock")
             writer.write(b'{"execute":"qmp_capabilities"}{"execute":"query-status","id":"x"}{"execute":"nonsense"}')
             writer.write_eof()
-            text = (await asyncio.wait_for(reader.read(), PATIENCE)).decode()
+            text = (await asyncio.wait_for(reader.read(), TIMEOUT)).decode()
             writer.close()
         decoder, values = json.JSONDecoder(), []
         while text:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qmpguard.daemon.guard import Guard
     from qmpguard.policy.survey import Answer, Query
-    from qmpguard.proxy.gate import Gate
+    from qmpguard.proxy.judging.gate import Gate
 
 POSTCOPY = capabilities(postcopy_ram=True)
 MIGRATE = {"execute": "migrate", "arguments": {"uri": "exec:cat"}}

@@ -14,9 +14,9 @@ import pytest
 
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy import listener as module
-from qmpguard.proxy.listener import _OF_ONE, BATCH, LINES, Listener
-from qmpguard.proxy.pace import Pace
+from qmpguard.proxy.listening import listener as module
+from qmpguard.proxy.listening.accept_rate import AcceptRate
+from qmpguard.proxy.listening.listener import _OF_ONE, BATCH, LINES, Listener
 from qmpguard.record import Peer
 from tests.guarding import eventually
 
@@ -188,7 +188,7 @@ async def test_in_one_turn_only_a_few_are_accepted(tmp_path: Path) -> None:
 async def test_a_storm_is_spaced_out_and_nobody_is_lost(tmp_path: Path) -> None:
     clients = Clients()
     with listening(tmp_path / "s", clients) as listener, ExitStack() as stack:
-        listener._pace = Pace(burst=3, rate=1000.0)
+        listener._pace = AcceptRate(burst=3, rate=1000.0)
         for _ in range(20):
             stack.enter_context(dial(tmp_path / "s"))
         listener._on_connect()
@@ -197,7 +197,7 @@ async def test_a_storm_is_spaced_out_and_nobody_is_lost(tmp_path: Path) -> None:
 
 
 def test_the_pace() -> None:
-    pace = Pace(burst=2, rate=10.0)
+    pace = AcceptRate(burst=2, rate=10.0)
     assert pace.wait(100.0) == 0.0
     pace.spend()
     pace.spend()

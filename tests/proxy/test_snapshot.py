@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.policy.outlook import Chance
+from qmpguard.policy.forecast import Passes
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.proxy import heartbeat
-from qmpguard.proxy.budget import TOO_MUCH
-from qmpguard.proxy.counts import DROP_REASONS, Counts
-from qmpguard.proxy.heartbeat import INTERVAL, PATIENCE
-from qmpguard.proxy.snapshot import Pulse
-from qmpguard.proxy.uplink import Presence
+from qmpguard.proxy.qemu import heartbeat
+from qmpguard.proxy.qemu.connections import Presence
+from qmpguard.proxy.qemu.heartbeat import HEARTBEAT_TIMEOUT, INTERVAL
+from qmpguard.proxy.sockets.budget import TOO_MUCH
+from qmpguard.proxy.state.counters import DROP_REASONS, Counters
+from qmpguard.proxy.state.snapshot import Pulse
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import assert_refused, capabilities, connected, eventually, guarding
 
@@ -29,14 +29,14 @@ async def test_it_tells_what_qemu_has_shown(tmp_path: Path) -> None:
         qemu.devices |= {"gpu0": "vfio-pci", "net0": "virtio-net-pci"}
         qemu.capabilities["xbzrle"] = True
         async with guarding(qemu.path, watch=FAST) as guard, connected(tmp_path / "guard.sock"):
-            await eventually(lambda: guard.hub.gate.sight.facts.migration is not None)
+            await eventually(lambda: guard.hub.gate.last_seen.facts.migration is not None)
             shot = guard.hub.snapshot()
     assert (shot.name, shot.qemu, shot.package, shot.link.up) == ("test", "8.1.0", "fake", True)
     assert [device.name for device in shot.facts.details or ()] == ["gpu0"]
     assert shot.facts.capabilities == frozenset({"xbzrle"})
     assert shot.facts.runstate == "running"
     assert [(client.peer.number, client.state) for client in shot.clients] == [(1, "commands")]
-    assert [prospect.chance for prospect in shot.prospects] == [Chance.YES, Chance.NO, Chance.NO]
+    assert [forecast.passes for forecast in shot.forecasts] == [Passes.YES, Passes.NO, Passes.NO]
     assert dict(shot.rules)["vfio-postcopy"] is Mode.ENFORCE
     assert shot.faults == ()
 
@@ -100,15 +100,15 @@ async def test_without_qemu_it_says_so_and_promises_nothing(tmp_path: Path) -> N
         assert guard.hub.snapshot().faults == ("no link to QEMU: QEMU closed the connection",)
         await eventually(lambda: guard.hub.snapshot().link.cause in ("missing", "nobody_listens"))
         shot = guard.hub.snapshot()
-    assert guard.hub.uplink.presence is Presence.ENDED
-    assert {prospect.chance for prospect in shot.prospects} == {Chance.UNKNOWN}
+    assert guard.hub.connections.presence is Presence.ENDED
+    assert {forecast.passes for forecast in shot.forecasts} == {Passes.UNKNOWN}
     assert shot.pulse is Pulse.UNKNOWN
 
 
 async def test_a_silent_qemu_is_told_from_a_busy_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "INTERVAL", FAST)
-    monkeypatch.setattr(heartbeat, "PATIENCE", FAST)
-    monkeypatch.setattr("qmpguard.proxy.snapshot.BUSY", 0.01)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", FAST)
+    monkeypatch.setattr("qmpguard.proxy.state.snapshot.BUSY", 0.01)
     async with FakeQemu(tmp_path / "q") as qemu:
         qemu.hold = {"query-migrate"}
         async with guarding(qemu.path, watch=FAST) as guard:
@@ -123,7 +123,7 @@ async def test_a_silent_qemu_is_told_from_a_busy_one(tmp_path: Path, monkeypatch
 
 
 def test_a_qemu_that_stops_is_noticed_within_20_seconds() -> None:
-    assert INTERVAL + PATIENCE < 20
+    assert INTERVAL + HEARTBEAT_TIMEOUT < 20
 
 
 async def test_a_migration_that_is_let_through_is_watched_from_its_beginning(tmp_path: Path) -> None:
@@ -132,17 +132,17 @@ async def test_a_migration_that_is_let_through_is_watched_from_its_beginning(tmp
         guarding(qemu.path, watch=3600) as guard,
         connected(tmp_path / "guard.sock") as qmp,
     ):
-        await eventually(lambda: guard.hub.gate.sight.facts.migration is not None)
+        await eventually(lambda: guard.hub.gate.last_seen.facts.migration is not None)
         await qmp.ask("migrate", {"uri": "tcp:h:1"})
-        assert guard.hub.snapshot().course.status == "setup"
+        assert guard.hub.snapshot().history.status == "setup"
         qemu.progress = {"ram": {"transferred": 5, "total": 9}, "vfio": {"transferred": 3}}
         qemu.migration = "active"
-        await eventually(lambda: guard.hub.snapshot().course.status == "active")
-        progress = guard.hub.snapshot().course.progress
+        await eventually(lambda: guard.hub.snapshot().history.status == "active")
+        progress = guard.hub.snapshot().history.progress
         assert progress is not None
         assert progress.vfio == 3
         qemu.migration = "completed"
-        await eventually(lambda: guard.hub.snapshot().course.status == "completed")
+        await eventually(lambda: guard.hub.snapshot().history.status == "completed")
 
 
 async def test_every_kind_of_happening_is_counted(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ async def test_every_kind_of_happening_is_counted(tmp_path: Path) -> None:
     ],
 )
 def test_the_reasons_of_drops_are_few(reason: str, label: str | None) -> None:
-    counts = Counts()
+    counts = Counters()
     counts.departed(reason)
     assert list(counts.drops) == ([] if label is None else [label])
     assert label is None or label in DROP_REASONS

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.proxy import takeover as module
-from qmpguard.proxy.takeover import Takeover, take_over
+from qmpguard.proxy.listening import takeover as module
+from qmpguard.proxy.listening.takeover import Takeover, take_over
 from tests.guarding import eventually
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MODE = 0o660
 #: there is no N-th. An audit hook is called before the operation.
 DIES = """
 import asyncio, os, sys
-from qmpguard.proxy.takeover import take_over
+from qmpguard.proxy.listening.takeover import take_over
 path, left = sys.argv[1], int(sys.argv[2])
 FILES = ("open", "os.", "socket.", "fcntl.", "pathlib.")
 

@@ -16,14 +16,15 @@ import pytest
 
 from qmpguard.address import FdAddress, Inbound, TcpAddress, UnixAddress
 from qmpguard.daemon import guard as guards
-from qmpguard.proxy import absence, negotiation, uplink, upstream
-from qmpguard.proxy.absence import INTERVAL, Absence, BackOff, Cause, Notices
-from qmpguard.proxy.control import Control
-from qmpguard.proxy.gate import Gate
-from qmpguard.proxy.heartbeat import Heartbeat
 from qmpguard.proxy.hub import Hub
-from qmpguard.proxy.uplink import Presence, Uplink
-from qmpguard.proxy.watch import Watch
+from qmpguard.proxy.judging.drift_watch import DriftWatch
+from qmpguard.proxy.judging.gate import Gate
+from qmpguard.proxy.qemu import absence, connections, negotiation
+from qmpguard.proxy.qemu.absence import INTERVAL, Absence, BackOff, Cause, Notices
+from qmpguard.proxy.qemu.connections import Presence, QemuConnections
+from qmpguard.proxy.qemu.control import Control
+from qmpguard.proxy.qemu.heartbeat import Heartbeat
+from qmpguard.proxy.sockets import dial
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import connected, eventually, guarding
 
@@ -164,10 +165,10 @@ async def test_an_error_of_the_system_is_weather(tmp_path: Path, monkeypatch: py
         raise OSError(number, "as the test says")
 
     async with FakeQemu(tmp_path / "q") as qemu:
-        monkeypatch.setattr(uplink, "connect", failing)
+        monkeypatch.setattr(connections, "connect", failing)
         async with guarding(qemu.path, up=False) as guard:
             await eventually(lambda: guard.hub.snapshot().link.reason != "QEMU has not appeared yet")
-            monkeypatch.setattr(uplink, "connect", upstream.connect)
+            monkeypatch.setattr(connections, "connect", dial.connect)
             await eventually(guard.hub.connected.is_set)
             assert not guard.hub.counts.faults
 
@@ -193,7 +194,7 @@ async def test_no_descriptor_for_the_control_session_is_weather(
             sock.connect(str(qemu.path))
             address = FdAddress(sock.detach())
         stand_in = SimpleNamespace(socket=socket.socket, socketpair=socketpair)
-        monkeypatch.setattr("qmpguard.proxy.uplink.socket", stand_in)
+        monkeypatch.setattr("qmpguard.proxy.qemu.connections.socket", stand_in)
         async with guarding(address, tmp_path / "guard.sock") as guard:
             assert fails < 0
             assert not guard.hub.counts.faults
@@ -210,19 +211,19 @@ async def raising_later(*_: object, **__: object) -> None:
 
 #: every step on the way to QEMU, by whose exception nothing but the link may end
 STEPS: dict[str, tuple[object, str, Callable[..., object], bool]] = {
-    "connect": (uplink, "connect", raising_later, False),
-    "negotiate": (uplink, "negotiate", raising_later, False),
-    "whose": (uplink, "whose", raising, False),
+    "connect": (connections, "connect", raising_later, False),
+    "negotiate": (connections, "negotiate", raising_later, False),
+    "peer_identity": (connections, "peer_identity", raising, False),
     "renew": (Gate, "renew", raising, False),
-    "stream": (uplink, "Stream", raising, False),
-    "link": (uplink, "Link", raising, False),
+    "stream": (connections, "Stream", raising, False),
+    "link": (connections, "Link", raising, False),
     "hub up": (Hub, "up", raising, False),
-    "presence": (Uplink, "_meet", raising, False),
-    "absent": (uplink, "Control", raising, False),
+    "presence": (QemuConnections, "_meet", raising, False),
+    "absent": (connections, "Control", raising, False),
     "control": (Control, "serve", raising_later, True),
-    "watch": (Watch, "run", raising_later, True),
+    "watch": (DriftWatch, "run", raising_later, True),
     "heartbeat": (Heartbeat, "run", raising_later, True),
-    "uplink": (Uplink, "run", raising_later, True),
+    "uplink": (QemuConnections, "run", raising_later, True),
 }
 
 
@@ -312,7 +313,7 @@ async def test_who_dials_in_and_says_nothing_holds_nobody(tmp_path: Path) -> Non
 
 
 async def test_a_qemu_that_does_not_dial_in_again_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uplink, "DIALS_AGAIN", 0.05)
+    monkeypatch.setattr(connections, "DIALS_AGAIN", 0.05)
     where = UnixAddress(str(tmp_path / "dials"))
     async with guarding(Inbound(where), tmp_path / "guard.sock", up=False) as guard:
         reader, writer = await asyncio.open_unix_connection(where.path)
@@ -321,7 +322,7 @@ async def test_a_qemu_that_does_not_dial_in_again_has_ended(tmp_path: Path, monk
         writer.write(b'{"return": {}, "id": %d}\r\n' % request["id"])
         await eventually(guard.hub.connected.is_set)
         writer.close()
-        await eventually(lambda: guard.hub.uplink.presence is Presence.ENDED)
+        await eventually(lambda: guard.hub.connections.presence is Presence.ENDED)
         assert guard.hub.snapshot().link.cause == Cause.DIALS.value
 
 

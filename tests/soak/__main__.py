@@ -41,7 +41,7 @@ EXPECTED = (
 #: lines of the log that are many, and say little of a fault
 PLENTY = re.compile(r" verdict=| QEMU hides ")
 #: seconds for QEMU's last words
-PATIENCE = 30.0
+TIMEOUT = 30.0
 #: clients of the failover pair
 FOLLOWERS = 3
 #: seconds between restarts of QEMU, between looks at the guard, and for the guard to settle before and after
@@ -123,7 +123,7 @@ async def last_words(path: Path) -> bytes:
     async with connected(path) as qmp:
         qmp.send({"execute": "quit", "id": "last"})
         words = b""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while line := await qmp.line():
                 words += line if b'"last"' in line or b"SHUTDOWN" in line else b""
     return words

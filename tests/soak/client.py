@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: seconds without a reply after which it counts as lost; a restart of QEMU takes a few
-PATIENCE = 90.0
+TIMEOUT = 90.0
 
 Request = dict[str, Any]
 
@@ -219,7 +219,7 @@ class Chatter:
             sent.append(f"last-{i}")
         writer.write_eof()
         await self._replies(reader, sent, set())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while line := await reader.readline():
                 if b'"event"' not in line:
                     raise Fault(f"a message after the last reply: {line[:200]!r}")
@@ -231,7 +231,7 @@ class Chatter:
             raise Fault(f"unexpected: {str(message)[:200]}")
 
     async def _message(self, reader: asyncio.StreamReader) -> Request:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             line = await reader.readline()
         if not line.endswith(b"\n"):
             raise asyncio.IncompleteReadError(line, None)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tests.fakes.sturdy import SturdyQemu
-from tests.guarding import PATIENCE, Client, capabilities
+from tests.guarding import TIMEOUT, Client, capabilities
 from tests.process import vm_table
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Pair:
                 self._tally.faults.append("a client of the failover pair waits for a reply")
             except (OSError, EOFError) as error:
                 await asyncio.sleep(0.1)
-                if self._moved + PATIENCE < begun:
+                if self._moved + TIMEOUT < begun:
                     self._tally.faults.append(f"a client of the failover pair was cut off: {error!r}")
 
     async def _converse(self, path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qmpguard.settings.tables import LARGEST_REQUEST
+from qmpguard.settings.sections import LARGEST_REQUEST
 from qmpguard.wire import parser
 from qmpguard.wire.json import encode_for_qemu
 from qmpguard.wire.parser import Fault, read_string

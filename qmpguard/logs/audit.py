@@ -1,0 +1,92 @@
+"""The audit: one JSON object a line for every decision and every override, in a file or in systemd's journal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from qmpguard.record import Decision, Override
+
+if TYPE_CHECKING:
+    from qmpguard.logs.linefile import Sink
+    from qmpguard.policy.verdict import Finding
+    from qmpguard.record import Entry, Peer
+
+log = logging.getLogger(__name__)
+
+Object: TypeAlias = dict[str, Any]
+
+
+class Audit:
+    """Hears what happens and writes down what was decided."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def heard(self, entry: Entry) -> None:
+        """Write an entry of a journal down, if it is a decision or an override. Never raises."""
+        try:
+            line = record(entry)
+        except Exception as error:  # whatever it is: the verdict stands
+            log.error("vm=%s the audit cannot write a line down: %r", entry.vm, error, exc_info=error)
+            self._sink.count()
+            return
+        if line is not None:
+            self._sink.put(json.dumps(line, ensure_ascii=True).encode())
+
+
+def record(entry: Entry) -> Object | None:
+    """Return what the audit says of an entry; None for what is neither a decision nor an override."""
+    head = {"time": datetime.fromtimestamp(entry.time, UTC).isoformat(), "vm": entry.vm}
+    match entry.what:
+        case Decision() as decision:
+            return {**head, "kind": "decision", **_decision(decision)}
+        case Override() as override:
+            return {**head, "kind": "override", **_override(override)}
+        case _:
+            return None
+
+
+def _decision(decision: Decision) -> Object:
+    findings = decision.verdict.findings
+    first = decision.verdict.refusal or (findings[0] if findings else None)
+    return {
+        "ref": decision.ref,
+        "client": _client(decision.peer),
+        "command": decision.command,
+        "verdict": decision.outcome.value,
+        **_found(first),
+        "others": [_found(finding) for finding in findings if finding is not first],
+        "qemu": decision.qemu,
+        "native": decision.qemu_check,
+        "text": decision.text,
+    }
+
+
+def _found(finding: Finding | None) -> Object:
+    if finding is None:
+        return {"rule": None, "mode": None, "devices": [], "capability": None, "reason": None}
+    problem = finding.problem
+    return {
+        "rule": finding.rule,
+        "mode": finding.mode.value,
+        "devices": list(problem.devices),
+        "capability": problem.capability,
+        "reason": problem.refusal,
+    }
+
+
+def _override(override: Override) -> Object:
+    return {
+        "begun": override.begun,
+        "rule": override.rule,
+        "until": datetime.fromtimestamp(override.until, UTC).isoformat(),
+        "reason": override.reason,
+        "client": _client(override.peer),
+    }
+
+
+def _client(peer: Peer) -> Object:
+    return {"number": peer.number, "pid": peer.pid, "uid": peer.uid, "gid": peer.gid}

@@ -1,0 +1,169 @@
+"""What is secret in a request, and the request without it. Where in doubt it is hidden: nobody misses it in a file.
+
+One list, of names. A member of such a name is hidden, an option of such a name within a text, and the value of a
+property of such a name. `tests/logs/test_secret.py` holds it against every command of QEMU's schema.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.hmp.syntax import parse_line
+from qmpguard.wire.json import Number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from qmpguard.wire.json import Value
+
+#: what stands in the place of a secret
+HIDDEN = "[hidden]"
+#: what stands in the place of what is too much
+LEFT_OUT = "[left out]"
+#: parts of the names of what is secret, in lower case and with hyphens
+PARTS = ("passw", "passphrase", "secret", "token", "auth", "cookie", "credential", "private-key", "signature")
+#: whole names: what a secret object holds, keys, and the words that a program is started with
+NAMES = frozenset({"data", "rawdata", "key", "keys", "psk", "args", "cpr-exec-command"})
+#: commands whose arguments are what somebody types, or a secret as a whole
+TYPED = frozenset(
+    {"send-key", "input-send-event", "set_password", "expire_password", "change-vnc-password", "ringbuf-write"}
+)
+#: members that say of which property another member is the value
+NAMING = frozenset({"property", "name", "option", "param", "key"})
+#: beside these a secret's value stands, and they stay
+PLACES = frozenset({"path", "qom-path", "id", "qom-type"})
+
+#: levels of arguments that are looked into; no command of QEMU's has a third of it
+MAX_DEPTH = 50
+#: characters of one text that are looked at and written
+MAX_TEXT = 2048
+#: characters and values of one request that are looked at and written, in the loop's own time: two milliseconds, eight
+#: at the worst. A request of QEMU's own tools has a tenth of it
+MAX_REQUEST = 16384
+#: characters of a name; QEMU's longest has 40
+MAX_NAME = 200
+
+
+def _either(names: Iterable[str]) -> str:
+    return "(?:" + "|".join(name.replace("-", "[-_]") for name in sorted(names)) + ")"
+
+
+#: an option of a secret name, or a header; bounded, so that no text makes it slow
+_WORD = re.compile(rf"(?:{_either(PARTS)}[\w.%-]{{0,40}}|(?<![\w-]){_either(NAMES)})\s{{0,8}}[=:]", re.IGNORECASE)
+#: URLs whose query may be all that lets somebody in
+_WEB = re.compile(r"(?:https?|ftps?)://[^?]*+\?")
+
+
+def redacted(command: str, arguments: Mapping[str, Value] | None) -> Value:
+    """Return a request's arguments with what may be a secret hidden; of HMP only the command's name and ``info``."""
+    if arguments is None:
+        return None
+    if command in TYPED:
+        return {name[:MAX_NAME]: HIDDEN for name in arguments}
+    if command == "human-monitor-command":
+        return {**{name[:MAX_NAME]: HIDDEN for name in arguments}, "command-line": _line(arguments.get("command-line"))}
+    return _Redaction().value(dict(arguments))
+
+
+def is_secret(name: str) -> bool:
+    """Say whether what has this name is secret."""
+    plain = name[:MAX_NAME].lower().replace("_", "-")
+    return plain.rpartition(".")[2] in NAMES or any(part in plain for part in PARTS) or len(name) > MAX_NAME
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without what is secret in it, and cut."""
+    short = text[:MAX_TEXT]
+    for one in (_program, _embedded, _user, _query, _option):
+        short = one(short)
+    return short if len(text) <= MAX_TEXT else f"{short}... ({len(text)} characters)"
+
+
+class _Redaction:
+    """One request, as far as the size of a line goes."""
+
+    def __init__(self) -> None:
+        self._left = MAX_REQUEST
+
+    def value(self, value: Value, depth: int = 0) -> Value:
+        self._left -= 1 + (min(len(value), MAX_TEXT) if isinstance(value, str) else 0)
+        if self._left < 0:
+            return LEFT_OUT
+        if depth > MAX_DEPTH:
+            return HIDDEN
+        match value:
+            case dict():
+                return self._members(value, depth)
+            case list():
+                return self._elements(value, depth)
+            case str():
+                return without_secrets(value)
+            case Number(text) if len(text) > MAX_NAME:
+                return LEFT_OUT
+            case _:
+                return value
+
+    def _members(self, members: Mapping[str, Value], depth: int) -> Value:
+        named = any(isinstance(text := members.get(naming), str) and is_secret(text) for naming in NAMING)
+        result: dict[str, Value] = {}
+        for name, one in members.items():
+            if self._left < 0:
+                return {**result, LEFT_OUT: LEFT_OUT}
+            self._left -= len(name[:MAX_NAME])
+            hidden = (is_secret(name) and not _is_wrapper(name, one)) or (named and name not in NAMING | PLACES)
+            result[name[:MAX_NAME]] = HIDDEN if hidden else self.value(one, depth + 1)
+        return result
+
+    def _elements(self, elements: list[Value], depth: int) -> Value:
+        result: list[Value] = []
+        for one in elements:
+            if self._left < 0:
+                return [*result, LEFT_OUT]
+            result.append(self.value(one, depth + 1))
+        return result
+
+
+def _is_wrapper(name: str, value: Value) -> bool:
+    """Say whether a member only wraps others, as in QEMU's older unions: ``{"type": "unix", "data": {...}}``."""
+    return name == "data" and isinstance(value, dict)
+
+
+def _line(line: Value) -> Value:
+    if not isinstance(line, str):
+        return HIDDEN
+    read = parse_line(line[:MAX_TEXT])
+    if read.name in ("info", "i"):
+        return without_secrets(line)
+    return read.name + (f" {HIDDEN}" if read.rest else "")
+
+
+def _program(text: str) -> str:
+    """A shell's command line."""
+    return f"exec:{HIDDEN}" if text.lstrip().lower().startswith("exec:") else text
+
+
+def _embedded(text: str) -> str:
+    """A block device as JSON, in the place of a file's name."""
+    at = text.find("json:")
+    if at >= 0:
+        return f"{text[:at]}json:{HIDDEN}"
+    return HIDDEN if text.lstrip().startswith("{") else text
+
+
+def _user(text: str) -> str:
+    """User and password in a URL."""
+    begin, end = text.find("://"), text.rfind("@")
+    return f"{text[: begin + 3]}{HIDDEN}{text[end:]}" if 0 <= begin < end else text
+
+
+def _query(text: str) -> str:
+    """The query of a URL of the web."""
+    found = _WEB.match(text)
+    return f"{found[0]}{HIDDEN}" if found else text
+
+
+def _option(text: str) -> str:
+    """An option of a secret name, and all that follows: each syntax has its own way to go on."""
+    found = _WORD.search(text) if "=" in text or ":" in text else None
+    return f"{text[: found.end()]}{HIDDEN}" if found else text

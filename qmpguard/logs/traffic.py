@@ -1,0 +1,49 @@
+"""The traffic file: what clients ask for, one JSON object a line, without secrets. For looking into a problem."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from qmpguard.logs.secret import MAX_NAME, redacted
+from qmpguard.wire.json import encode
+
+if TYPE_CHECKING:
+    from qmpguard.logs.linefile import Sink
+    from qmpguard.record import Peer
+    from qmpguard.wire.json import Value
+    from qmpguard.wire.messages import Request
+
+log = logging.getLogger(__name__)
+
+
+class Traffic:
+    """Writes requests down, but for commands that are left out."""
+
+    def __init__(self, sink: Sink, exclude: frozenset[str]) -> None:
+        self._sink = sink
+        self._exclude = exclude
+
+    def passed(self, vm: str, peer: Peer, request: Request) -> None:
+        """Write a request down. Never raises."""
+        if request.command in self._exclude:
+            return
+        try:
+            line = encode(_line(vm, peer, request))
+        except Exception as error:  # whatever it is: the request goes its way
+            log.error("vm=%s client=%s a line of traffic cannot be made: %r", vm, peer, error, exc_info=error)
+            self._sink.count()
+        else:
+            self._sink.put(line)
+
+
+def _line(vm: str, peer: Peer, request: Request) -> Value:
+    return {
+        "time": f"{time.time():.6f}",
+        "vm": vm,
+        "client": str(peer),
+        "command": request.command[:MAX_NAME],
+        "oob": request.oob,
+        "arguments": redacted(request.command, request.arguments),
+    }

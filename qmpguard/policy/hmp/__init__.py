@@ -1,0 +1,1 @@
+"""HMP: its lines, its commands, and their translation to QMP."""

@@ -1,0 +1,182 @@
+"""What QEMU itself would do with a request that the guard objects to: refuse it, do it, or nobody can tell.
+
+Never told from the version alone: distributions carry fixes back, and a check that exists does not see every device.
+``yes`` where this very VM has shown it, or where every version does so; of a check that only newer ones have, `yes` is
+said with its reason. ``no`` where no version of QEMU has a check (7.2 to 11.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.blocks import DRIVERS
+from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start, is_vfio
+from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, SetProperty, StartMigration
+
+if TYPE_CHECKING:
+    from qmpguard.policy.machine import Device, Machine
+    from qmpguard.policy.operations import Operation
+    from qmpguard.policy.verdict import Finding
+
+#: by rule, QEMU's own words in refusing what the rule refuses (hw/vfio/migration.c: vfio_save_prepare)
+WORDS = {
+    "vfio-postcopy": "VFIO migration is not supported with postcopy migration",
+    "vfio-background-snapshot": "VFIO migration is not supported with background snapshot",
+}
+
+
+#: QEMU's blocker for several VFIO devices, in the words that it has had since 8.2
+P2P = "Multiple VFIO devices migration is supported only if all of them support P2P migration"
+
+
+class Refuses(Enum):
+    """Whether QEMU itself refuses."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class QemuCheck:
+    """What QEMU itself would do, and how we know."""
+
+    refuses: Refuses
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """Return it as people read it: the word, and the reason if there is one."""
+        return f"{self.refuses.value} ({self.reason})" if self.reason else self.refuses.value
+
+
+#: nothing was found that QEMU could refuse, or nobody could tell what the request is
+UNTOLD = QemuCheck(Refuses.UNKNOWN)
+
+
+def seen_in(reply: str) -> frozenset[str]:
+    """Return the rules that QEMU itself is seen to know, from its reply to the start of a migration."""
+    return frozenset(rule for rule, words in WORDS.items() if words in reply)
+
+
+def qemu_check(operation: Operation, before: Machine, finding: Finding) -> QemuCheck:
+    """Return what QEMU itself would do with the operation that a rule has found something wrong with.
+
+    Raises `Unknown` where that depends on a fact that was not asked yet.
+    """
+    match finding.rule:
+        case "vfio-postcopy" | "vfio-background-snapshot":
+            return _of_combination(operation, before, finding)
+        case "vfio-blocked":
+            return _of_blocked(before)
+        case rule if rule in _DIES:
+            return QemuCheck(Refuses.NO, _DIES[rule])
+        case "unknown-command" if isinstance(operation, CallUnlisted) and operation.command not in before.commands:
+            return QemuCheck(Refuses.YES, "its schema has no such command")
+        case "vfio-property" if isinstance(operation, SetProperty) and operation.change.property != "realized":
+            return QemuCheck(Refuses.UNKNOWN, "it refuses while the device is realized")
+        case _:
+            return QemuCheck(Refuses.NO, "it has no such check")
+
+
+def of_start(before: Machine) -> QemuCheck | None:
+    """Return QEMU's own reason against any migration out of a machine; None where it has none.
+
+    In QEMU's order (migration/migration.c: migrate_prepare). Of several blockers it names the one that it lists last:
+    `query-migrate` lists them in reverse.
+    """
+    if outgoing(before):
+        return QemuCheck(Refuses.YES, "a migration is under way")
+    if (reason := _NOT_FROM.get(before.runstate)) is not None:
+        return QemuCheck(Refuses.YES, reason)
+    blockers = before.migration.blockers
+    return QemuCheck(Refuses.YES, f"blocked: {blockers[-1]}") if blockers else None
+
+
+#: rules about what QEMU does not survive
+_DIES = {"snapshot-runstate": "it aborts", "snapshot-multifd": "it dies", "qemu-crash": "it dies"}
+#: run states from which no migration out begins
+_NOT_FROM = {"inmigrate": "it waits for a migration to come", "postmigrate": "it has migrated away"}
+#: how sure anybody can be of a check that stands in the source, and that this VM has not shown
+_UNPROVEN = "upstream since 8.2; not proven on this VM"
+
+
+def outgoing(machine: Machine) -> bool:
+    """Say whether a migration out is under way: QEMU excludes much while one is (migration_is_running).
+
+    A destination tells of the migration in by the same status. It waits in run state `inmigrate`, or runs already while
+    its pages are still coming.
+    """
+    status = machine.migration.status
+    if status in OVER or status == "none":
+        return False
+    arrives = status.startswith("postcopy") and machine.runstate == "running"
+    return machine.runstate != "inmigrate" and not arrives
+
+
+def _of_blocked(before: Machine) -> QemuCheck:
+    if any(P2P in blocker for blocker in before.migration.blockers):
+        return QemuCheck(Refuses.YES, "since 8.2, also for a device that could be migrated with others")
+    return QemuCheck(Refuses.UNKNOWN, "8.1 takes such a device")
+
+
+def _of_combination(operation: Operation, before: Machine, finding: Finding) -> QemuCheck:
+    match operation:
+        case StartMigration(Start.OUTGOING):
+            return of_start(before) or _of_check(operation, before, finding.rule)
+        case StartMigration(Start.INCOMING) if before.runstate != "inmigrate":
+            return QemuCheck(Refuses.YES, "it was not started with -incoming, or has arrived")
+        case StartMigration(Start.POSTCOPY) if before.migration.status == "none":
+            return QemuCheck(Refuses.YES, "no migration has been started")
+        case StartMigration(start):
+            return QemuCheck(Refuses.NO, f"it has no check at the start of the {start.value}")
+        case _ if outgoing(before):
+            return QemuCheck(Refuses.YES, "a migration is under way")
+        case AddDevice(device) | OpenBlockNode(device):
+            return _of_device(device)
+        case _:
+            return _of_capability(operation.after(before), finding.problem.capability)
+
+
+def _of_check(operation: Operation, before: Machine, rule: str) -> QemuCheck:
+    if rule in before.facts.confirmed:
+        return QemuCheck(Refuses.YES, "it has done so on this VM")
+    after = operation.after(before)
+    if not after.devices or not any(map(_is_checked, after.detailed)):
+        return QemuCheck(Refuses.NO, "its check does not see such a device")
+    return QemuCheck(Refuses.YES, _UNPROVEN)
+
+
+def _of_device(device: Device) -> QemuCheck:
+    later = "it takes the device, and looks at the capabilities when a migration starts, if at all"
+    if not _is_checked(device):
+        return QemuCheck(Refuses.NO, later)
+    return QemuCheck(Refuses.UNKNOWN, f"{later}; with -only-migratable it refuses one that cannot migrate")
+
+
+#: what QEMU does not take together with a capability (migration/options.c: migrate_caps_check), in every version
+EXCLUDES = {
+    BACKGROUND_SNAPSHOT: frozenset(
+        {
+            *(POSTCOPY_RAM, "dirty-bitmaps", "postcopy-blocktime", "late-block-activate", "return-path", "multifd"),
+            *("pause-before-switchover", "auto-converge", "release-ram", "rdma-pin-all", "compress", "xbzrle"),
+            *("x-colo", "validate-uuid", "zero-copy-send"),
+        }
+    ),
+    POSTCOPY_RAM: frozenset({BACKGROUND_SNAPSHOT, "x-ignore-shared"}),
+}
+
+
+def _of_capability(after: Machine, capability: str | None) -> QemuCheck:
+    for name in sorted(EXCLUDES.get(capability or "", ())):
+        if after.has(name):
+            return QemuCheck(Refuses.YES, f"it does not take {capability} together with {name}")
+    return QemuCheck(Refuses.NO, "it takes the capability, and looks at the devices when a migration starts, if at all")
+
+
+def _is_checked(device: Device) -> bool:
+    """Say whether QEMU's check, where there is one, sees a device (hw/vfio/pci.c: vfio_pci_realize)."""
+    if device.driver in DRIVERS:  # it is a block node
+        return False
+    return is_vfio(device.driver) and device.driver != "vfio-user-pci" and not device.failover_pair_id

@@ -1,0 +1,1 @@
+"""One client's conversation: its input, its requests, their replies in order, its file descriptors."""

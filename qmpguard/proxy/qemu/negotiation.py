@@ -1,0 +1,160 @@
+"""The first words with QEMU: its greeting, and the negotiation. Whatever else is said is an `AbsentError`.
+
+A greeting and what comes before the negotiation's reply are bounded in bytes, messages and seconds: it may be no QEMU
+that speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from qmpguard.proxy.qemu.absence import SHOWN, AbsentError, Cause, foreign
+from qmpguard.wire.replies import Greeting, OddReply, Splitter, find_id
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from qmpguard.wire.replies import QemuEvent
+
+#: seconds without a greeting after which it is said that another client may hold the monitor
+SILENCE = 5.0
+#: seconds for greeting and negotiation, after which the connection is tried anew
+GREETING_TIMEOUT = 60.0
+#: bytes of a greeting; QEMU's has 200, and what its packager has written
+MAX_GREETING = 1 << 20
+#: bytes and messages before the negotiation's reply: QEMU may still answer who was connected before, and tell events
+MAX_BEFORE, MAX_MESSAGES = 16 << 20, 4096
+
+#: bytes of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has eight
+ID_SIZE = 7
+
+_NEGOTIATE = {
+    True: b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": %d}\n',
+    False: b'{"execute": "qmp_capabilities", "id": %d}\n',
+}
+#: said while nothing has come, and when nothing has come in time
+NO_GREETING = "it accepts connections but sends no greeting: another client may hold it, or QEMU hangs"
+
+
+async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> tuple[Greeting, list[QemuEvent]]:
+    """Return QEMU's greeting, with out-of-band enabled if it offers that, and events that came already.
+
+    QEMU executes one request at a time and answers it to whoever is connected by then. So the reply to a client that
+    has left may come first; behind the negotiation's own there is none. ``on_silence`` is called after `SILENCE`.
+    Raises `OSError`, or `AbsentError` when what answers is not QEMU, or not in time.
+    """
+    conversation = _Conversation(sock)
+    try:
+        async with asyncio.timeout(GREETING_TIMEOUT):
+            greeting = await _greeting(conversation, on_silence)
+            return greeting, await _enable(conversation, greeting)
+    except TimeoutError:
+        raise conversation.too_late() from None
+    except ConnectionError:
+        raise conversation.closed() from None
+
+
+async def _greeting(conversation: _Conversation, on_silence: Callable[[], None]) -> Greeting:
+    reminder = asyncio.get_running_loop().call_later(SILENCE, on_silence)
+    try:
+        first = await conversation.next()
+    finally:
+        reminder.cancel()
+    try:
+        greeting = Greeting(first)
+    except ValueError:
+        raise foreign(first) from None
+    conversation.greeted = True
+    return greeting
+
+
+async def _enable(conversation: _Conversation, greeting: Greeting) -> list[QemuEvent]:
+    """Negotiate, and return the events that came meanwhile."""
+    number = int.from_bytes(os.urandom(ID_SIZE))
+    await conversation.send(_NEGOTIATE["oob" in greeting.offered] % number)
+    before: list[bytes] = []
+    while not _answers(number, message := await conversation.next()):
+        before.append(message)
+    if b'"return"' not in message:
+        raise AbsentError(Cause.REFUSED, f"QEMU refused the negotiation: {message[: 4 * SHOWN]!r}")
+    return [event for message in before + await conversation.rest() if (event := _event(message)) is not None]
+
+
+class _Conversation:
+    """Messages of QEMU, one after the other, within the limits. ``greeted``: the first one was its greeting."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.greeted = False
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._splitter = Splitter()
+        self._messages: list[bytes] = []  # the next one is the last
+        self._bytes = self._count = 0
+        self._head = b""  # what came first
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self._sock, data)
+
+    async def next(self) -> bytes:
+        """Return the next message. Raises `OSError` or `AbsentError`."""
+        while not self._messages:
+            await self._receive()
+        self._count += 1
+        if self._count > MAX_MESSAGES:
+            raise AbsentError(Cause.HUNG, f"QEMU sent {MAX_MESSAGES} messages, and none answers the negotiation")
+        return self._messages.pop()
+
+    async def rest(self) -> list[bytes]:
+        """Return what else has come, up to the end of a message. Raises as `next` does."""
+        while self._splitter.held:
+            await self._receive()
+        rest, self._messages = self._messages[::-1], []
+        return rest
+
+    async def _receive(self) -> None:
+        # the end of a message is the end of what QEMU has sent so far, but for events, which are kept
+        data = await self._loop.sock_recv(self._sock, 64 * 1024)
+        if not data:
+            raise self.closed()
+        self._bytes += len(data)
+        self._head = self._head or data[: 4 * SHOWN]
+        if self._bytes > (MAX_BEFORE if self.greeted else MAX_GREETING):
+            raise self._endless()
+        self._messages = [*reversed(self._splitter.feed(data)), *self._messages]
+
+    def too_late(self) -> AbsentError:
+        """Return what it means that the time is over."""
+        if self.greeted:
+            return AbsentError(Cause.HUNG, "QEMU has greeted, but does not negotiate: it is stopped or hangs")
+        return foreign(self._head) if self._head else AbsentError(Cause.OCCUPIED, NO_GREETING)
+
+    def closed(self) -> AbsentError:
+        """Return what it means that the other side has closed."""
+        if self.greeted:
+            return AbsentError(Cause.CLOSED, "QEMU has greeted, and closed the connection before it negotiated")
+        if self._head:
+            return foreign(self._head)
+        return AbsentError(Cause.CLOSED, "it accepts connections, and closes them without a greeting")
+
+    def _endless(self) -> AbsentError:
+        if self.greeted:
+            return AbsentError(Cause.HUNG, f"QEMU sent {self._bytes} bytes, and none answers the negotiation")
+        return foreign(self._head)
+
+
+def _answers(number: int, message: bytes) -> bool:
+    place = find_id(message)
+    return place is not None and message[slice(*place)] == b"%d" % number
+
+
+def _event(message: bytes) -> QemuEvent | None:
+    """Return an event; None for a reply. Raises `AbsentError` for what is no QMP at all."""
+    if find_id(message) is not None:
+        return None
+    try:
+        return OddReply(message).event
+    except ValueError:
+        raise foreign(message) from None

@@ -1,0 +1,1 @@
+"""Sockets, descriptors and memory: bytes in, bytes out. Nothing here knows QMP."""

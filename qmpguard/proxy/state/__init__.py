@@ -1,0 +1,1 @@
+"""What is known and counted of one VM, and kept for those who look."""

@@ -1,0 +1,89 @@
+"""What happens to one VM, on its way to the record: the journal, the counters and the log are told in one place."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qmpguard.proxy.state.counters import Counters
+from qmpguard.proxy.state.snapshot import LinkState
+from qmpguard.record import Decision, Event, Journal, LinkChange
+
+if TYPE_CHECKING:
+    from qmpguard.policy.drift import Drift
+    from qmpguard.policy.verdict import Verdict
+    from qmpguard.proxy.clients.pending import PendingRequest
+    from qmpguard.record import Entry, Happening, Run
+    from qmpguard.wire.replies import QemuEvent
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes down what happens to one VM. ``standing`` is how its link is, ``qemu`` the version of who is there."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.journal = Journal(name, run)
+        self.counts = Counters()
+        self.standing = LinkState(up=False, since=time.time(), reason="QEMU has not appeared yet")
+        self.last_drift: Entry | None = None
+        self.qemu = "gone"
+        self._name = name
+
+    def happened(self, what: Happening) -> Entry:
+        """Put anything on record."""
+        return self.journal.add(time.time(), what)
+
+    def up(self, version: str) -> None:
+        """Take notice that there is a link."""
+        self.qemu = version
+        self.counts.links += 1
+        log.info("vm=%s link=up qemu=%s", self._name, version)
+        self.standing = LinkState(up=True, since=self.happened(LinkChange(up=True, what=version)).time)
+
+    def down(self, reason: str) -> None:
+        """Take notice that there is none any more."""
+        self.qemu = "gone"
+        log.warning("vm=%s link=down reason=%r", self._name, reason)
+        entry = self.happened(LinkChange(up=False, what=reason))
+        self.standing = LinkState(up=False, since=entry.time, reason=reason)
+
+    def absent(self, reason: str, cause: str) -> None:
+        """Say better why there is no link; ``cause`` is one short name of few, for machines."""
+        if not self.standing.up:
+            self.standing = replace(self.standing, reason=reason, cause=cause)
+
+    def event(self, event: QemuEvent) -> None:
+        """Write down an event of QEMU."""
+        self.counts.events += 1
+        self.happened(Event(event.name, json.dumps(event.data)))
+
+    def drifted(self, drift: Drift) -> None:
+        """Write down what has changed behind the guard's back."""
+        self.counts.drifts += 1
+        self.last_drift = self.happened(drift)
+        log.warning("vm=%s drift: not changed through the guard: %s", self._name, drift)
+
+    def decided(self, pending: PendingRequest, verdict: Verdict, took: float) -> Decision:
+        """Write down a verdict, ``took`` seconds after its request, and return it with its reference."""
+        command = pending.request.command if pending.request else ""
+        qemu_check = verdict.qemu_check.refuses.value
+        decision = Decision(self.journal.next_ref, pending.session.peer, command, verdict, self.qemu, qemu_check, took)
+        self.happened(decision)
+        self.counts.decided(decision)
+        for finding in verdict.findings:
+            log.warning(
+                "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
+                self._name,
+                pending.session.peer,
+                command,
+                "refused" if finding is verdict.refusal else "warned",
+                finding.rule,
+                decision.ref,
+                finding.problem.refusal,
+                extra={"on_record": True},
+            )
+        return decision

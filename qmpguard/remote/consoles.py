@@ -1,0 +1,137 @@
+"""The consoles of the guards that run on this machine: found, and spoken to. See `qmpguard.daemon.console`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmpguard.daemon.console import MAX_REQUEST, NAME, REQUEST_TIMEOUT
+from qmpguard.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: consoles that are asked at once: each may take `REQUEST_TIMEOUT`, and a host has some tens
+AT_ONCE = 64
+#: bytes of an answer at most: a thousand VMs with an override each
+MAX_ANSWER = 4 << 20
+#: the paths of consoles that are files
+_FILE = re.compile(rf"/{NAME}(-[0-9]+)?\.sock$")
+_CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The console of a running guard: where it is, whose it is, and the VMs with what is overridden there."""
+
+    path: str
+    pid: int
+    vms: dict[str, list[dict[str, object]]]
+
+
+def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
+    """Return the console of the one guard that is meant, and the one VM. Raises `UsageError` or `UnavailableError`."""
+    found = [one for one in every(pid) if vm is None or vm in one.vms]
+    if not found:
+        which = " and ".join([f"VM {vm}"] * (vm is not None) + [f"process {pid}"] * (pid is not None))
+        raise UnavailableError(f"no guard {f'for {which} ' * bool(which)}answers; ask as its user or as root")
+    if len(found) > 1:
+        guards = " or ".join(f"--pid {one.pid} ({', '.join(one.vms)})" for one in found)
+        raise UsageError(f"there are several guards: say {guards}")
+    names = list(found[0].vms)
+    if vm is None and len(names) != 1:
+        raise UsageError(f"it guards several VMs: say --vm {' or --vm '.join(names)}")
+    return found[0], vm or names[0]
+
+
+def every(pid: int | None = None) -> Iterator[Found]:
+    """Yield the consoles that answer us: those of a process, or all that can be found."""
+    for path, owner, answer in _answers(pid, {"status": True}):
+        with suppress(TypeError, KeyError):  # no console at all
+            yield Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
+
+
+def standing(address: str) -> Iterator[Any]:
+    """Yield how the VMs are judged whose clients connect at an address, as their guards say. See the console."""
+    names = [address]
+    if address.startswith("unix:"):
+        names.append(f"unix:{Path(address.removeprefix('unix:')).resolve()}")
+    for _, _, answer in _answers(None, {"policy": names}):
+        yield from answer if isinstance(answer, list) else ()
+
+
+def _answers(pid: int | None, request: dict[str, object]) -> Iterator[tuple[str, int, Any]]:
+    """Yield what each console answers, with its path and its process. All are asked at once: one may hang."""
+    seen = set()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for path, told in [(path, pool.submit(_ask, path, request, pid)) for path in dict.fromkeys(_paths(pid))]:
+            try:
+                answer, owner = told.result()
+            except (UnavailableError, UsageError):
+                continue  # another user's, left behind, or of a version that does not know the request
+            if (pid is None or owner == pid) and owner not in seen:
+                seen.add(owner)
+                yield path, owner, answer
+
+
+def ask(found: Found, request: dict[str, object]) -> object:
+    """Return what a console answers. Raises `UsageError` with its refusal, or `UnavailableError`."""
+    return _ask(found.path, request)[0]
+
+
+def _paths(pid: int | None) -> Iterator[str]:
+    """Yield where consoles may be: as the kernel lists sockets, and in runtime directories."""
+    try:
+        lines = Path(f"/proc/{pid or 'self'}/net/unix").read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise UnavailableError(f"process {pid}: {error.strerror}") from None
+    for line in lines:
+        name = line.rpartition(" ")[2]
+        if name.startswith(f"@{NAME}-"):
+            yield "\0" + name[1:]
+        elif _FILE.search(name):
+            yield from (name, f"/proc/{pid}/root{name}") if pid else (name,)  # it may be in a container
+    for pattern in (f"qmpguard*/{NAME}.sock", f"user/*/{NAME}-*.sock", f"{NAME}-*.sock"):
+        yield from (str(path) for path in Path("/run").glob(pattern))
+
+
+def _ask(path: str, request: dict[str, object], wanted: int | None = None) -> tuple[Any, int]:
+    """Return the answer, and the process that gave it. Another process than the one ``wanted`` is not waited for."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(REQUEST_TIMEOUT)
+        try:
+            sock.connect(path)
+            pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if wanted not in (None, pid):
+                raise UnavailableError(f"process {pid} is there")
+            if os.geteuid() not in (0, uid) and uid != 0:
+                raise UnavailableError(f"user {uid} is there")  # under an abstract name everybody can listen
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(_line(sock))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UnavailableError(f"the guard does not answer: {error}") from None
+    match answer:
+        case {"error": str(refusal)}:
+            raise UsageError(refusal)
+        case {"return": result}:
+            return result, pid
+        case _:
+            raise UnavailableError("it is no guard that answers")
+
+
+def _line(sock: socket.socket) -> bytes:
+    data, until = b"", time.monotonic() + REQUEST_TIMEOUT
+    while not data.endswith(b"\n") and len(data) <= MAX_ANSWER and time.monotonic() < until:
+        if not (piece := sock.recv(MAX_REQUEST)):
+            break
+        data += piece
+    return data

@@ -1,0 +1,118 @@
+"""A look at a live VM over a connection of its own, for commands that tell and change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from qemu.qmp import QMPClient, QMPError
+
+from qmpguard.address import FdAddress
+from qmpguard.errors import UnavailableError
+from qmpguard.policy.machine import Fact
+from qmpguard.policy.survey import Unexpected
+from qmpguard.proxy.qemu.control import put
+from qmpguard.proxy.sockets.dial import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from qmpguard.address import Address
+    from qmpguard.policy.survey import Answer, Query
+
+T = TypeVar("T")
+
+#: seconds for the greeting: QEMU sends it at once, unless another client holds the monitor
+GREETING = 5.0
+#: seconds for the answers: a QEMU that plugs a large VFIO device is busy for longer, and then somebody waits at a shell
+ANSWERS = 60.0
+#: everything that the rules look at, but for what belongs to one request
+EVERYTHING = (
+    Fact.CAPABILITIES,
+    Fact.DEVICES,
+    Fact.DETAILS,
+    Fact.STANDBYS,
+    Fact.BLOCKS,
+    Fact.RUNSTATE,
+    Fact.MIGRATION,
+    Fact.PARAMETERS,
+    Fact.SHARED,
+)
+
+
+class RemoteVm:
+    """A connection to a live QEMU, direct or through a guard."""
+
+    def __init__(self, client: QMPClient, address: Address) -> None:
+        self.version, self.package = _version(client)
+        self._client = client
+        self._address = address
+
+    async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
+        """Drive a survey's questions to their end. Raises `UnavailableError` when QEMU does not answer them."""
+        try:
+            async with asyncio.timeout(ANSWERS):
+                return await self._drive(questions)
+        except TimeoutError as error:
+            raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWERS:g} s") from error
+        except Unexpected as error:
+            raise UnavailableError(f"{self._address}: an answer of QEMU could not be read: {error}") from error
+
+    async def _drive(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
+        try:
+            queries = next(questions)
+            while True:
+                answers = await asyncio.gather(*(put(self._client, query) for query in queries))
+                queries = questions.send(tuple(answers))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+@asynccontextmanager
+async def visit(address: Address) -> AsyncGenerator[RemoteVm]:
+    """Connect to a QEMU and yield the visit. Raises `UnavailableError` when nobody answers there."""
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what goes wrong is said here
+    client = QMPClient("qmpguard")
+    try:
+        await _connect(client, address)
+        yield RemoteVm(client, address)
+    finally:
+        with suppress(QMPError, OSError, EOFError):  # it has gone; that was said where an answer was missing
+            await client.disconnect()
+
+
+async def _connect(client: QMPClient, address: Address) -> None:
+    try:
+        sock = await connect(address)
+    except (UnicodeError, OverflowError) as error:  # for a host's name or a descriptor's number that cannot be one
+        raise UnavailableError(
+            f"{address}: there is no such {'host' if isinstance(error, UnicodeError) else 'descriptor'}"
+        ) from error
+    except OSError as error:
+        raise UnavailableError(f"{address}: {error.strerror or 'no answer'}") from error
+    if isinstance(address, FdAddress):
+        sock.setblocking(False)
+    try:
+        async with asyncio.timeout(GREETING):
+            await client.connect(sock)
+    except TimeoutError as error:
+        sock.close()
+        raise UnavailableError(
+            f"{address}: it accepts connections but sends no greeting. QEMU talks to one client at a time, and another "
+            "one has this monitor; where that is a guard, give the guard's own socket"
+        ) from error
+    except (QMPError, OSError) as error:
+        sock.close()
+        raise UnavailableError(f"{address}: what answers there is no QMP: {error}") from error
+
+
+def _version(client: QMPClient) -> tuple[str, str]:
+    greeting = client.greeting
+    assert greeting is not None, "it is connected"
+    version = greeting.QMP.version
+    qemu = version.get("qemu")
+    numbers = [str(qemu.get(part, "?")) for part in ("major", "minor", "micro")] if isinstance(qemu, dict) else ["?"]
+    return ".".join(numbers), str(version.get("package") or "")

@@ -1,0 +1,146 @@
+"""The forecast: what is said of each way to migrate before anybody asks for one."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmpguard.policy.forecast import Passes, arrivals, forecasts, lacks_cpr, obstacle, others
+from qmpguard.policy.machine import Device, Facts, Machine, Start
+from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.rules import modes
+from qmpguard.policy.verdict import MAX_TEXT, Problem
+
+GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
+VU = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
+
+
+def chances(facts: Facts, policy: Policy | None = None) -> list[str]:
+    return [f"{p.way}: {p.passes.value}" for p in forecasts(facts, policy or Policy())]
+
+
+def test_a_vm_without_vfio_may_migrate_in_every_way() -> None:
+    assert chances(Machine.of().facts) == ["plain: yes", "postcopy: yes", "background snapshot: yes"]
+
+
+def test_with_a_vfio_device_only_the_plain_way_is_open() -> None:
+    plain, postcopy, snapshot = forecasts(Machine.of(devices=[GPU]).facts, Policy())
+    assert plain.passes is Passes.YES
+    assert (postcopy.passes, postcopy.rule) == (Passes.NO, "vfio-postcopy")
+    assert postcopy.reason == "0000:65:00.0: VFIO migration is not supported with postcopy migration"
+    assert postcopy.fix == "migrate the plain way, or unplug the device first"
+    assert (snapshot.passes, snapshot.rule) == (Passes.NO, "vfio-background-snapshot")
+
+
+def test_what_is_on_now_does_not_matter_but_what_each_way_would_use() -> None:
+    lit = Machine.of(devices=[GPU], capabilities=["postcopy-ram", "background-snapshot"]).facts
+    assert chances(lit)[0] == "plain: yes"
+
+
+def test_what_is_only_warned_of_is_said() -> None:
+    assert chances(Machine.of(devices=[VU]).facts)[0] == "plain: yes, with a warning"
+    assert chances(Machine.of(devices=[GPU]).facts, Policy(mode=Mode.WARN))[1] == "postcopy: yes, with a warning"
+
+
+def test_what_stands_in_the_way_without_a_device_has_its_own_remedy() -> None:
+    snapshot = forecasts(Machine.of(runstate="prelaunch").facts, Policy())[2]
+    assert (snapshot.rule, snapshot.fix) == (
+        "snapshot-runstate",
+        "continue the VM with cont first, or turn background-snapshot off",
+    )
+
+
+def test_what_qemu_itself_blocks_is_said() -> None:
+    plain = forecasts(Machine.of(devices=[GPU], blockers=["a second", "no kernel support"]).facts, Policy())[0]
+    assert (plain.passes, plain.reason) == (Passes.NO, "QEMU itself refuses: no kernel support")
+
+
+def test_what_is_not_known_is_never_taken_for_yes() -> None:
+    assert {p.passes for p in forecasts(Facts(), Policy())} == {Passes.UNKNOWN}
+    assert forecasts(Facts(), Policy())[0].reason == "not known yet: devices"
+
+
+def test_the_modes_are_the_effective_ones_and_unverified_is_never_off() -> None:
+    policy = Policy(Mode.WARN, rules={"hmp-write": Mode.ENFORCE, "unverified": Mode.OFF})
+    effective = dict(modes(policy))
+    assert effective["vfio-postcopy"] is effective["hmp-write"] is effective["unverified"] is Mode.WARN
+    assert effective["runs-program"] is Mode.OFF
+
+
+def test_a_vm_that_waits_for_a_migration_may_take_it_plainly() -> None:
+    plain, postcopy = arrivals(Machine.of(devices=[GPU], runstate="inmigrate").facts, Policy())
+    assert (plain.way, plain.passes) == ("incoming", Passes.YES)
+    assert (postcopy.passes, postcopy.rule) == (Passes.NO, "vfio-postcopy")
+    assert postcopy.qemu_check.reason == "it has no check at the start of the incoming migration"
+
+
+def test_what_blocks_a_migration_out_does_not_block_one_in() -> None:
+    assert arrivals(Machine.of(blockers=["the disk"]).facts, Policy())[0].passes is Passes.YES
+
+
+def test_each_way_says_what_qemu_itself_would_do() -> None:
+    told = [str(p.qemu_check) for p in forecasts(Machine.of(devices=[GPU]).facts, Policy())]
+    assert told == ["unknown", unproven := "yes (upstream since 8.2; not proven on this VM)", unproven]
+    told = [p.qemu_check.refuses.value for p in forecasts(Machine.of(devices=[VU]).facts, Policy())]
+    assert told == ["no", "no", "no"]
+    assert forecasts(Machine.of(blockers=["the disk"]).facts, Policy())[0].qemu_check.refuses.value == "yes"
+
+
+@pytest.mark.parametrize(
+    ("facts", "out", "into"),
+    [
+        (Machine.of(), "", "it was not started with -incoming, or has arrived"),
+        (Machine.of(migration="completed"), "", "it was not started with -incoming, or has arrived"),
+        (Machine.of(runstate="inmigrate"), "it waits for a migration to come", ""),
+        (Machine.of(runstate="postmigrate", migration="completed"), "it has migrated away", None),
+        (Machine.of(migration="active"), "a migration is under way: active", None),
+        (Machine(), "", "it was not started with -incoming, or has arrived"),
+    ],
+)
+def test_why_no_migration_can_begin_now(facts: Machine, out: str, into: str | None) -> None:
+    assert obstacle(facts.facts, Start.OUTGOING) == out
+    assert into is None or obstacle(facts.facts, Start.INCOMING) == into
+
+
+def test_what_a_client_names_at_length_is_told_in_short() -> None:
+    problem = Problem("x" * 5000, "short", ("y" * 5000, "z"))
+    assert (len(problem.refusal), problem.fix) == (MAX_TEXT, "short")
+    assert [len(device) for device in problem.devices] == [MAX_TEXT, 1]
+
+
+OLD, NEW = (7, 2, 22), (11, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("machine", "snapshot", "cpr", "colo"),
+    [
+        (Machine.of(version=NEW), "yes", "yes", "yes"),
+        (Machine.of(version=NEW, parameters={"mode": "cpr-exec"}), "snapshot-cpr", "yes", "yes"),
+        (Machine.of(version=OLD, capabilities=["multifd"]), "snapshot-multifd", "yes", "yes"),
+        (Machine.of(version=NEW, capabilities=["multifd"]), "QEMU", "yes", "yes"),
+        (Machine.of(version=NEW, devices=[GPU]), "yes", "QEMU", "vfio-colo"),
+        (Machine.of(version=NEW, devices=[GPU], runstate="suspended"), "yes", "yes", "vfio-colo"),
+        (Machine.of(version=NEW, devices=[VU]), "vfio-state-lost", "vfio-state-lost", "vfio-colo"),
+        (Machine.of(version=NEW, blockers=["the disk"]), "QEMU", "yes", "QEMU"),
+        (Machine.of(version=NEW, capabilities=["postcopy-ram", "x-colo"]), "yes", "yes", "yes"),
+    ],
+)
+def test_snapshots_cpr_and_colo_are_told_apart(machine: Machine, snapshot: str, cpr: str, colo: str) -> None:
+    told = [
+        p.rule or ("QEMU" if "QEMU itself" in p.reason else p.passes.value) for p in others(machine.facts, Policy())
+    ]
+    assert told == [snapshot, cpr, colo]
+
+
+def test_what_is_told_apart_is_unknown_where_nothing_was_asked() -> None:
+    assert {p.passes for p in others(Facts(), Policy())} == {Passes.UNKNOWN}
+
+
+def test_a_qemu_without_modes_has_no_cpr() -> None:
+    assert lacks_cpr(Machine.of(parameters={"mode": "normal"}).facts) == lacks_cpr(Facts()) == ""
+    assert lacks_cpr(Machine.of().facts) == "this QEMU has no CPR"
+
+
+def test_the_ways_to_migrate_are_those_of_mode_normal() -> None:
+    orphan = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="nobody")
+    known = Machine.of(devices=[orphan], parameters={"mode": "cpr-exec"}).facts
+    assert forecasts(known, Policy())[0].rule == "vfio-state-lost"
