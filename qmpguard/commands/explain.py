@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.verdict import Verdict
     from qmpguard.remote.standing import Standing
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 SUMMARY = "judge one command without sending it"
 DESCRIPTION = (
@@ -97,8 +97,8 @@ class Explained:
 
 def _request(text: str) -> Request:
     """Read a command as the guard reads one from a socket."""
+    from qmpguard.wire.client_messages import BadRequest, read_request
     from qmpguard.wire.framing import Framer, Message
-    from qmpguard.wire.messages import BadRequest, read_request
 
     framer = Framer()
     framer.feed(text.encode(errors="surrogateescape") + b"\n")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.judging.schemas import Schemas
     from qmpguard.record import Entry, Peer, Run
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 log = logging.getLogger(__name__)
 

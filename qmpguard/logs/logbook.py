@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.record import Entry, Peer
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from qmpguard.wire.json import encode
 if TYPE_CHECKING:
     from qmpguard.logs.linefile import Sink
     from qmpguard.record import Peer
+    from qmpguard.wire.client_messages import Request
     from qmpguard.wire.json import Value
-    from qmpguard.wire.messages import Request
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from qmpguard.policy.rule import Rule
 from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
 from qmpguard.policy.sockets import named
 from qmpguard.policy.verdict import Problem
-from qmpguard.wire.messages import COMMAND_NOT_FOUND
+from qmpguard.wire.client_messages import COMMAND_NOT_FOUND
 
 #: the texts of QEMU's blocker for all VFIO devices together (hw/vfio/common.c; the second is 8.0's and 8.1's)
 VFIO_WIDE_BLOCKERS = (

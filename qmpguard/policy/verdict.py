@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.qemu_check import UNTOLD, QemuCheck
-from qmpguard.wire.messages import COMMAND_NOT_FOUND, GENERIC_ERROR
+from qmpguard.wire.client_messages import COMMAND_NOT_FOUND, GENERIC_ERROR
 
 #: characters of one text in a verdict. What a client names may have megabytes, and verdicts stay on record.
 MAX_TEXT = 1000

@@ -35,7 +35,7 @@ from qmpguard.proxy.state.snapshot import Snapshot, take
 from qmpguard.rate import LogRate
 from qmpguard.record import Peer, Run
 from qmpguard.tasks import Tasks
-from qmpguard.wire.messages import error_reply
+from qmpguard.wire.client_messages import error_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.schema import Schema
     from qmpguard.proxy.qemu.link import Link
-    from qmpguard.wire.messages import Request
-    from qmpguard.wire.replies import Greeting, QemuEvent
+    from qmpguard.wire.client_messages import Request
+    from qmpguard.wire.qemu_messages import Greeting, QemuEvent
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from qmpguard.record import Entry, Peer
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 POSTCOPY = capabilities(postcopy_ram=True)
 

@@ -25,9 +25,9 @@ from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.qemu import heartbeat
 from qmpguard.proxy.sockets import stream
 from qmpguard.record import LinkChange, Peer
+from qmpguard.wire.client_messages import Request, read_request
 from qmpguard.wire.framing import MAX_TOKENS, Framer, Message
 from qmpguard.wire.lexer import Lexer
-from qmpguard.wire.messages import Request, read_request
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, capabilities, connected, eventually, guarding
 

@@ -15,7 +15,7 @@ from qmpguard.daemon.guard import Guard
 from qmpguard.policy.machine import Device
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.qemu.handover import Handover, decode
-from qmpguard.wire.replies import Greeting
+from qmpguard.wire.qemu_messages import Greeting
 from tests.fakes.qemu import GREETING, FakeQemu
 from tests.guarding import TIMEOUT, connected, guarding
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qmpguard.policy.machine import Device, Facts, Migration, Progress
 from qmpguard.proxy.state.last_seen import MAX_STEPS, LastSeen, MigrationHistory
-from qmpguard.wire.replies import QemuEvent
+from qmpguard.wire.qemu_messages import QemuEvent
 
 PLAIN = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
 DETAILED = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")

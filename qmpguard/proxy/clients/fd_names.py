@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpguard.wire.messages import error_reply
+from qmpguard.wire.client_messages import error_reply
 
 if TYPE_CHECKING:
     from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.proxy.clients.session import Session
+    from qmpguard.wire.client_messages import Request
     from qmpguard.wire.json import Value
-    from qmpguard.wire.messages import Request
 
 #: the commands that take a descriptor from the socket (QEMU monitor/fds.c)
 TAKES_DESCRIPTOR = frozenset({"getfd", "add-fd"})

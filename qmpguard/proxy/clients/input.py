@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from qmpguard.proxy.clients.fd_names import takes_descriptor
 from qmpguard.proxy.clients.pending import LONG
 from qmpguard.proxy.sockets.descriptors import close_all
+from qmpguard.wire.client_messages import Echo
 from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed, Message
-from qmpguard.wire.messages import Echo
 
 if TYPE_CHECKING:
     from qmpguard.proxy.sockets.descriptors import Descriptor
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 
 class Input:

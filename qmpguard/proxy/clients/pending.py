@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from qmpguard.proxy.clients.session import Session
     from qmpguard.proxy.sockets.descriptors import Descriptor
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 #: bytes of a request above which it is handled in pieces, so that the others get their turn in between
 LONG = 64 << 10

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.proxy.clients.input import Input
 from qmpguard.proxy.clients.pending import PendingRequest
-from qmpguard.wire.framing import MAX_REQUEST, Malformed
-from qmpguard.wire.messages import (
+from qmpguard.wire.client_messages import (
     COMMAND_NOT_FOUND,
     NOT_NEGOTIATED,
     BadRequest,
@@ -25,6 +24,7 @@ from qmpguard.wire.messages import (
     read_request,
     success_reply,
 )
+from qmpguard.wire.framing import MAX_REQUEST, Malformed
 
 if TYPE_CHECKING:
     from qmpguard.proxy.sockets.budget import Budget
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.state.counters import Counters
     from qmpguard.record import Peer
     from qmpguard.wire.json import Value
-    from qmpguard.wire.replies import Greeting
+    from qmpguard.wire.qemu_messages import Greeting
 
 #: Requests of one client that are under way before its input waits: with out-of-band one that QEMU executes and eight
 #: that wait (monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX, handle_qmp_command). Without it QEMU reads one at a time and drops

@@ -32,8 +32,8 @@ from qmpguard.proxy.qemu.control import RefusedError
 from qmpguard.proxy.state.counters import Durations
 from qmpguard.proxy.state.last_seen import LastSeen
 from qmpguard.rate import LogRate
-from qmpguard.wire.messages import error_reply, success_reply
-from qmpguard.wire.replies import Reply, read_reply
+from qmpguard.wire.client_messages import error_reply, success_reply
+from qmpguard.wire.qemu_messages import Reply, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.schema import Schema
     from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.record import Decision
-    from qmpguard.wire.messages import Request
+    from qmpguard.wire.client_messages import Request
 
 T = TypeVar("T")
 

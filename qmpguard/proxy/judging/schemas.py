@@ -13,7 +13,7 @@ from qmpguard.policy.survey import Query, Unexpected
 if TYPE_CHECKING:
     from qmpguard.policy.survey import Answer
     from qmpguard.proxy.judging.gate import AsksQemu
-    from qmpguard.wire.replies import Greeting
+    from qmpguard.wire.qemu_messages import Greeting
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.listening.qemu_listener import QemuListener
     from qmpguard.tasks import Tasks
-    from qmpguard.wire.replies import Greeting, QemuEvent
+    from qmpguard.wire.qemu_messages import Greeting, QemuEvent
 
 log = logging.getLogger(__name__)
 

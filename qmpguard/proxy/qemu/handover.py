@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import Device
-from qmpguard.wire.replies import Greeting
+from qmpguard.wire.qemu_messages import Greeting
 
 if TYPE_CHECKING:
     import socket

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.proxy.clients.pending import LONG, Unanswered
-from qmpguard.wire.replies import OddReply, QemuEvent, Splitter, find_id, with_id
+from qmpguard.wire.qemu_messages import OddReply, QemuEvent, Splitter, find_id, with_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.sockets.descriptors import Descriptor
     from qmpguard.proxy.sockets.stream import Stream
     from qmpguard.proxy.state.counters import Counters
-    from qmpguard.wire.replies import Greeting
+    from qmpguard.wire.qemu_messages import Greeting
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import os
 from typing import TYPE_CHECKING
 
 from qmpguard.proxy.qemu.absence import SHOWN, AbsentError, Cause, foreign
-from qmpguard.wire.replies import Greeting, OddReply, Splitter, find_id
+from qmpguard.wire.qemu_messages import Greeting, OddReply, Splitter, find_id
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from qmpguard.wire.replies import QemuEvent
+    from qmpguard.wire.qemu_messages import QemuEvent
 
 #: seconds without a greeting after which it is said that another client may hold the monitor
 SILENCE = 5.0

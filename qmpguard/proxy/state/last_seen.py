@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.forecast import Forecast
     from qmpguard.policy.machine import Device
     from qmpguard.policy.policy import Policy
-    from qmpguard.wire.replies import QemuEvent
+    from qmpguard.wire.qemu_messages import QemuEvent
 
 #: steps of one migration that are kept: a dozen is usual, a postcopy that is paused and recovered has more
 MAX_STEPS = 64

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.verdict import Verdict
     from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.record import Entry, Happening, Run
-    from qmpguard.wire.replies import QemuEvent
+    from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
 

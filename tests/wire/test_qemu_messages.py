@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.wire import replies
-from qmpguard.wire.replies import Greeting, OddReply, QemuEvent, Reply, Splitter, find_id, read_reply, with_id
+from qmpguard.wire import qemu_messages as replies
+from qmpguard.wire.qemu_messages import Greeting, OddReply, QemuEvent, Reply, Splitter, find_id, read_reply, with_id
 
 VERSION = b'{"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}'
 GREETING = b'{"QMP": {"version": %b, "capabilities": ["oob"]}}\r\n' % VERSION

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.wire.json import Number
-from qmpguard.wire.messages import (
+from qmpguard.wire.client_messages import (
     BadRequest,
     Echo,
     Request,
@@ -16,6 +15,7 @@ from qmpguard.wire.messages import (
     read_request,
     success_reply,
 )
+from qmpguard.wire.json import Number
 
 if TYPE_CHECKING:
     from qmpguard.wire.json import Value
