@@ -19,7 +19,7 @@ from benchmarks.bare_relay import copy
 from benchmarks.client import request
 from qmpguard.address import UnixAddress
 from qmpguard.policy.policy import Policy
-from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.vm import Vm
 from qmpguard.record import Peer
 
 GREETING = (
@@ -99,12 +99,12 @@ async def guard() -> float:
         door.bind(path)
         door.listen()
         loop.add_reader(door, partial(_accept, loop, door))
-        hub = Hub("vm", UnixAddress(path), Policy())
+        vm = Vm("vm", UnixAddress(path), Policy())
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(hub.run())
-            await hub.connected.wait()
+            running = tasks.create_task(vm.run())
+            await vm.connected.wait()
             ours, theirs = socket.socketpair()
-            hub.attach(theirs, Peer(1))
+            vm.attach(theirs, Peer(1))
             ours.send(request("qmp_capabilities"))
             client = Client(ours)
             await asyncio.sleep(SETTLE)

@@ -24,7 +24,7 @@ from qmpguard.address import UnixAddress
 from qmpguard.admin.server import Admin
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.verdict import Verdict
-from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.vm import Vm
 from qmpguard.record import MAX_ENTRIES, Decision, Event, Peer, Run
 
 if TYPE_CHECKING:
@@ -59,21 +59,21 @@ class Turns:
             wall, cpu = now, used
 
 
-def fleet(count: int, run: Run) -> list[Hub]:
+def fleet(count: int, run: Run) -> list[Vm]:
     """Return VMs with full journals."""
-    hubs = [Hub(f"vm{n}", UnixAddress(f"/nowhere/{n}"), Policy(), run=run) for n in range(count)]
+    vms = [Vm(f"vm{n}", UnixAddress(f"/nowhere/{n}"), Policy(), run=run) for n in range(count)]
     event, decision = Event("BLOCK_IO_ERROR", DATA), Decision("x", Peer(1), "migrate", Verdict(), "11.1")
     for _ in range(MAX_ENTRIES):
-        for hub in hubs:
-            hub.journal.add(1.0, event)
-            hub.journal.add(1.0, decision)
-    return hubs
+        for vm in vms:
+            vm.journal.add(1.0, event)
+            vm.journal.add(1.0, decision)
+    return vms
 
 
 @asynccontextmanager
-async def serving(hubs: list[Hub], run: Run, path: Path) -> AsyncIterator[None]:
+async def serving(vms: list[Vm], run: Run, path: Path) -> AsyncIterator[None]:
     """Serve the admin interface of some VMs."""
-    admin = Admin(UnixAddress(str(path)), lambda: hubs, run)
+    admin = Admin(UnixAddress(str(path)), lambda: vms, run)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(admin.run())
         await admin.opened.wait()
@@ -114,14 +114,14 @@ async def measure(admin: Path, path: str) -> None:
     )
 
 
-async def renamed(admin: Path, hubs: list[Hub]) -> None:
+async def renamed(admin: Path, vms: list[Vm]) -> None:
     """Measure the turns, and count the streams that are left, when a VM is added before open streams."""
     streams = [await _stream(admin, "") for _ in range(IDLERS)]
     await asyncio.sleep(2)
     turns = Turns()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(turns.run())
-        hubs.append(Hub("another", UnixAddress("/nowhere/more"), Policy(), run=hubs[0].journal.run))
+        vms.append(Vm("another", UnixAddress("/nowhere/more"), Policy(), run=vms[0].journal.run))
         await asyncio.sleep(5)
         task.cancel()
     alive = sum(not reader.at_eof() for reader, _ in streams)
@@ -157,19 +157,19 @@ def _resident() -> int:
 async def run(count: int) -> None:
     """Measure all."""
     began = Run()
-    hubs = fleet(count, began)
+    vms = fleet(count, began)
     gc.collect()
     gc.freeze()  # as the guard does with what it has at its start
     with tempfile.TemporaryDirectory(prefix="qmpguard-scale-") as folder:
         admin = Path(folder) / "admin.sock"
-        async with serving(hubs, began, admin):
+        async with serving(vms, began, admin):
             print(
                 f"{count} VMs with full journals; the longest turn in ms of wall and CPU time; the answer in s and MiB"
             )
             await measure(admin, "/healthz")  # the first one imports
             for path in PATHS:
                 await measure(admin, path)
-            await renamed(admin, hubs)
+            await renamed(admin, vms)
             await memory(admin)
 
 

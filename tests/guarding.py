@@ -50,7 +50,7 @@ async def guarding(
         task = tasks.create_task(guard.run())
         async with asyncio.timeout(TIMEOUT):
             if up:
-                await guard.hub.connected.wait()
+                await guard.vm.connected.wait()
             await guard.listening.wait()
         try:
             yield guard

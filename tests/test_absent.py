@@ -48,7 +48,7 @@ def vm(qemu: FakeQemu, listen: ListenAddress | None = None, absent: Absent = Abs
 
 
 def presence(fleet: Fleet, name: str = "one") -> Presence:
-    return fleet.guards[name].hub.connections.presence
+    return fleet.guards[name].vm.connections.presence
 
 
 async def test_the_socket_goes_with_qemu_and_comes_with_the_next(tmp_path: Path) -> None:
@@ -146,12 +146,12 @@ async def test_a_path_that_is_taken_meanwhile_is_that_vms_fault_and_heals(
         await eventually(lambda: presence(fleet) is Presence.ENDED)
         path.write_text("mine")
         await qemu.start()
-        await eventually(lambda: any("clients cannot connect" in note for note in fleet.hubs[0].snapshot().notes))
+        await eventually(lambda: any("clients cannot connect" in note for note in fleet.vms[0].snapshot().notes))
         assert path.read_text() == "mine"
         path.unlink()
         async with connected(path) as qmp:
             assert await qmp.ask("query-name") == {"return": {}}
-        assert not any("clients cannot connect" in note for note in fleet.hubs[0].snapshot().notes)
+        assert not any("clients cannot connect" in note for note in fleet.vms[0].snapshot().notes)
 
 
 async def test_ended_is_when_all_have_been_there_and_none_is(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ async def test_a_qemu_is_guarded_for_as_long_as_the_block_lasts(tmp_path: Path) 
         ):
             reply = await client.ask("migrate-set-capabilities", capabilities(postcopy_ram=True))
             assert_refused(reply, "vfio-postcopy")
-            assert guard.hub.counts.refused == 1
+            assert guard.vm.counts.refused == 1
         assert not listen.exists()
 
 

@@ -87,7 +87,7 @@ async def test_every_refusal_is_found_by_what_the_client_was_told_and_the_other_
 async def test_an_override_is_in_the_audit_at_its_begin_and_its_end(tmp_path: Path) -> None:
     audit = tmp_path / "audit"
     async with written_down(tmp_path, LogConfig(audit=str(audit))) as (_, fleet, _):
-        overrides = fleet.guards["one"].hub.overrides
+        overrides = fleet.guards["one"].vm.overrides
         overrides.begin("vfio-postcopy", 60, "ticket 7", Peer(0, 1, 2, 3))
         overrides.end("vfio-postcopy")
     told = [(line["kind"], line["begun"], line["reason"], line["client"]["uid"]) for line in lines(audit)]
@@ -97,7 +97,7 @@ async def test_an_override_is_in_the_audit_at_its_begin_and_its_end(tmp_path: Pa
 async def test_a_file_that_was_moved_away_is_followed_by_a_new_one(tmp_path: Path) -> None:
     audit, old = tmp_path / "audit", tmp_path / "audit.1"
     async with written_down(tmp_path, LogConfig(audit=str(audit))) as (_, fleet, logbook):
-        overrides = fleet.guards["one"].hub.overrides
+        overrides = fleet.guards["one"].vm.overrides
         overrides.begin(None, 60, "before", Peer(0))
         audit.rename(old)
         logbook.reopen()
@@ -111,7 +111,7 @@ async def test_a_reload_begins_and_ends_files(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("qmpguard.logs.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
     one, two = tmp_path / "one", tmp_path / "two"
     async with written_down(tmp_path, LogConfig()) as (_, fleet, logbook):
-        overrides = fleet.guards["one"].hub.overrides
+        overrides = fleet.guards["one"].vm.overrides
         for number, path in enumerate((None, one, one, two)):
             logbook.follow(await logbook.prepare(LogConfig(audit=None if path is None else str(path))))
             overrides.begin(None, 60, str(number), Peer(0))
@@ -160,12 +160,12 @@ def test_a_full_disk_is_counted_told_of_and_noted_in_the_file(
 
 async def test_lost_lines_are_shown(tmp_path: Path) -> None:
     async with written_down(tmp_path, LogConfig(audit=str(tmp_path / "a"))) as (_, fleet, logbook):
-        assert fleet.guards["one"].hub.snapshot().notes == ()
+        assert fleet.guards["one"].vm.snapshot().notes == ()
         audit = logbook._now.audit
         assert audit is not None
         for _ in range(3):
             audit.count()
-        assert fleet.guards["one"].hub.snapshot().notes == ("the audit has lost 3 lines",)
+        assert fleet.guards["one"].vm.snapshot().notes == ("the audit has lost 3 lines",)
 
 
 async def test_the_traffic_file_has_what_was_asked_for_but_no_secrets(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ async def test_the_journal_gets_fields(tmp_path: Path) -> None:
                     reply = await qmp.ask("migrate-set-capabilities", POSTCOPY)
                     assert_refused(reply, "vfio-postcopy")
                 fields = dict(line.split("=", 1) for line in journal.recv(65536).decode().splitlines())
-                fleet.guards["one"].hub.overrides.begin(None, 60, "ticket 7", Peer(0))
+                fleet.guards["one"].vm.overrides.begin(None, 60, "ticket 7", Peer(0))
                 assert b"\nQMPGUARD_REASON=ticket 7\n" in journal.recv(65536)
     assert fields["MESSAGE"] == f"vm=one {reply['error']['desc']}"
     assert fields["QMPGUARD_REF"] in reply["error"]["desc"]
@@ -215,7 +215,7 @@ async def test_a_journal_that_does_not_listen_is_told_of_once(tmp_path: Path, ca
         with closing(Journald(str(tmp_path / "nobody"))) as sender:
             fleet.listen(sender.heard)
             for _ in range(3):
-                fleet.guards["one"].hub.overrides.begin(None, 60, "x", Peer(0))
+                fleet.guards["one"].vm.overrides.begin(None, 60, "x", Peer(0))
             await asyncio.sleep(0)
             assert sender.lost == 3
     assert caplog.text.count("the journal does not take messages") == 1

@@ -77,20 +77,20 @@ async def test_an_override_lets_pass_what_was_refused_and_is_on_record(tmp_path:
         qemu.devices["gpu0"] = "vfio-pci"
         assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")
         assert "return" in await ask(path, begin=BEGIN)
-        assert fleet.guards["one"].hub.snapshot().overrides[0].reason == "ticket 7"
-        assert "override=begun rule=all" in fleet.guards["one"].hub.snapshot().notes[0]
+        assert fleet.guards["one"].vm.snapshot().overrides[0].reason == "ticket 7"
+        assert "override=begun rule=all" in fleet.guards["one"].vm.snapshot().notes[0]
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
         assert await ask(path, end={"vm": "one", "rule": None}) == {"return": True}
         assert await ask(path, end={"vm": "one", "rule": None}) == {"return": False}
         assert_refused(await qmp.ask("migrate", {"uri": "exec:cat"}), "vfio-postcopy")
         begun, over = (entry.what for entry in heard if isinstance(entry.what, Override))
         assert (begun.begun, over.begun, begun.peer.uid, begun.until) == (True, False, os.getuid(), over.until)
-        assert fleet.guards["one"].hub.gate.policy == Policy()
+        assert fleet.guards["one"].vm.gate.policy == Policy()
 
 
 async def test_an_override_ends_by_itself_and_outlives_a_reload(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
-        hub = fleet.guards["one"].hub
+        hub = fleet.guards["one"].vm
         hub.overrides.begin("vfio-postcopy", 0.2, "soon over", Peer(0))
         fleet.fit([vm(qemu, policy=Policy(rules={"hmp-write": Mode.WARN}))])
         assert hub.gate.policy.rules == {"hmp-write": Mode.WARN, "vfio-postcopy": Mode.WARN}
@@ -100,7 +100,7 @@ async def test_an_override_ends_by_itself_and_outlives_a_reload(tmp_path: Path) 
 
 async def test_an_override_of_the_same_rule_takes_the_place_of_the_first(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
-        overrides = fleet.guards["one"].hub.overrides
+        overrides = fleet.guards["one"].vm.overrides
         overrides.begin("vfio-postcopy", 0.01, "first", Peer(0))
         overrides.begin("vfio-postcopy", 60, "second", Peer(0))
         overrides.begin("unverified", 0.02, "third", Peer(0))
@@ -141,7 +141,7 @@ async def test_what_is_asked_wrongly_is_refused(tmp_path: Path, request_: Any, s
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
         data = request_ if isinstance(request_, bytes) else json.dumps({"begin": request_}).encode() + b"\n"
         assert says in json.loads(await say(path, data))["error"]
-        assert not fleet.guards["one"].hub.overrides.active
+        assert not fleet.guards["one"].vm.overrides.active
         assert (await ask(path, status=True))["return"] == [{"vm": "one", "overrides": []}]
 
 
@@ -245,13 +245,13 @@ async def test_the_command_begins_shows_and_ends(
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
         assert await override() == 0
         assert await override("--rule", "vfio-postcopy", "--for", "10m", "--reason", "ticket 7") == 0
-        (active,) = fleet.guards["one"].hub.overrides.active
+        (active,) = fleet.guards["one"].vm.overrides.active
         assert (active.rule, active.reason, active.peer.pid) == ("vfio-postcopy", "ticket 7", os.getpid())
         assert await override() == 0
         assert await override("--rule", "vfio-postcopy", "--end") == 0
-        assert not fleet.guards["one"].hub.overrides.active
+        assert not fleet.guards["one"].vm.overrides.active
         assert await override("--all-rules", "--for", "1.5h", "--reason", "x", "--vm", "one") == 0
-        assert fleet.guards["one"].hub.overrides.active[0].rule is None
+        assert fleet.guards["one"].vm.overrides.active[0].rule is None
     none, begun, shown, over, everything = capsys.readouterr().out.splitlines()
     assert none == "one: nothing is overridden"
     assert begun.startswith("one: rule vfio-postcopy warns until ")

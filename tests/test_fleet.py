@@ -168,7 +168,7 @@ async def test_what_cannot_be_had_changes_nothing(tmp_path: Path, fault: str) ->
         with pytest.raises(UnavailableError, match="cannot listen at"):
             fleet.fit(wanted)
         assert list(fleet.guards) == ["one"]
-        assert fleet.guards["one"].hub.gate.policy == Policy()
+        assert fleet.guards["one"].vm.gate.policy == Policy()
         assert (tmp_path / "one.sock").stat().st_mode & 0o777 == 0o600
         assert not (tmp_path / "fresh.sock").exists()
         assert await qmp.ask("query-name") == {"return": {}}
@@ -184,7 +184,7 @@ async def test_permissions_and_limits_change_without_a_new_socket(tmp_path: Path
         fleet.fit([vm(qemu, access=Access(users=frozenset({os.getuid() + 1})), role=Role.OPERATOR)])
         async with connected(tmp_path / "one.sock", negotiate=False) as third:
             assert await third.closed()
-        assert fleet.guards["one"].hub.counts.drops == {"too_many_clients": 1, "not_allowed": 1}
+        assert fleet.guards["one"].vm.counts.drops == {"too_many_clients": 1, "not_allowed": 1}
         assert await qmp.ask("query-name") == {"return": {}}
 
 

@@ -245,7 +245,7 @@ def open_sockets() -> int:
 @pytest.mark.parametrize("seed", [*range(12), 21, 48])
 async def test_any_sequence_of_reloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(guards, "DRAIN", 0.2)
-    monkeypatch.setattr("qmpguard.proxy.qemu.link.REST", 0.05)
+    monkeypatch.setattr("qmpguard.proxy.serving.REST", 0.05)
     chance = random.Random(seed)  # noqa: S311 -- a test that can be repeated
     before, tasks_before = open_sockets(), len(asyncio.all_tasks())
     async with Tasks() as tasks:
@@ -309,7 +309,7 @@ async def test_the_number_of_a_passed_connection_never_becomes_that_of_another(t
             assert sock.fileno() != number
         fleet.fit([vm])
         await eventually(fleet.ended.is_set)
-        assert "a descriptor cannot be opened again" in fleet.hubs[0].snapshot().link.reason
+        assert "a descriptor cannot be opened again" in fleet.vms[0].snapshot().link.reason
         fleet.fit([])
         os.close(number)
 

@@ -40,7 +40,7 @@ async def guarded(folder: Path, policy: Policy) -> AsyncGenerator[Fleet]:
         console_of(fleet, str(folder / "qmpguard-console.sock")),
     ):
         qemu.devices["gpu0"] = "vfio-pci"
-        await fleet.guards["one"].hub.connected.wait()
+        await fleet.guards["one"].vm.connected.wait()
         await fleet.guards["one"].listening.wait()
         yield fleet
 
@@ -71,7 +71,7 @@ async def test_what_is_overridden_is_no_longer_refused(tmp_path: Path, capsys: p
     async with guarded(tmp_path, Policy()) as fleet:
         code, report = await told(capsys, "check", tmp_path / "one.sock")
         assert (code, way(report)) == (1, "no")
-        fleet.guards["one"].hub.overrides.begin("vfio-postcopy", 60, "ticket 7", Peer(0))
+        fleet.guards["one"].vm.overrides.begin("vfio-postcopy", 60, "ticket 7", Peer(0))
         code, report = await told(capsys, "check", tmp_path / "one.sock")
         assert way(report) == "warned"
         assert "overridden: vfio-postcopy" in report["judged_by"]
@@ -80,7 +80,7 @@ async def test_what_is_overridden_is_no_longer_refused(tmp_path: Path, capsys: p
 async def test_a_primary_that_only_the_guard_remembers_counts(tmp_path: Path) -> None:
     primary = Device("/machine/peripheral/gpu1", "vfio-pci", "gpu1", failover_pair_id="net0")
     async with guarded(tmp_path, Policy()) as fleet:
-        fleet.guards["one"].hub.gate.primaries.add(primary)
+        fleet.guards["one"].vm.gate.memory.primaries.add(primary)
         stands = await asyncio.to_thread(standing_of, UnixAddress(str(tmp_path / "one.sock")))
         assert stands.memory.hidden == (primary,)
         assert stands.by(WARNING, "").memory.hidden == (primary,)

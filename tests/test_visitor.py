@@ -58,7 +58,7 @@ async def test_one_without_its_qemu_lives_but_is_not_ready(tmp_path: Path, capsy
         assert await run("healthcheck", "--ready", admin) == 0
         assert capsys.readouterr() == ("", "")
         await qemu.stop()
-        await eventually(lambda: guard.hub.link is None)
+        await eventually(lambda: guard.vm.link is None)
         assert await run("healthcheck", admin) == 0
         assert await run("healthcheck", "--ready", admin) == 1
         assert capsys.readouterr() == ("", "not ready\n")
@@ -94,7 +94,7 @@ async def test_the_status_is_a_table_and_what_should_be_known(
 ) -> None:
     async with guard_with_admin(tmp_path) as (qemu, guard, admin), connected(tmp_path / "guard.sock") as qmp:
         assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")
-        guard.hub.overrides.begin("vfio-postcopy", 60, "ticket 7", Peer(0))
+        guard.vm.overrides.begin("vfio-postcopy", 60, "ticket 7", Peer(0))
         assert await run("status", admin) == 0
         head, row, note = capsys.readouterr().out.splitlines()
         assert head.split() == ["VM", "STATE", "QEMU", "CLIENTS", "REFUSED", "WARNED", "MODE"]
@@ -126,7 +126,7 @@ async def test_what_happens_is_told_line_by_line(tmp_path: Path) -> None:
         told = await line()
         assert f"decision refused migrate-set-capabilities client=1 uid={os.getuid()} ref=" in told
         assert told.partition(" ref=")[2].split()[0] in reply["error"]["desc"]
-        guard.hub.overrides.begin(None, 60, "ticket 7", Peer(0, 1, 2))
+        guard.vm.overrides.begin(None, 60, "ticket 7", Peer(0, 1, 2))
         assert (await line()).endswith("override begun rule=all uid=2 reason='ticket 7'")
         qemu.emit("STOP", why="x")
         assert (await line()).endswith('event STOP {"why": "x"}')

@@ -170,7 +170,7 @@ class Console:
             raise UsageError("it is no JSON") from None
         match request:
             case {"status": True}:
-                return [_vm(name, guard.hub.overrides) for name, guard in self._fleet.guards.items()]
+                return [_vm(name, guard.vm.overrides) for name, guard in self._fleet.guards.items()]
             case {"policy": [*addresses]}:
                 return [_standing(name, guard) for name, guard in self._fleet.guards.items() if _at(guard, addresses)]
             case {"begin": {"vm": str(vm), "rule": str() | None as rule, "seconds": seconds, "reason": str(reason)}}:
@@ -186,10 +186,10 @@ class Console:
         guard = self._fleet.guards.get(vm)
         if guard is None:
             raise UsageError(f"there is no VM {vm!r} here; there are {', '.join(self._fleet.guards)}")
-        return guard.hub.overrides
+        return guard.vm.overrides
 
     def _rule(self, vm: str, rule: str | None) -> str | None:
-        known = [name for name, _ in modes(self._fleet.guards[vm].hub.gate.policy)]
+        known = [name for name, _ in modes(self._fleet.guards[vm].vm.gate.policy)]
         if rule is not None and rule not in known:
             raise UsageError(f"there is no rule {rule!r}; there are {', '.join(known)}")
         return rule
@@ -223,6 +223,6 @@ def _at(guard: Guard, addresses: list[object]) -> bool:
 
 def _standing(name: str, guard: Guard) -> Object:
     """Return by which policy a VM's guard judges now, overrides included, and what it remembers of its QEMU."""
-    hub = guard.hub
-    told = _vm(name, hub.overrides)
-    return told | {"policy": draw_policy(hub.overrides.policy), "memory": draw_memory(hub.gate.memory)}
+    vm = guard.vm
+    told = _vm(name, vm.overrides)
+    return told | {"policy": draw_policy(vm.overrides.policy), "memory": draw_memory(vm.gate.known)}

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from qmpguard.config import VmConfig
     from qmpguard.daemon.systemd import PassedSockets
-    from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.judging.schemas import Schemas
+    from qmpguard.proxy.vm import Vm
     from qmpguard.record import Entry, Peer, Run
     from qmpguard.wire.client_messages import Request
 
@@ -72,21 +72,21 @@ class Fleet:
         self._traffic: Callable[[str, Peer, Request], None] | None = None
 
     @property
-    def hubs(self) -> list[Hub]:
-        """The hubs of all VMs."""
-        return [guard.hub for guard in self.guards.values()]
+    def vms(self) -> list[Vm]:
+        """All VMs."""
+        return [guard.vm for guard in self.guards.values()]
 
     def listen(self, listener: Callable[[Entry], None]) -> None:
         """Tell somebody of everything that happens to any VM, also to those that come later."""
         self._listeners.append(listener)
         for guard in self.guards.values():
-            guard.hub.journal.listen(listener)
+            guard.vm.journal.listen(listener)
 
     def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
         """Show somebody every request of every VM, also of those that come later; None: nobody."""
         self._traffic = traffic
-        for hub in self.hubs:
-            hub.traffic = traffic
+        for vm in self.vms:
+            vm.hub.traffic = traffic
 
     def fit(self, vms: Iterable[VmConfig]) -> Changes:
         """Guard these VMs and no others. Raises `UnavailableError` or `ConfigError`, and then nothing has changed."""
@@ -147,13 +147,13 @@ class Fleet:
         for guard in leaving:
             gone = self._leaving[guard] = asyncio.Event()
             if (heir := self._heir(guard)) is not None:
-                heir.hub.connections.succeed(guard.hub.connections)
+                heir.vm.connections.succeed(guard.vm.connections)
             self._tasks.start("leave", self._leave(guard, gone))
         for guard in arriving:
-            guard.hub.traffic, guard.hub.remarks = self._traffic, (self._remark, guard.remark)
+            guard.vm.hub.traffic, guard.vm.remarks = self._traffic, (self._remark, guard.remark)
             guard.on_presence = self._note_ended
             for listener in self._listeners:
-                guard.hub.journal.listen(listener)
+                guard.vm.journal.listen(listener)
             before = [gone for other, gone in self._leaving.items() if _is_in_the_way(other.config, guard.config)]
             self._running[guard] = self._tasks.start("vm", _run(guard, before))
 
@@ -161,7 +161,7 @@ class Fleet:
         """End a guard that is wanted no more, whatever happens meanwhile."""
         task = self._running[guard]
         try:
-            if guard.hub.link is not None:
+            if guard.vm.link is not None:
                 await guard.drain()
                 await self._hand_on(guard)
         finally:
@@ -175,14 +175,14 @@ class Fleet:
         """Let another guard that is to have the same QEMU go on with the link, if it is at rest."""
         if self._heir(guard) is None:
             return
-        inheritance = await guard.hub.connections.release(within=True)
+        inheritance = await guard.vm.release(within=True)
         heir = self._heir(guard)
         if inheritance is not None and heir is not None:
-            heir.hub.connections.inherit(inheritance)
+            heir.vm.connections.inherit(inheritance)
         elif inheritance is not None:
             inheritance.sock.close()
         elif heir is not None:
-            heir.hub.connections.succeed(guard.hub.connections)
+            heir.vm.connections.succeed(guard.vm.connections)
 
     def _heir(self, guard: Guard) -> Guard | None:
         """Return the guard that is to have the same QEMU, and waits for it; None where there is none."""
@@ -191,7 +191,7 @@ class Fleet:
     # what is known of all
 
     def _note_ended(self) -> None:
-        if self.guards and all(guard.hub.connections.presence is Presence.ENDED for guard in self.guards.values()):
+        if self.guards and all(guard.vm.connections.presence is Presence.ENDED for guard in self.guards.values()):
             self.ended.set()
         else:
             self.ended.clear()

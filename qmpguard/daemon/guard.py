@@ -1,7 +1,7 @@
-"""One guarded VM: a hub, and the sockets that its clients, and perhaps its QEMU, come in by.
+"""One guarded VM: its `Vm`, and the sockets that its clients, and perhaps its QEMU, come in by.
 
 A fault of one VM stays its own: `Guard.run` ends only when it is cancelled. What fails in it is logged, counted in the
-hub's counts, shown, and begun anew after `RESTART` seconds.
+VM's counts, shown, and begun anew after `RESTART` seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.sockets import name_of
-from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.qemu_listener import QemuListener, own
@@ -26,6 +26,7 @@ from qmpguard.proxy.listening.takeover import take_over
 from qmpguard.proxy.qemu.absence import Cause
 from qmpguard.proxy.qemu.connections import Presence
 from qmpguard.proxy.sockets.dial import check
+from qmpguard.proxy.vm import Vm
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ class Guard:
         self.config = config
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
-        self.hub = Hub(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
-        self.hub.gate.own = _own_sockets(config)
-        self.hub.connections.on_presence = self._on_presence
+        self.vm = Vm(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
+        self.vm.gate.own = _own_sockets(config)
+        self.vm.connections.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _nothing
         self._sockets = sockets or PassedSockets()
         self._fault = ""  # why clients cannot connect though they should
@@ -82,12 +83,12 @@ class Guard:
         """
         config = config or self.config
         if config.takeover is not None:
-            return take_over(config.takeover, self.hub.attach)
+            return take_over(config.takeover, self.vm.attach)
         address = self._sockets.resolve(config.listen)
         if address is config.listen:
             address = own(address)
         mode, group = config.socket_mode, config.socket_group
-        return Listener(address, self.hub.attach, mode=mode, group=group, label=f"vm={config.name}")
+        return Listener(address, self.vm.attach, mode=mode, group=group, label=f"vm={config.name}")
 
     def open_for_qemu(self) -> QemuListener | None:
         """Return an open socket for a QEMU that dials in; None where it does not.
@@ -102,15 +103,15 @@ class Guard:
     def listen(self, listener: Listener) -> None:
         """Take the clients of an open socket from now on."""
         self.listener = listener
-        listener.accepted = self.hub.attach
+        listener.accepted = self.vm.attach
         listener.label = f"vm={self.config.name}"
-        listener.on_full = self.hub.counts.no_descriptors
+        listener.on_full = self.vm.counts.no_descriptors
         self.listening.set()
         self._admit()
 
     def refuses(self, config: VmConfig) -> bool:
         """Say whether clients cannot connect by a config, as they could not at QEMU: it was there, and is gone."""
-        return config.absent is Absent.REFUSE and self.hub.connections.presence in _GONE
+        return config.absent is Absent.REFUSE and self.vm.connections.presence in _GONE
 
     def _on_presence(self) -> None:
         self._admit()
@@ -146,18 +147,18 @@ class Guard:
         `listen` follows.
         """
         self.config = config
-        self.hub.gate.own = _own_sockets(config)
-        self.hub.adopt(config.policy, limits(config))
+        self.vm.gate.own = _own_sockets(config)
+        self.vm.adopt(config.policy, limits(config))
 
     async def run(self) -> None:
         """Guard until cancelled. Raises what `open` and `open_for_qemu` raise when there are no sockets yet."""
         if self.listener is None:
             self.listen(self.open())
         assert self.listener is not None
-        if self.hub.connections.listener is None:
-            self.hub.connections.listener = self.open_for_qemu()
+        if self.vm.connections.listener is None:
+            self.vm.connections.listener = self.open_for_qemu()
         try:
-            async with Tasks(f"vm={self.config.name}", self.hub.counts.faults) as tasks:
+            async with Tasks(f"vm={self.config.name}", self.vm.counts.faults) as tasks:
                 if (place := self.listener.place) is not None:
                     tasks.start("takeover", self._keep(tasks, self.listener, place))
                 await self._serve(tasks)
@@ -165,38 +166,37 @@ class Guard:
             self.close()
 
     async def _serve(self, tasks: Tasks) -> None:
-        """Run the hub until cancelled; a fault of the guard's own is followed by a new beginning."""
+        """Run the VM until cancelled; a fault of the guard's own is followed by a new beginning."""
         while True:
             try:
-                await self.hub.run()
+                await self.vm.run()
             except Exception as error:  # noqa: BLE001 -- whatever it is: it concerns no other VM
                 tasks.record("hub", error)
-                self.hub.recorder.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
+                self.vm.recorder.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
             await asyncio.sleep(RESTART)
 
     async def _keep(self, tasks: Tasks, listener: Listener, place: Place) -> None:
         while True:
             try:
-                await place.keep(listener, self.hub.connected)
+                await place.keep(listener, self.vm.connected)
             except Exception as error:  # noqa: BLE001 -- likewise: the link goes on, and so does the next look
                 tasks.record("takeover", error)
             await asyncio.sleep(RESTART)
 
     async def drain(self) -> None:
         """Take no more clients or requests, and wait a little for the replies that are under way."""
-        self.hub.connections.stop()
+        self.vm.connections.stop()
         self._stop_listening()
-        self.hub.quiesce()
+        self.vm.quiesce()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):
-                await self.hub.drained.wait()
+                await self.vm.sessions.drained.wait()
 
     def close(self) -> None:
-        """Take no more clients, and no QEMU; close the clients that are here, also if the hub has never run."""
+        """Take no more clients, and no QEMU; close the clients that are here, also if the VM has never run."""
         self._stop_listening()
-        self.hub.connections.close()
-        for session in self.hub.clients:
-            session.close("the guard stops")
+        self.vm.connections.close()
+        self.vm.sessions.close_all(CloseReason.STOPPED, own=False)
 
     def _stop_listening(self) -> None:
         if self._retry is not None:
@@ -214,10 +214,10 @@ async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy |
     what is no address.
     """
     guard = Guard(VmConfig(name, parse_address(qemu), parse_address(listen), policy or Policy()))
-    guard.hub.connections.listener = guard.open_for_qemu()
+    guard.vm.connections.listener = guard.open_for_qemu()
     guard.listen(guard.open())
     try:
-        async with Tasks(f"vm={name}", guard.hub.counts.faults) as tasks:
+        async with Tasks(f"vm={name}", guard.vm.counts.faults) as tasks:
             task = tasks.start("guard", guard.run())
             await _answered(guard, qemu)
             yield guard
@@ -231,9 +231,9 @@ async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy |
 async def _answered(guard: Guard, qemu: str) -> None:
     try:
         async with asyncio.timeout(START):
-            await guard.hub.connected.wait()
+            await guard.vm.connected.wait()
     except TimeoutError:
-        reason = guard.hub.recorder.standing.reason
+        reason = guard.vm.recorder.standing.reason
         raise UnavailableError(f"QEMU did not answer at {qemu} within {START:g} s: {reason}") from None
 
 

@@ -51,4 +51,4 @@ def _admin(config: AdminConfig, fleet: Fleet, sockets: PassedSockets, run: Run, 
     from qmpguard.admin.server import Admin
 
     address = sockets.resolve(config.listen)
-    return Admin(address, lambda: fleet.hubs, run, upkeep, token_file=config.token_file, hosts=config.hosts)
+    return Admin(address, lambda: fleet.vms, run, upkeep, token_file=config.token_file, hosts=config.hosts)

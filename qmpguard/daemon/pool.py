@@ -25,9 +25,9 @@ class Pool:
         self._guards = guards
         self._listeners = {_place(guard.config): guard.listener for guard in guards if guard.listener is not None}
         self._for_qemu = {
-            str(guard.config.qemu): guard.hub.connections.listener
+            str(guard.config.qemu): guard.vm.connections.listener
             for guard in guards
-            if guard.hub.connections.listener is not None
+            if guard.vm.connections.listener is not None
         }
 
     def open(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack) -> OpenSockets:
@@ -71,14 +71,14 @@ class OpenSockets:
     def hand_out(self, wanted: Mapping[str, Guard]) -> None:
         """Give each guard its sockets, and close those that no guard has any more. Never raises."""
         spare = {id(guard.listener): guard.listener for guard in self.before}
-        spare_for_qemu = {id(guard.hub.connections.listener): guard.hub.connections.listener for guard in self.before}
+        spare_for_qemu = {id(guard.vm.connections.listener): guard.vm.connections.listener for guard in self.before}
         for guard in self.before:
-            guard.listener = guard.hub.connections.listener = None
+            guard.listener = guard.vm.connections.listener = None
         for name, guard in wanted.items():
-            guard.hub.connections.listener = self.for_qemu[name]
+            guard.vm.connections.listener = self.for_qemu[name]
             guard.listen(self.listeners[name])
             spare.pop(id(guard.listener), None)
-            spare_for_qemu.pop(id(guard.hub.connections.listener), None)
+            spare_for_qemu.pop(id(guard.vm.connections.listener), None)
         for listener in spare.values():
             if listener is not None:
                 listener.accept()  # a client that has connected already belongs to a guard that may stay

@@ -214,7 +214,7 @@ def _ready(notifier: Notifier, fleet: Fleet) -> None:
 def _standing(fleet: Fleet) -> str:
     """Return one line for people on the links to QEMU."""
     count = len(fleet.guards)
-    down = [name for name, guard in fleet.guards.items() if guard.hub.link is None]
+    down = [name for name, guard in fleet.guards.items() if guard.vm.link is None]
     if not down:
         return f"guarding {count} VM{'s' * (count != 1)}"
     more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
@@ -223,9 +223,9 @@ def _standing(fleet: Fleet) -> str:
 
 async def _announce(guards: list[Guard]) -> None:
     for guard in guards:
-        await guard.hub.connected.wait()
+        await guard.vm.connected.wait()
     for guard in guards:
-        greeting = guard.hub.greeting
+        greeting = guard.vm.greeting
         version = greeting.version if greeting else "gone again"
         listen, fields = guard.config.listen, {"vm": guard.config.name, "qemu": version}
         ready.info(

@@ -41,7 +41,7 @@ def inherit(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, Gua
         if guard is None or str(guard.config.qemu) != inheritance.handover.qemu:
             inheritance.sock.close()
         else:
-            guard.hub.connections.inherit(inheritance)
+            guard.vm.connections.inherit(inheritance)
 
 
 async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
@@ -55,7 +55,7 @@ async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
 
 
 async def _leave(notifier: Notifier, guard: Guard) -> None:
-    inheritance = await guard.hub.connections.release()
+    inheritance = await guard.vm.release()
     if inheritance is not None:
         with inheritance.sock as sock:
             _store(notifier, sock, inheritance.handover)

@@ -7,7 +7,7 @@ the same survey, each over its own connection. Nothing is asked but what stands 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qmpguard.policy.blocks import listed
 from qmpguard.policy.judgment import judge
@@ -28,12 +28,14 @@ from qmpguard.policy.schema import read_schema
 from qmpguard.policy.sockets import listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Generator, Mapping
 
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.verdict import Verdict
     from qmpguard.wire.json import Value
+
+T = TypeVar("T")
 
 PERIPHERAL = "/machine/peripheral"
 ANONYMOUS = "/machine/peripheral-anon"
@@ -59,6 +61,23 @@ Questions: TypeAlias = "Generator[tuple[Query, ...], tuple[Answer, ...], Facts]"
 
 class Unexpected(Exception):  # noqa: N818  -- a fault of the answer, not of our code
     """An answer of QEMU is not of the form that its schema promises."""
+
+
+async def drive(
+    questions: Generator[tuple[Query, ...], tuple[Answer, ...], T],
+    ask: Callable[[tuple[Query, ...]], Awaitable[tuple[Answer, ...]]],
+) -> T:
+    """Ask the questions of a survey to their end, and return its result; ``ask`` returns the answers of one burst.
+
+    Raises what ``ask`` and the survey raise.
+    """
+    try:
+        queries = next(questions)
+        while True:
+            queries = questions.send(await ask(queries))
+    except StopIteration as done:
+        result: T = done.value
+        return result
 
 
 def inquire(

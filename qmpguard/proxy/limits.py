@@ -1,14 +1,16 @@
-"""What one VM's clients may use, and who they may be."""
+"""The limits of one VM's clients, and who they may be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from qmpguard.access import OPEN, Access, Role
-from qmpguard.proxy.judging.drift_watch import IDLE
-from qmpguard.proxy.judging.gate import SURVEY_TIMEOUT
 from qmpguard.wire.framing import MAX_REQUEST
 
+#: seconds that an operation waits for its turn and for QEMU's answers before it is refused as unverified
+SURVEY_TIMEOUT = 60.0
+#: seconds between two looks for drift, while nothing happens
+DRIFT_INTERVAL = 30.0
 #: bytes that a client may leave unread before it is disconnected; QEMU's largest reply is a sixtieth of it
 MAX_UNREAD = 16 << 20
 #: clients of one VM at once
@@ -29,6 +31,6 @@ class Limits:
     max_unread: int = MAX_UNREAD
     max_clients: int = MAX_CLIENTS
     greeting_wait: float = GREETING_WAIT
-    watch: float = IDLE
+    watch: float = DRIFT_INTERVAL
     access: Access = OPEN
     role: Role = Role.OPERATOR

@@ -12,7 +12,7 @@ from qemu.qmp import QMPClient, QMPError
 from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.machine import Fact
-from qmpguard.policy.survey import Unexpected
+from qmpguard.policy.survey import Unexpected, drive
 from qmpguard.proxy.qemu.control import put
 from qmpguard.proxy.sockets.dial import connect
 
@@ -54,21 +54,14 @@ class RemoteVm:
         """Drive a survey's questions to their end. Raises `UnavailableError` when QEMU does not answer them."""
         try:
             async with asyncio.timeout(ANSWERS):
-                return await self._drive(questions)
+                return await drive(questions, self._ask)
         except TimeoutError as error:
             raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWERS:g} s") from error
         except Unexpected as error:
             raise UnavailableError(f"{self._address}: an answer of QEMU could not be read: {error}") from error
 
-    async def _drive(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
-        try:
-            queries = next(questions)
-            while True:
-                answers = await asyncio.gather(*(put(self._client, query) for query in queries))
-                queries = questions.send(tuple(answers))
-        except StopIteration as done:
-            result: T = done.value
-            return result
+    async def _ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+        return tuple(await asyncio.gather(*(put(self._client, query) for query in queries)))
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from json import JSONDecoder
 from typing import Final
 
 from qmpguard.wire.json import Number, Value
-from qmpguard.wire.lexer import Kind, Lexer
+from qmpguard.wire.lexer import START, Kind, Lexer
 from qmpguard.wire.parser import Fault, Parser, legible, read_integer
 
 #: a message's tokens in bytes; QEMU's own is 64 MiB (qobject/json-streamer.c: MAX_TOKEN_SIZE), no known client needs it
@@ -65,16 +65,14 @@ class Framer:
         self._skips = skips
         self._skipping = False
         self._lexer = Lexer(max_size)
+        #: takes bytes; they are not looked at before `pull`
+        self.feed = self._lexer.feed
         self._parser = Parser()
         self._braces = 0
         self._brackets = 0
         self._tokens = 0
         self._size = 0
         self.size = 0  # of the last message in memory, about, in bytes: of its text and of what it was made into
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes; they are not looked at before `pull`."""
-        self._lexer.feed(data)
 
     @property
     def busy(self) -> bool:
@@ -95,7 +93,7 @@ class Framer:
         lexer = self._lexer
         if lexer.position == len(lexer.text):
             lexer.turn()
-        if not self._tokens and lexer.is_between and (message := self._read_ordinary()):
+        if not self._tokens and lexer.state is START and (message := self._read_ordinary()):
             return message
         for _ in range(budget):
             token = lexer.next()

@@ -50,9 +50,9 @@ class _State:
 _DIGIT = "0123456789"
 _PRINTABLE = "".join(map(chr, range(0x20, 0xFE)))  # 0xFE and 0xFF are impossible in UTF-8
 
-_START = _State(r"[ \t\r\n]+")
+START = _State(r"[ \t\r\n]+")
 # structural characters and control characters other than tab are where a client may begin anew
-_RECOVERY = _State(r"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]+", otherwise=_START)
+_RECOVERY = _State(r"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]+", otherwise=START)
 _DOUBLE = _State(r'[^"\\\x00-\x1f\xfe\xff]*(?:\\[\x20-\xfd][^"\\\x00-\x1f\xfe\xff]*)*')
 _DOUBLE_ESCAPE = _State()
 _SINGLE = _State(r"[^'\\\x00-\x1f\xfe\xff]*(?:\\[\x20-\xfd][^'\\\x00-\x1f\xfe\xff]*)*")
@@ -67,7 +67,7 @@ _E_SIGN = _State()
 _EXPONENT = _State(r"[0-9]+", otherwise=Kind.FLOAT)
 _KEYWORD = _State(r"[a-z]+", otherwise=Kind.KEYWORD)
 
-_START.leads = {
+START.leads = {
     **dict.fromkeys(ascii_lowercase, _KEYWORD),
     **dict.fromkeys("123456789", _DIGITS),
     **{kind.value: kind for kind in Kind if len(kind.value) == 1},
@@ -96,7 +96,7 @@ class Lexer:
         self.text = ""  # the block that is being scanned
         self.position = 0  # in it
         self._limit = limit
-        self._state = _START
+        self.state = START
         self._token = bytearray()  # the beginning of a token, from earlier blocks
         self._overlong = False  # it has been reported already, and is dropped as it comes
         self.inbox = bytearray()  # what follows the block
@@ -115,11 +115,6 @@ class Lexer:
         del self.inbox[:BLOCK]
 
     @property
-    def is_between(self) -> bool:
-        """Say whether no token is unfinished and no error is being recovered from."""
-        return self._state is _START
-
-    @property
     def unscanned(self) -> int:
         """Bytes that no token has been made of yet."""
         return len(self.inbox) + len(self.text) - self.position
@@ -134,12 +129,12 @@ class Lexer:
 
         Never raises. Source: QEMU qobject/json-lexer.c: json_lexer_feed_char.
         """
-        text, position, state = self.text, self.position, self._state
+        text, position, state = self.text, self.position, self.state
         start = position
         while True:
             if state.run is not None and (run := state.run.match(text, position)):
                 position = run.end()
-            if state is _START or state is _RECOVERY:
+            if state is START or state is _RECOVERY:
                 start = position
             elif not self._overlong and len(self._token) + position - start > self._limit:
                 return self._cut(start, position, state)
@@ -156,13 +151,13 @@ class Lexer:
             state = target
         if not self._overlong:
             self._token += text[start:].encode("latin-1")
-        self.position, self._state = position, state
+        self.position, self.state = position, state
         return None
 
     def _cut(self, start: int, position: int, state: _State) -> tuple[Kind, str]:
         text = (self._token.decode("latin-1") + self.text[start:position])[: self._limit + 1]
         self._token.clear()
-        self.position, self._state, self._overlong = position, state, True
+        self.position, self.state, self._overlong = position, state, True
         return Kind.OVERLONG, text
 
     def _finish(self, kind: Kind, start: int, end: int) -> tuple[Kind, str]:
@@ -171,5 +166,5 @@ class Lexer:
             text = self._token.decode("latin-1") + text
             self._token.clear()
         self.position, self._overlong = end, False
-        self._state = _RECOVERY if kind is Kind.STRAY else _START
+        self.state = _RECOVERY if kind is Kind.STRAY else START
         return kind, text

@@ -145,17 +145,17 @@ async def test_one_who_does_not_read_an_answer_is_closed(
 
 async def test_one_who_does_not_read_a_stream_is_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "READ_TIMEOUT", FAST)
-    hub = place.guard.hub
+    vm = place.guard.vm
     reader, _ = await place.open(b"GET /api/v1/stream HTTP/1.1\r\n" + HEAD + b"\r\n")
     await reader.readline()
-    await eventually(lambda: bool(hub.journal._listeners))
+    await eventually(lambda: bool(vm.journal._listeners))
     for n in range(100_000):
-        hub.recorder.happened(Event("RTC_CHANGE", json.dumps("x" * 3000)))
+        vm.recorder.happened(Event("RTC_CHANGE", json.dumps("x" * 3000)))
         if n % 100 == 0:
             await asyncio.sleep(0.001)
-        if not hub.journal._listeners:
+        if not vm.journal._listeners:
             break
-    assert not hub.journal._listeners
+    assert not vm.journal._listeners
 
 
 def _make_large(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ async def test_streams_keep_their_places_and_leave_some_for_probes(
     [await place.open() for _ in range(few * 2)]
     reader, _ = await place.open(HEALTHZ)
     assert b"200 OK" in await reader.readline()
-    assert len(place.guard.hub.journal._listeners) == 1
+    assert len(place.guard.vm.journal._listeners) == 1
     assert not any(reader.at_eof() for reader, _ in streams)
 
 

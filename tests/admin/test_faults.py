@@ -145,8 +145,8 @@ async def test_a_vm_whose_state_cannot_be_told_keeps_no_other_from_being_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with guarding(tmp_path / "q1", tmp_path / "g1", up=False) as one:
-        vms = [Odd(), one.hub]
-        feed = EventFeed(lambda: vms, one.hub.journal.run)  # type: ignore[arg-type, return-value]
+        vms = [Odd(), one.vm]
+        feed = EventFeed(lambda: vms, one.vm.journal.run)  # type: ignore[arg-type, return-value]
         with feed.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None) as stream:
             told = await feed.next(stream, TIMEOUT)
             while not feed._faults.drops["fault"]:  # the odd one is looked at in this slice of work or in the next

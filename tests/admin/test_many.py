@@ -21,8 +21,8 @@ from qmpguard.admin.slices import PIECE
 from qmpguard.admin.sse import ALIVE, EventFeed
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.verdict import Verdict
-from qmpguard.proxy.hub import Hub
 from qmpguard.proxy.state.counters import Upkeep
+from qmpguard.proxy.vm import Vm
 from qmpguard.record import Decision, Peer, Run
 from qmpguard.remote.admin import AdminClient as PlainVisitor
 from tests.admin.visiting import AdminClient, serving
@@ -40,27 +40,27 @@ PATHS = ("/healthz", "/readyz", "/metrics", "/api/v1/vms", "/api/v1/vms/vm7", "/
          "/openapi.json", "/", "/page.js")  # fmt: skip
 
 
-def fleet(count: int) -> list[Hub]:
+def fleet(count: int) -> list[Vm]:
     run = Run("abc")
-    return [Hub(f"vm{n}", UnixAddress(f"/nowhere/{n}"), Policy(), run=run) for n in range(count)]
+    return [Vm(f"vm{n}", UnixAddress(f"/nowhere/{n}"), Policy(), run=run) for n in range(count)]
 
 
 @pytest.fixture
-async def many(tmp_path: Path) -> AsyncGenerator[tuple[list[Hub], AdminClient]]:
-    hubs = fleet(MANY)
+async def many(tmp_path: Path) -> AsyncGenerator[tuple[list[Vm], AdminClient]]:
+    vms = fleet(MANY)
     path = str(tmp_path / "admin.sock")
     async with (
-        serving(UnixAddress(path), hubs, hubs[0].journal.run) as admin,
+        serving(UnixAddress(path), vms, vms[0].journal.run) as admin,
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(path, limit=0)) as http,
     ):
-        yield hubs, AdminClient(http, "http://localhost", admin)
+        yield vms, AdminClient(http, "http://localhost", admin)
 
 
-async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Hub], AdminClient], tmp_path: Path) -> None:
-    hubs, visitor = many
+async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Vm], AdminClient], tmp_path: Path) -> None:
+    vms, visitor = many
     for n in range(4 * MANY):
-        hub = hubs[n % MANY]
-        hub.journal.add(1.0, Decision(hub.journal.next_ref, Peer(1), "migrate", Verdict(), "11.1"))
+        vm = vms[n % MANY]
+        vm.journal.add(1.0, Decision(vm.journal.next_ref, Peer(1), "migrate", Verdict(), "11.1"))
     plain = PlainVisitor(str(tmp_path / "admin.sock"))
     large = 0
     for path in PATHS:
@@ -69,14 +69,12 @@ async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Hub], A
         assert (status, body) == (other, data.decode() if isinstance(body, str) else json.loads(data))
         large += len(json.dumps(body)) > PIECE
     assert large >= 3
-    assert (await visitor.get("/api/v1/vms"))[1]["vms"] == [
-        serialize.vm(hub.snapshot(), hub.journal.run) for hub in hubs
-    ]
+    assert (await visitor.get("/api/v1/vms"))[1]["vms"] == [serialize.vm(vm.snapshot(), vm.journal.run) for vm in vms]
     numbers = [int(one["id"].split("-")[1]) for one in (await visitor.get("/api/v1/decisions"))[1]["decisions"]]
     assert numbers == list(range(4 * MANY - 999, 4 * MANY + 1))
 
 
-async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list[Hub], AdminClient]) -> None:
+async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list[Vm], AdminClient]) -> None:
     _, visitor = many
     for path in PATHS:
         async with visitor.http.head(visitor.base + path) as head:
@@ -86,16 +84,16 @@ async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list
             assert (head.status, head.content_type) == (response.status, response.content_type)
 
 
-async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Hub], AdminClient]) -> None:
-    hubs, visitor = many
+async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Vm], AdminClient]) -> None:
+    vms, visitor = many
     async with visitor.http.get(visitor.base + "/api/v1/stream") as unread, visitor.stream() as stream:
         assert len((await stream.next())["names"]) == MANY
-        assert {(await stream.next())["name"] for _ in range(MANY)} == {hub.name for hub in hubs}
+        assert {(await stream.next())["name"] for _ in range(MANY)} == {vm.name for vm in vms}
         for n in range(3):
-            hubs.append(Hub(f"new{n}", UnixAddress("/nowhere"), Policy(), run=hubs[0].journal.run))
+            vms.append(Vm(f"new{n}", UnixAddress("/nowhere"), Policy(), run=vms[0].journal.run))
             assert (await stream.next())["names"][-1] == f"new{n}"
             assert (await stream.next())["name"] == f"new{n}"
-        del hubs[:MANY]
+        del vms[:MANY]
         assert len((await stream.next())["names"]) == 3
         assert visitor.admin is not None
         assert len(visitor.admin._feed) == 2
@@ -105,32 +103,32 @@ async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Hu
 @pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 3 * FEW])
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_metrics_that_are_encoded_in_steps_are_those_that_the_library_encodes(count: int, accept: str) -> None:
-    hubs = fleet(count)
-    for n, hub in enumerate(hubs):
-        hub.counts.passed = n
-        hub.counts.commands.add(0.01 * n)
-    meter = Meter(lambda: [hub.snapshot() for hub in hubs], lambda: Upkeep(reloads=2, lost={"audit": 3}))
+    vms = fleet(count)
+    for n, vm in enumerate(vms):
+        vm.counts.passed = n
+        vm.counts.commands.add(0.01 * n)
+    meter = Meter(lambda: [vm.snapshot() for vm in vms], lambda: Upkeep(reloads=2, lost={"audit": 3}))
     encode, _ = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(meter)
-    assert b"".join(meter.encoded(encode, hubs)) == encode(registry)
+    assert b"".join(meter.encoded(encode, vms)) == encode(registry)
 
 
 async def test_a_vm_that_changes_all_the_time_is_told_once_a_look_however_many_listen() -> None:
-    (hub,) = hubs = fleet(1)
+    (vm,) = vms = fleet(1)
     looked = 0
 
     class Busy:
-        name, journal = hub.name, hub.journal
+        name, journal = vm.name, vm.journal
 
         def snapshot(self) -> Snapshot:
             nonlocal looked
             looked += 1
-            hub.counts.passed += 1
-            return replace(hub.snapshot(), counts=deepcopy(hub.counts))
+            vm.counts.passed += 1
+            return replace(vm.snapshot(), counts=deepcopy(vm.counts))
 
     busy = Busy()
-    feed = EventFeed(lambda: [busy], hubs[0].journal.run)
+    feed = EventFeed(lambda: [busy], vms[0].journal.run)
     with ExitStack() as stack:
         streams = [
             stack.enter_context(feed.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None))

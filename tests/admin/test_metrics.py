@@ -34,7 +34,7 @@ async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path
             visiting(tmp_path, guard) as visitor,
             connected(tmp_path / "guard.sock") as qmp,
         ):
-            await eventually(lambda: guard.hub.snapshot().history.status == "active")
+            await eventually(lambda: guard.vm.snapshot().history.status == "active")
             await qmp.ask("query-status")
             await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=True))
             text = (await visitor.get("/metrics"))[1]
@@ -78,7 +78,7 @@ async def test_a_status_that_is_not_known_is_other_and_makes_no_label(tmp_path: 
     async with FakeQemu(tmp_path / "q") as qemu:
         qemu.migration = "warp"
         async with guarding(qemu.path, watch=0.02) as guard, visiting(tmp_path, guard) as visitor:
-            await eventually(lambda: guard.hub.snapshot().history.status == "warp")
+            await eventually(lambda: guard.vm.snapshot().history.status == "warp")
             text = (await visitor.get("/metrics"))[1]
     assert "warp" not in text
     assert 'qmpguard_migration_status{status="other",vm="test"} 1.0' in text

@@ -39,7 +39,7 @@ def site(folder: Path) -> Iterator[str]:
                 visiting_by_tcp(folder, guard) as visitor,
                 connected(folder / "guard.sock") as qmp,
             ):
-                await eventually(lambda: guard.hub.gate.last_seen.facts.migration is not None)
+                await eventually(lambda: guard.vm.gate.last_seen.facts.migration is not None)
                 await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=True))
                 address.append(visitor.base)
                 ready.set()

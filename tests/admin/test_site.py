@@ -27,7 +27,7 @@ async def test_a_vm_is_told_whole(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu:
         qemu.devices["gpu0"] = "vfio-pci"
         async with guarding(qemu.path, watch=FAST) as guard, visiting(tmp_path, guard) as visitor:
-            await eventually(lambda: guard.hub.gate.last_seen.facts.migration is not None)
+            await eventually(lambda: guard.vm.gate.last_seen.facts.migration is not None)
             async with connected(tmp_path / "guard.sock"):
                 status, body = await visitor.get("/api/v1/vms")
             (vm,) = body["vms"]
@@ -167,7 +167,7 @@ async def test_a_stream_is_resumed_where_it_was_left(tmp_path: Path) -> None:
 
 async def test_of_a_long_past_the_latest_can_be_had_and_what_came_before_it(tmp_path: Path) -> None:
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
-        journal = guard.hub.journal
+        journal = guard.vm.journal
         numbers = [
             journal.add(1.0, Decision(journal.next_ref, Peer(1), "migrate", Verdict(), "")).number for _ in range(9)
         ]
@@ -201,9 +201,9 @@ async def test_one_who_does_not_read_is_dropped_and_slows_nobody(tmp_path: Path)
             for _ in range(20):
                 for n in range(100):
                     qemu.emit("RTC_CHANGE", n=n, big=big)
-                await eventually(lambda: guard.hub.counts.events % 100 == 0)
+                await eventually(lambda: guard.vm.counts.events % 100 == 0)
                 await asyncio.sleep(0)
-            await eventually(lambda: guard.hub.counts.events == 2000)
+            await eventually(lambda: guard.vm.counts.events == 2000)
             qemu.die()
             assert (await other.next("link"))["up"] is False
         with suppress(ConnectionError):  # or its end, where the abort came between two reads
@@ -228,7 +228,7 @@ async def test_there_is_an_end_to_the_number_of_streams(tmp_path: Path, monkeypa
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
         async with visitor.stream():
             assert (await visitor.get("/api/v1/stream"))[0] == 503
-        await eventually(lambda: not guard.hub.journal._listeners)
+        await eventually(lambda: not guard.vm.journal._listeners)
         async with visitor.stream() as stream:
             assert await stream.next("vm")
 
@@ -249,18 +249,18 @@ async def test_a_stream_follows_vms_that_come_and_go(tmp_path: Path, monkeypatch
         guarding(tmp_path / "q1", tmp_path / "g1", up=False) as one,
         guarding(tmp_path / "q2", tmp_path / "g2", up=False) as two,
     ):
-        vms = [one.hub]
-        ours = sse.EventFeed(lambda: vms, one.hub.journal.run)
+        vms = [one.vm]
+        ours = sse.EventFeed(lambda: vms, one.vm.journal.run)
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(ours.run())
             with ours.stream(since=None, vm=None, kinds=frozenset({"link"}), drop=lambda: None) as stream:
                 first = await ours.next(stream, TIMEOUT)
                 assert first is not None
                 assert [json.loads(m.split(b"data: ")[1])["name"] for m in first.split(b"\n\n")[1:-1]] == ["test"]
-                vms.append(two.hub)
-                await eventually(lambda: bool(two.hub.journal._listeners))
-                vms.remove(one.hub)
-                await eventually(lambda: not one.hub.journal._listeners)
+                vms.append(two.vm)
+                await eventually(lambda: bool(two.vm.journal._listeners))
+                vms.remove(one.vm)
+                await eventually(lambda: not one.vm.journal._listeners)
                 await eventually(lambda: stream.stale is not None)
-            assert not two.hub.journal._listeners
+            assert not two.vm.journal._listeners
             task.cancel()

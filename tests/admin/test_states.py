@@ -13,9 +13,9 @@ from qmpguard.address import UnixAddress
 from qmpguard.admin import serialize, states
 from qmpguard.admin.states import States, mark
 from qmpguard.policy.policy import Policy
-from qmpguard.proxy.hub import Hub
 from qmpguard.proxy.state.counters import Counters
 from qmpguard.proxy.state.snapshot import Snapshot
+from qmpguard.proxy.vm import Vm
 from qmpguard.record import Run
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ NUMBERS = [field.name for field in fields(Counters) if isinstance(getattr(Counte
 
 
 @pytest.fixture
-def hub() -> Hub:
-    return Hub("vm", UnixAddress("/nowhere"), Policy(), run=Run("abc"))
+def vm() -> Vm:
+    return Vm("vm", UnixAddress("/nowhere"), Policy(), run=Run("abc"))
 
 
 def told(shot: Snapshot) -> str:
@@ -36,8 +36,8 @@ def told(shot: Snapshot) -> str:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_count_that_is_told_makes_it_another_state(hub: Hub, name: str) -> None:
-    shot = hub.snapshot()
+def test_a_count_that_is_told_makes_it_another_state(vm: Vm, name: str) -> None:
+    shot = vm.snapshot()
     before = told(shot), mark(shot)
     counts = deepcopy(shot.counts)
     setattr(counts, name, 77)
@@ -46,14 +46,14 @@ def test_a_count_that_is_told_makes_it_another_state(hub: Hub, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Snapshot)])
-def test_every_other_field_of_a_snapshot_is_compared(hub: Hub, name: str) -> None:
-    shot = hub.snapshot()
+def test_every_other_field_of_a_snapshot_is_compared(vm: Vm, name: str) -> None:
+    shot = vm.snapshot()
     other = copy(shot)
     object.__setattr__(other, name, deepcopy(shot.counts) if name == "counts" else object())
     assert (mark(shot) == mark(other)) == (name in UNTOLD | {"counts"})
 
 
-def test_what_stays_the_same_is_encoded_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stays_the_same_is_encoded_once(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[object] = []
     encode: Callable[[object], bytes] = states.encode
 
@@ -63,11 +63,11 @@ def test_what_stays_the_same_is_encoded_once(hub: Hub, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(states, "encode", counted)
     known = States(Run("abc"))
-    first = known.of(hub)
-    assert known.of(hub) is first
+    first = known.of(vm)
+    assert known.of(vm) is first
     assert len(encoded) == 1
-    hub.counts.passed += 1
-    assert json.loads(known.of(hub))["counts"]["passed"] == 1
+    vm.counts.passed += 1
+    assert json.loads(known.of(vm))["counts"]["passed"] == 1
     assert len(encoded) == 2
     known.keep_only([])
     assert not known._kept

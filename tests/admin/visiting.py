@@ -86,7 +86,7 @@ async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[AdminClient]:
     """Visit a guard's admin interface by a unix socket."""
     path = folder / "admin.sock"
     connector = aiohttp.UnixConnector(str(path), limit=0)
-    hub = guard.hub
+    hub = guard.vm
     async with (
         serving(UnixAddress(str(path)), [hub], hub.journal.run) as admin,
         aiohttp.ClientSession(connector=connector) as http,
@@ -100,7 +100,7 @@ async def visiting_by_tcp(
 ) -> AsyncGenerator[AdminClient]:
     """Visit by TCP, where a token is needed."""
     (folder / "token").write_text(TOKEN + "\n")
-    hubs = [guard.hub for guard in guards]
+    hubs = [guard.vm for guard in guards]
     port = port or free_port()
     address = TcpAddress("127.0.0.1", port)
     async with (

@@ -236,7 +236,7 @@ class Twins:
                     self._behind[1].with_name("qmp0.sock"), self.guarded, policy=self._policy, survey_timeout=TIMEOUT
                 )
             )
-            greeting = guard.hub.greeting
+            greeting = guard.vm.greeting
             assert greeting is not None
             self.version = tuple(map(int, greeting.version.split(".")))
             self._ready.set()

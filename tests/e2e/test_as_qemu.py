@@ -85,7 +85,7 @@ async def test_a_qemu_without_migration_as_its_storage_daemon(tmp_path: Path) ->
             }
         error = (await client.ask("migrate", {"uri": "exec:cat"}))["error"]
         assert error == {"class": "CommandNotFound", "desc": "The command migrate has not been found"}
-        assert guard.hub.counts.refused == 1
+        assert guard.vm.counts.refused == 1
         assert "migrate" not in qemu.commands()
 
 

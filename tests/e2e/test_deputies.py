@@ -54,7 +54,7 @@ async def test_qemu_is_not_made_to_connect_to_its_own_monitor(tmp_path: Path, bi
         cut = [{"type": "chardev", "id": label}]
         assert_refused(await qmp.ask("yank", {"instances": cut}), "own-socket")
         assert_refused(await qmp.ask("object-add", {"qom-type": "qtest", "id": "q", "chardev": "c"}), "own-socket")
-        assert guard.hub.counts.links == 1  # it was never cut
+        assert guard.vm.counts.links == 1  # it was never cut
         for i in range(len(ways(""))):  # each at its own place: where QEMU listens already it would be refused
             command, arguments = ways(str(tmp_path / f"elsewhere{i}"))[i]
             assert "qmpguard" not in str(await qmp.ask(command, arguments))

@@ -113,7 +113,7 @@ async def test_the_way_of_libvirt_with_the_command(tmp_path: Path, find: Callabl
             assert not pipe.is_closed
             assert await it.one.ask("closefd", {"fdname": "x"}) == {"return": {}}
             await pipe.closed()
-        assert it.guard.hub.counts.descriptors_passed == 1
+        assert it.guard.vm.counts.descriptors_passed == 1
 
 
 async def test_the_way_of_qemu_qmp_with_a_blank_before_the_command(tmp_path: Path, find: Callable[[], Path]) -> None:
@@ -266,7 +266,7 @@ async def test_many_clients_send_many_at_once(tmp_path: Path, find: Callable[[],
         async with asyncio.TaskGroup() as tasks:
             for number in range(8):
                 tasks.create_task(send(number))
-        assert it.guard.hub.counts.descriptors_passed == 64
+        assert it.guard.vm.counts.descriptors_passed == 64
 
 
 async def test_a_client_that_leaves_takes_what_was_not_passed_on_with_it(
@@ -283,7 +283,7 @@ async def test_more_than_could_be_received_end_the_connection(
 ) -> None:
     """As where the process has no more descriptors to give: nobody can tell which command lacks one."""
     async with scene(tmp_path, find) as it, connected(it.socket) as third:
-        monkeypatch.setattr("qmpguard.proxy.sockets.stream._ANCILLARY", socket.CMSG_SPACE(4))
+        monkeypatch.setattr("qmpguard.proxy.sockets.receiving._ANCILLARY", socket.CMSG_SPACE(4))
         with sent(third, request("getfd", fdname="x"), count=3) as pipes:
             assert await third.closed()
             assert all(pipe.is_closed for pipe in pipes)
@@ -345,7 +345,7 @@ async def test_a_hold_ends(tmp_path: Path, find: Callable[[], Path], end: str) -
                     assert "return" in await third.ask("chardev-add", chardev)
                 case "left":
                     third.writer.close()
-                    await eventually(lambda: len(it.guard.hub.clients) == 2)
+                    await eventually(lambda: len(it.guard.vm.clients) == 2)
                 case _:
                     pass
         with sent(it.two, request("getfd", fdname="x")):

@@ -19,6 +19,7 @@ from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.qemu_listener import QemuListener
 from qmpguard.proxy.qemu.connections import Presence
+from qmpguard.proxy.sockets.stream import Stream
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import TIMEOUT, Client, connected, eventually, guarding
 
@@ -66,15 +67,15 @@ async def test_qemu_dials_in_reconnects_and_is_replaced(
         options = dialling(where, old=old)
         async with Qemu(find(), tmp_path, options) as qemu:
             await assert_serves(client)
-            assert guard.hub.link is not None
-            guard.hub.link._lose("the test says so")  # QEMU notices and dials again
+            assert guard.vm.link is not None
+            guard.vm.link.lose("the test says so")  # QEMU notices and dials again
             await assert_serves(client)
-            assert guard.hub.counts.links == 2
+            assert guard.vm.counts.links == 2
             qemu.kill()
-            await eventually(lambda: guard.hub.link is None)
+            await eventually(lambda: guard.vm.link is None)
         async with Qemu(find(), tmp_path, options):
             await assert_serves(client)
-        assert guard.hub.counts.links == 3
+        assert guard.vm.counts.links == 3
     assert not (tmp_path / "dials").exists()
 
 
@@ -156,8 +157,10 @@ async def test_a_descriptor_that_nobody_can_connect_to_is_refused() -> None:
 async def test_a_reply_over_tcp_does_not_wait_for_the_one_before_it(tmp_path: Path) -> None:
     down = TcpAddress("127.0.0.1", free_port())
     async with Qemu(system_qemu(), tmp_path) as qemu, guarding(qemu.monitors[0], down) as guard, connected(down):
-        (session,) = guard.hub.clients
-        assert session.stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        (session,) = guard.vm.clients
+        stream = session.stream
+        assert isinstance(stream, Stream)
+        assert stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("end", ["before a link", "after one"])
@@ -173,10 +176,10 @@ async def test_a_descriptor_whose_qemu_is_gone_stays_failed_and_its_clients_are_
                     await assert_serves(client)
                 await eventually(lambda: qemu.connections == 1)
                 qemu.die()
-                await eventually(lambda: "a descriptor cannot be opened again" in guard.hub.snapshot().link.reason)
-                assert guard.hub.connections.presence is Presence.ENDED
+                await eventually(lambda: "a descriptor cannot be opened again" in guard.vm.snapshot().link.reason)
+                assert guard.vm.connections.presence is Presence.ENDED
                 assert not client.exists()
-                assert not guard.hub.counts.faults
+                assert not guard.vm.counts.faults
 
 
 def nobody(sock: socket.socket, peer: object) -> None:

@@ -170,7 +170,7 @@ async def test_a_plain_migration_passes_with_a_warning_that_the_devices_state_is
         assert await it.qmp.execute("migrate", AWAY) == {}
         assert await it.migrated() == "completed"
         assert it.guard is not None
-        assert (it.guard.hub.counts.refused, it.guard.hub.counts.warned) == (0, 1)
+        assert (it.guard.vm.counts.refused, it.guard.vm.counts.warned) == (0, 1)
 
 
 async def test_switching_the_capability_off_passes(tmp_path: Path) -> None:

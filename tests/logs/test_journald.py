@@ -106,7 +106,7 @@ async def test_no_value_brings_a_line_of_its_own_into_the_journal(tmp_path: Path
         async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
             fleet.listen(journal.heard)
             reason = "x\nPRIORITY=0\nMESSAGE=forged\x1b[2J\u2028" + "y" * 100_000
-            fleet.guards["one"].hub.overrides.begin(None, 60, reason, Peer(0))
+            fleet.guards["one"].vm.overrides.begin(None, 60, reason, Peer(0))
         fields = [line.partition("=") for line in server.recv(1 << 20).decode().splitlines()]
         journal.close()
     names = [name for name, _, _ in fields]

@@ -51,7 +51,7 @@ class Scene:
     async def qemu(self) -> AsyncGenerator[QMPClient]:
         """Run QEMU for a while, with a client through the guard."""
         async with Qemu(vfio_qemu(), self.folder, self.arguments, machine="pc") as qemu:
-            await self.guard.hub.connected.wait()
+            await self.guard.vm.connected.wait()
             async with qmp_client(self.folder / "guard.sock") as client:
                 yield client
             qemu.process.kill()
@@ -204,7 +204,7 @@ async def test_what_is_not_named_has_a_name_for_a_screen_reader(scene: Scene) ->
 
 def decided(guard: Guard, count: int = 1) -> str:
     """Put decisions on record, and return the last one's reference."""
-    journal, ref = guard.hub.journal, ""
+    journal, ref = guard.vm.journal, ""
     for _ in range(count):
         ref = journal.next_ref
         journal.add(time.time(), Decision(ref, Peer(1, 22, 33, 44), "migrate", Verdict(), "11.1"))
@@ -217,9 +217,9 @@ async def test_past_entries_keep_the_names_of_their_vms(tmp_path: Path) -> None:
         guarding(tmp_path / "q2", tmp_path / "g2", up=False) as two,
         browsing(tmp_path / "browser") as page,
     ):
-        one.hub.name = one.hub.journal.vm = "first"
-        two.hub.name = two.hub.journal.vm = "second"
-        two.hub.journal.run = one.hub.journal.run  # as in one process
+        one.vm.name = one.vm.journal.vm = "first"
+        two.vm.name = two.vm.journal.vm = "second"
+        two.vm.journal.run = one.vm.journal.run  # as in one process
         decided(one)
         decided(two)
         async with visiting_by_tcp(tmp_path, one, two) as visitor:
@@ -263,7 +263,7 @@ async def test_a_guard_that_is_gone_was_heard_at_a_time_with_its_zone(tmp_path: 
 
 async def test_an_override_and_the_rules_are_told_as_text(scene: Scene) -> None:
     page = scene.page
-    scene.guard.hub.overrides.begin("vfio-postcopy", 600.0, "moving day", Peer(1, 22, 33, 44))
+    scene.guard.vm.overrides.begin("vfio-postcopy", 600.0, "moving day", Peer(1, 22, 33, 44))
     await page.open(f"{scene.visitor.base}/#token={TOKEN}")
     await page.shows(".notices", "Rule vfio-postcopy only warns until")
     await page.shows(".notices", "by process 22 of user 33: moving day")

@@ -46,7 +46,7 @@ def test_who_is_on_a_list_may_come_in(access: Access, peer: Peer, says: str | No
 
 async def test_a_peers_groups_are_those_of_its_process(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, connected(tmp_path / "one.sock"):
-        (client,) = fleet.guards["one"].hub.clients
+        (client,) = fleet.guards["one"].vm.clients
         assert (client.peer.uid, client.peer.gid) == (os.getuid(), os.getgid())
         assert set(client.peer.groups) == set(os.getgroups())
 
@@ -65,7 +65,7 @@ async def test_an_observer_may_ask_and_nothing_else(tmp_path: Path) -> None:
         line = await qmp.ask("human-monitor-command", {"command-line": "stop"})
         assert line["return"].startswith("Error: An observer may not use human-monitor-command")
         assert qemu.commands() == ["query-status"]
-        told = [e.what for e in fleet.guards["one"].hub.journal.since(0) if isinstance(e.what, Decision)]
+        told = [e.what for e in fleet.guards["one"].vm.journal.since(0) if isinstance(e.what, Decision)]
         assert told[0].text == reply["error"]["desc"]
         assert len(told) == 3
         fleet.fit([vm(qemu)])

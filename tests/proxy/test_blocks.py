@@ -69,4 +69,4 @@ async def test_block_nodes_are_asked_for_only_where_a_rule_needs_them(tmp_path: 
         assert qemu.commands().count("query-named-block-nodes") == 1
         assert await qmp.ask("blockdev-add", NVME) == {"return": {}}
         await qemu.until("query-named-block-nodes", 2)  # the next look asks what is there now
-        assert guard.hub.gate.last_seen.facts is not None
+        assert guard.vm.gate.last_seen.facts is not None

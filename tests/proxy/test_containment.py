@@ -18,8 +18,10 @@ from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import Guard
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.proxy.clients import session
-from qmpguard.proxy.clients.session import TURN, Session
+from qmpguard.proxy.clients import sessions
+from qmpguard.proxy.clients.reading import TURN
+from qmpguard.proxy.clients.session import Session
+from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.judging.gate import Gate
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.qemu import heartbeat
@@ -95,7 +97,7 @@ async def test_no_id_of_a_client_is_ever_parsed_again(tmp_path: Path, identity: 
                 assert await other.ask("query-status") == RUNNING, name
             odd.raw(b'{"execute": "query-status", "id": "last"}')
             assert json.loads((await answered_in_order(odd, 1))[0]) == {**RUNNING, "id": "last"}
-        assert not guard.hub.counts.faults
+        assert not guard.vm.counts.faults
 
 
 VALUES = st.recursive(
@@ -166,14 +168,14 @@ def test_whatever_a_client_asks_a_verdict_comes_out(
             guard = Guard(VmConfig(**{**_fields(vm), "role": role, "watch": 0.0}))
             async with asyncio.TaskGroup() as tasks:
                 task = tasks.create_task(guard.run())
-                await guard.hub.connected.wait()
+                await guard.vm.connected.wait()
                 async with connected(tmp_path / "g") as client:
                     for command, arguments, identity in requests:
                         client.send({"execute": command, "arguments": arguments, "id": identity})
                     for line in await answered_in_order(client, len(requests)):
                         assert b'"return"' in line or b'"error"' in line
                 task.cancel()
-            assert not guard.hub.counts.faults
+            assert not guard.vm.counts.faults
 
     asyncio.run(played())
 
@@ -190,27 +192,27 @@ async def test_an_exception_in_one_clients_callback_closes_that_client_only(
 ) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as one, connected(tmp_path / "guard.sock") as other:
-            real = Session.received
+            real = Session.data_received
 
             def failing(self: Session, data: bytes, descriptors: list[Any]) -> None:
                 if b"poison" in data:
                     raise MemoryError
                 real(self, data, descriptors)
 
-            monkeypatch.setattr(Session, "received", failing)
+            monkeypatch.setattr(Session, "data_received", failing)
             one.send({"execute": "poison"})
             assert await one.closed()
             assert await other.ask("query-status") == RUNNING
-        assert guard.hub.counts.faults == {"stream": 1}
+        assert guard.vm.counts.faults == {"stream": 1}
 
 
-@pytest.mark.parametrize("method", ["settle", "event"])
+@pytest.mark.parametrize("method", ["settle", "on_event"])
 async def test_an_exception_on_the_way_down_closes_that_client_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as one, connected(tmp_path / "guard.sock") as other:
-            (first, _) = sorted(guard.hub.clients, key=lambda each: each.peer.number)
+            (first, _) = sorted(guard.vm.clients, key=lambda each: each.peer.number)
             real = getattr(Session, method)
 
             def failing(self: Session, *arguments: Any) -> None:
@@ -226,7 +228,7 @@ async def test_an_exception_on_the_way_down_closes_that_client_only(
                 assert (await other.receive())["event"] == "RESUME"
             assert await one.closed()
             assert await other.ask("query-status") == RUNNING
-        assert guard.hub.counts.faults == {"session": 1}
+        assert guard.vm.counts.faults == {"session": 1}
 
 
 async def test_a_verdict_that_fails_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +248,7 @@ async def test_a_verdict_that_fails_is_a_refusal(tmp_path: Path, monkeypatch: py
                 refused, passed = (first, second) if first["id"] == kind else (second, first)
                 assert "the guard failed" in refused["error"]["desc"]
                 assert passed == {"return": {}, "id": "next"}
-        assert guard.hub.counts.faults == {"judgment": 2}
+        assert guard.vm.counts.faults == {"judgment": 2}
         assert await client.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}
         assert qemu.commands().count("migrate-start-postcopy") == 0
 
@@ -266,7 +268,7 @@ async def test_what_fails_before_the_verdict_is_a_refusal(tmp_path: Path, monkey
             replies = [json.loads(line) for line in await answered_in_order(client, 2)]
             assert sorted(reply["id"] for reply in replies) == [1, 2]
             assert all("the guard failed" in reply["error"]["desc"] for reply in replies)
-        assert guard.hub.counts.faults == {"intercept": 2}
+        assert guard.vm.counts.faults == {"intercept": 2}
         assert await client.ask("query-status") == RUNNING
         assert "query-name" not in qemu.commands()
 
@@ -282,7 +284,7 @@ async def test_a_refused_device_counts_as_refused_whatever_its_id(tmp_path: Path
         for identity in IDS.values():
             client.raw(b"{" + REQUESTS["hidden primary"] + b', "id": ' + identity + b"}")
             assert b"no such host device" in await client.line()
-        assert not guard.hub.gate.primaries.hidden
+        assert not guard.vm.gate.memory.primaries.devices
 
 
 async def test_a_request_that_cannot_be_encoded_is_not_sent_and_ends_its_client_only(
@@ -305,7 +307,7 @@ async def test_a_request_that_cannot_be_encoded_is_not_sent_and_ends_its_client_
             other.with_descriptors(b'{"execute": "getfd", "arguments": {"fdname": "x"}}', 0)
             assert await other.receive() == {"return": {}}
         assert qemu.connections == 1
-        assert guard.hub.counts.faults == {"session": 1}
+        assert guard.vm.counts.faults == {"session": 1}
 
 
 async def test_a_long_request_is_sent_whole_or_its_link_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +322,7 @@ async def test_a_long_request_is_sent_whole_or_its_link_ends(tmp_path: Path, mon
                 patch.setattr(Request, "pieces", failing)
                 one.send({"execute": "query-name", "arguments": {"x": "y" * 100_000}})
                 assert await one.closed()
-        await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+        await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
         async with connected(tmp_path / "guard.sock") as other:
             assert await other.ask("query-status") == RUNNING
         assert "query-name" not in qemu.commands()
@@ -359,7 +361,7 @@ async def test_a_flood_is_answered_a_few_messages_a_turn(
         may = real(self)
         if may and not self.privileged:
             seen += 1
-            wakeups[self.stream.wakeup] += 1
+            wakeups[self.hub.outbox.wakeup] += 1
         return may
 
     monkeypatch.setattr(Session, "_has_a_turn", counted)
@@ -375,7 +377,7 @@ async def test_a_flood_is_answered_a_few_messages_a_turn(
         guard = Guard(vm)
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(guard.run())
-            await guard.hub.connected.wait()
+            await guard.vm.connected.wait()
             watching = tasks.create_task(others())
             async with connected(tmp_path / "g") as client:
                 number = 4000 // len(unit) + 1
@@ -392,17 +394,17 @@ async def test_a_flood_is_answered_a_few_messages_a_turn(
 async def test_departing_costs_the_same_however_many_clients_there_are(tmp_path: Path) -> None:
     """A thousand that leave together must not cost a million steps."""
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
-        hub = guard.hub
+        vm = guard.vm
         costs = []
         for crowd in (20, 200):
-            pairs = [socket.socketpair() for _ in range(crowd - len(hub.clients))]
+            pairs = [socket.socketpair() for _ in range(crowd - len(vm.clients))]
             for number, (_, theirs) in enumerate(pairs):
-                hub.attach(theirs, Peer(1000 + number))
-            one = hub.clients[0]
-            costs.append(_lines(lambda one=one: one.close("it left")))
+                vm.attach(theirs, Peer(1000 + number))
+            one = vm.clients[0]
+            costs.append(_lines(lambda one=one: one.close(CloseReason.ENDED)))
             for ours, _ in pairs:
                 ours.close()
-            await eventually(lambda: not hub.clients)
+            await eventually(lambda: not vm.clients)
         assert costs[1] <= costs[0] + 10
 
 
@@ -430,8 +432,8 @@ async def test_who_has_left_keeps_no_place_while_there_is_no_qemu(tmp_path: Path
     address = UnixAddress(str(tmp_path / "nobody"))
     async with guarding(address, tmp_path / "guard.sock", up=False) as guard:
         async with connected(tmp_path / "guard.sock", negotiate=False):
-            await eventually(lambda: len(guard.hub.clients) == 1)
-        await eventually(lambda: not guard.hub.clients)
+            await eventually(lambda: len(guard.vm.clients) == 1)
+        await eventually(lambda: not guard.vm.clients)
 
 
 @pytest.mark.parametrize("half_closed", [False, True])
@@ -444,8 +446,8 @@ async def test_who_has_left_keeps_no_place_while_qemu_hangs(tmp_path: Path, half
             if half_closed:
                 client.writer.write_eof()
                 await asyncio.sleep(0)
-        await eventually(lambda: not guard.hub.clients)
-        assert guard.hub.counts.drops == {}
+        await eventually(lambda: not guard.vm.clients)
+        assert guard.vm.counts.drops == {}
 
 
 async def test_who_has_half_closed_is_still_answered(tmp_path: Path) -> None:
@@ -476,24 +478,23 @@ async def test_a_write_error_is_not_the_end_of_what_qemu_has_said(
     ):
         for client in (one, other):
             assert await client.ask("query-status") == RUNNING
-        link = guard.hub.link
+        link = guard.vm.link
         assert link is not None
         broken = asyncio.Event()
         real = stream.Stream._unwritable
 
-        def noted(self: stream.Stream, reason: str) -> None:
+        def noted(self: stream.Stream, error: OSError) -> None:
             broken.set()
-            real(self, reason)
+            real(self, error)
 
         monkeypatch.setattr(stream.Stream, "_unwritable", noted)
-        real_receive = stream.Stream._receive
+        real_read = stream.Stream._readable
 
-        def unread(self: stream.Stream) -> Any:
-            if self is link._stream and not broken.is_set():
-                raise BlockingIOError  # as if the client's request was handled first in the same wake-up
-            return real_receive(self)
+        def unread(self: stream.Stream) -> None:
+            if self is not link._stream or broken.is_set():  # else the client's request is handled first
+                real_read(self)
 
-        monkeypatch.setattr(stream.Stream, "_receive", unread)
+        monkeypatch.setattr(stream.Stream, "_readable", unread)
         qemu.emit("SHUTDOWN", guest=False)
         qemu.die()
         await asyncio.sleep(0.05)
@@ -524,7 +525,7 @@ async def test_a_client_is_sent_what_is_due_to_it_after_the_link_was_lost(tmp_pa
 async def test_a_client_that_does_not_read_its_last_words_is_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "LAST_WORDS", 0.1)
+    monkeypatch.setattr(sessions, "LAST_WORDS", 0.1)
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path) as guard,
@@ -535,7 +536,7 @@ async def test_a_client_that_does_not_read_its_last_words_is_closed_all_the_same
             qemu.emit("RTC_CHANGE", filler="x" * 2000)
         await asyncio.sleep(0.05)
         qemu.die()
-        await eventually(lambda: not guard.hub.clients)
+        await eventually(lambda: not guard.vm.clients)
 
 
 # a QEMU that is odd
@@ -574,10 +575,10 @@ async def test_what_qemu_says_oddly_loses_no_reply_without_a_closed_connection(t
                 if b'"id": 1}' in line:
                     break
             else:
-                await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+                await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
         async with connected(tmp_path / "guard.sock") as client:
             assert await client.ask("query-status") == RUNNING
-        assert not guard.hub.counts.faults
+        assert not guard.vm.counts.faults
 
 
 @pytest.mark.parametrize(
@@ -598,7 +599,7 @@ async def test_a_reply_to_a_judged_request_that_cannot_be_read_concerns_nobody_e
             assert await client.line()
             assert await other.ask("query-status") == RUNNING
             assert await other.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}
-        assert not guard.hub.counts.faults
+        assert not guard.vm.counts.faults
 
 
 async def test_a_question_that_qemu_skips_makes_the_link_anew(tmp_path: Path) -> None:
@@ -611,10 +612,10 @@ async def test_a_question_that_qemu_skips_makes_the_link_anew(tmp_path: Path) ->
                 assert await other.ask("query-status") == RUNNING
                 assert await other.closed()
             qemu.hold.clear()
-        await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+        await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
         async with connected(tmp_path / "guard.sock") as client:
             assert await client.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}
-        downs = [e.what.what for e in guard.hub.journal.since(0) if isinstance(e.what, LinkChange) and not e.what.up]
+        downs = [e.what.what for e in guard.vm.journal.since(0) if isinstance(e.what, LinkChange) and not e.what.up]
         assert len(downs) == 1
         assert "query-migrate-capabilities" in downs[0]
 
@@ -630,7 +631,7 @@ async def test_a_qemu_that_is_merely_busy_keeps_its_link(tmp_path: Path) -> None
             qemu.let_go()
             assert await client.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}
         assert qemu.connections == 1
-        assert guard.hub.link is not None
+        assert guard.vm.link is not None
 
 
 async def test_the_negotiation_is_held_back_while_qemu_does_not_answer(
@@ -641,7 +642,7 @@ async def test_the_negotiation_is_held_back_while_qemu_does_not_answer(
     monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT", 0.05)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         qemu.silent = True
-        await eventually(lambda: not guard.hub.is_alive)
+        await eventually(lambda: not guard.vm.hub.is_alive)
         async with connected(tmp_path / "guard.sock", negotiate=False) as client:
             assert "QMP" in await client.receive()
             client.send({"execute": "qmp_capabilities"}, {"execute": "query-status"})
@@ -692,11 +693,11 @@ async def test_requests_with_descriptors_go_on_whoever_leaves(tmp_path: Path, le
             assert "QMP" in await client.receive()
             assert await client.ask("qmp_capabilities") == {"return": {}}
             client.with_descriptors(b'{"execute": "getfd", "arguments": {"fdname": "n%d"}}' % number, 0)
-            while guard.hub.counts.descriptors_received <= number:  # noqa: ASYNC110 -- nothing announces it
+            while guard.vm.counts.descriptors_received <= number:  # noqa: ASYNC110 -- nothing announces it
                 await asyncio.sleep(0.005)
             await qemu.until("getfd")
         clients[leaver].writer.transport.abort()
-        await eventually(lambda: len(guard.hub.clients) == 3)
+        await eventually(lambda: len(guard.vm.clients) == 3)
         for count in range(1, 4 + (leaver == 0)):
             qemu.let_go()
             qemu.hold.add("getfd")
@@ -750,7 +751,7 @@ async def test_no_vm_waits_for_the_schema_of_another(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(guard.run()) for guard in guards]
             for guard in guards:
-                await guard.hub.connected.wait()
+                await guard.vm.connected.wait()
             hung.hold.add("query-qmp-schema")
             async with connected(tmp_path / "ga") as a, connected(tmp_path / "gb") as b:
                 a.send({"execute": "query-status"})
@@ -772,7 +773,7 @@ async def test_qemus_of_one_version_and_two_targets_have_two_schemas(tmp_path: P
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(guard.run()) for guard in guards]
             for guard in guards:
-                await guard.hub.connected.wait()
+                await guard.vm.connected.wait()
             async with connected(tmp_path / "ga") as a, connected(tmp_path / "gb") as b:
                 assert await a.ask("query-status") == RUNNING
                 assert await b.ask("rtc-reset") == {"return": {}}

@@ -15,8 +15,9 @@ import pytest
 
 from qmpguard.access import Role
 from qmpguard.policy.policy import Policy
+from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.qemu.link import MAX_BEHIND
-from qmpguard.proxy.sockets.budget import TOO_MUCH, Budget
+from qmpguard.proxy.sockets.budget import Budget
 from qmpguard.proxy.sockets.stream import Outbox, Stream
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, connected, eventually, guarding
@@ -37,14 +38,14 @@ async def test_three_hundred_clients_are_here_at_once_and_all_are_served(tmp_pat
         async def chat(number: int) -> None:
             async with connected(tmp_path / "guard.sock") as qmp:
                 await together.wait()
-                assert len(guard.hub.clients) == 300
+                assert len(guard.vm.clients) == 300
                 assert (await qmp.ask("query-name", id=number))["id"] == number
                 await together.wait()
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(300):
                 tasks.create_task(chat(number))
-        await eventually(lambda: not guard.hub.clients)
+        await eventually(lambda: not guard.vm.clients)
 
 
 async def test_a_storm_of_connections_that_come_to_nothing_keeps_nobody_out(tmp_path: Path) -> None:
@@ -59,8 +60,8 @@ async def test_a_storm_of_connections_that_come_to_nothing_keeps_nobody_out(tmp_
                 sock.close()
             async with connected(tmp_path / "guard.sock") as qmp:
                 assert await qmp.ask("query-name") == {"return": {}}
-        await eventually(lambda: not guard.hub.clients)
-        assert guard.hub.counts.links == 1
+        await eventually(lambda: not guard.vm.clients)
+        assert guard.vm.counts.links == 1
 
 
 async def test_a_client_with_many_requests_lets_one_with_a_single_request_in_between(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ async def test_a_big_request_lets_others_in_between_while_it_is_read(tmp_path: P
         connected(tmp_path / "guard.sock") as big,
         connected(tmp_path / "guard.sock") as small,
     ):
-        (session,) = (s for s in guard.hub.clients if s.peer.number == 1)
+        (session,) = (s for s in guard.vm.clients if s.peer.number == 1)
         big.raw(data)
         await eventually(lambda: session.weight > 0)
         overtaken = 0
@@ -130,7 +131,7 @@ async def test_a_big_request_holds_up_no_other_vm_while_it_is_written_anew(
         connected(tmp_path / "g1") as big,
         connected(tmp_path / "g2") as small,
     ):
-        (session,) = guard.hub.clients
+        (session,) = guard.vm.clients
         sent = json.loads(data)
         big.raw(data)
         between = 0
@@ -172,16 +173,16 @@ async def test_out_of_band_requests_wait_while_qemu_does_not_read(tmp_path: Path
         transport = hold_qemu(qemu)
         for client in clients:
             client.raw(urgent * 9)
-        link = guard.hub.link
+        link = guard.vm.link
         assert link is not None
-        await eventually(lambda: all(session.outstanding == 9 for session in guard.hub.clients))
+        await eventually(lambda: all(session.outstanding == 9 for session in guard.vm.clients))
         assert MAX_BEHIND <= link._stream.pending < MAX_BEHIND + len(urgent) + 100
         for client in clients[9:]:
             client.writer.transport.abort()
         transport.resume_reading()
         for client in clients[:9]:
             assert [await client.receive() for _ in range(9)] == [{"return": {}}] * 9
-        assert guard.hub.counts.links == 1
+        assert guard.vm.counts.links == 1
 
 
 async def test_out_of_band_requests_of_who_has_been_dropped_are_not_kept(tmp_path: Path) -> None:
@@ -190,12 +191,12 @@ async def test_out_of_band_requests_of_who_has_been_dropped_are_not_kept(tmp_pat
         transport = hold_qemu(qemu)
         for client in clients:
             client.send(*[{"exec-oob": "query-yank", "arguments": {"a": "x" * MIB}}] * 2)
-        await eventually(lambda: all(session.outstanding == 2 for session in guard.hub.clients))
-        waiting = guard.hub._scheduler._urgent
+        await eventually(lambda: all(session.outstanding == 2 for session in guard.vm.clients))
+        waiting = guard.vm.hub._scheduler._urgent
         assert len(waiting) >= 3
-        for session in tuple(guard.hub.clients):
-            session.close("it is dropped")
-        assert not guard.hub._scheduler._urgent
+        for session in tuple(guard.vm.clients):
+            session.close(CloseReason.TOO_MUCH_HELD)
+        assert not guard.vm.hub._scheduler._urgent
         transport.resume_reading()
         async with connected(tmp_path / "guard.sock") as other:
             assert await other.ask("query-name") == {"return": {}}
@@ -208,15 +209,15 @@ async def test_out_of_band_and_in_band_requests_take_turns(tmp_path: Path) -> No
         connected(tmp_path / "guard.sock", oob=True) as urgent,
         connected(tmp_path / "guard.sock") as modest,
     ):
-        link = guard.hub.link
+        link = guard.vm.link
         assert link is not None
         transport = hold_qemu(qemu)
         urgent.send({"exec-oob": "query-yank", "arguments": {"a": "x" * 3 * MIB}})
         await eventually(lambda: link.is_behind)
         urgent.send(*[{"exec-oob": "query-yank"}] * 8)
-        await eventually(lambda: len(guard.hub._scheduler._urgent) == 8)
+        await eventually(lambda: len(guard.vm.hub._scheduler._urgent) == 8)
         modest.send({"execute": "query-name"})
-        await eventually(lambda: len(guard.hub._scheduler._turns) == 1)
+        await eventually(lambda: len(guard.vm.hub._scheduler._turns) == 1)
         transport.resume_reading()
         assert await modest.receive() == {"return": {}}
         assert [await urgent.receive() for _ in range(9)] == [{"return": {}}] * 9
@@ -225,7 +226,7 @@ async def test_out_of_band_and_in_band_requests_take_turns(tmp_path: Path) -> No
 
 async def test_any_number_of_refusals_can_follow_from_one_reply(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, AsyncExitStack() as stack:
-        guard.hub.adopt(Policy(), replace(guard.hub.limits, role=Role.OBSERVER))
+        guard.vm.adopt(Policy(), replace(guard.vm.limits, role=Role.OBSERVER))
         clients = [await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True)) for _ in range(200)]
         qemu.hold.add("query-name")
         holder = await stack.enter_async_context(connected(tmp_path / "guard.sock", oob=True))
@@ -233,7 +234,7 @@ async def test_any_number_of_refusals_can_follow_from_one_reply(tmp_path: Path) 
         await qemu.until("query-name", 6)
         for client in clients:
             client.send(*[{"execute": "stop"}] * 12)
-        await eventually(lambda: len(guard.hub._scheduler._turns) == 200)
+        await eventually(lambda: len(guard.vm.hub._scheduler._turns) == 200)
         qemu.let_go()
         for client in clients:
             assert all(["error" in await client.receive() for _ in range(12)])
@@ -248,9 +249,9 @@ async def test_a_reply_that_is_not_read_yet_is_sent_whole_at_the_end(tmp_path: P
         transport = hold(qmp.writer)
         qemu.answers["query-big"] = lambda _: "x" * MIB
         qmp.send({"execute": "query-big"})
-        (session,) = guard.hub.clients
+        (session,) = guard.vm.clients
         await eventually(lambda: session.stream.pending > 0)
-        guard.hub.quiesce()
+        guard.vm.quiesce()
         transport.resume_reading()
         assert await qmp.receive() == {"return": "x" * MIB}
         assert await qmp.closed()
@@ -262,9 +263,9 @@ async def test_what_was_received_is_answered_at_the_end_however_long_it_is(tmp_p
         guarding(qemu.path) as guard,
         connected(tmp_path / "guard.sock") as qmp,
     ):
-        (session,) = guard.hub.clients
-        session.received(b'{"execute": "stop", "id": [%b1]}' % (b"1," * 12_000), [])
-        guard.hub.quiesce()
+        (session,) = guard.vm.clients
+        session.data_received(b'{"execute": "stop", "id": [%b1]}' % (b"1," * 12_000), [])
+        guard.vm.quiesce()
         assert "return" in await qmp.receive()
         assert qemu.commands() == ["stop"]
         assert await qmp.closed()
@@ -272,7 +273,7 @@ async def test_what_was_received_is_answered_at_the_end_however_long_it_is(tmp_p
 
 async def test_a_single_reply_may_be_larger_than_what_may_be_left_unread(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
-        guard.hub.adopt(Policy(), replace(guard.hub.limits, max_unread=MIB))
+        guard.vm.adopt(Policy(), replace(guard.vm.limits, max_unread=MIB))
         async with connected(tmp_path / "guard.sock") as qmp:
             assert await qmp.ask("query-name", id="x" * (3 * MIB)) == {"return": {}, "id": "x" * (3 * MIB)}
 
@@ -287,7 +288,7 @@ async def test_a_descriptor_goes_with_a_big_request_and_only_there(tmp_path: Pat
             assert len((await qmp.receive())["id"]) == 50_001
             qmp.send({"execute": "getfd", "arguments": {"fdname": "b"}})
             await qmp.receive()
-        counts = guard.hub.counts
+        counts = guard.vm.counts
         assert (counts.descriptors_received, counts.descriptors_passed) == (1, 1)
 
 
@@ -296,7 +297,7 @@ async def test_a_qemu_that_goes_away_in_the_middle_of_a_big_request_takes_nothin
         async with connected(tmp_path / "guard.sock") as qmp:
             hold_qemu(qemu)
             qmp.raw(b'{"execute": "query-big", "arguments": {"a": %b}}' % FLOATS)
-            link = guard.hub.link
+            link = guard.vm.link
             assert link is not None
             await eventually(lambda: link._stream.pending > 0)
             qemu.die()
@@ -313,9 +314,9 @@ async def test_a_qemu_that_does_not_read_is_not_buried(tmp_path: Path) -> None:
         transport = hold_qemu(qemu)
         for client in clients:
             client.send(request, request)
-        link = guard.hub.link
+        link = guard.vm.link
         assert link is not None
-        await eventually(lambda: all(session.outstanding for session in guard.hub.clients))
+        await eventually(lambda: all(session.outstanding for session in guard.vm.clients))
         assert MAX_BEHIND <= link._stream.pending < MAX_BEHIND + 3 * MIB
         transport.resume_reading()
         for client in clients:
@@ -351,13 +352,13 @@ async def test_where_all_leave_too_much_unread_the_fullest_is_dropped_first(tmp_
         AsyncExitStack() as stack,
     ):
         for size in (3, 5, 4, 3, 3):
-            before = guard.hub.counts.passed
+            before = guard.vm.counts.passed
             await lazy(stack, qemu, tmp_path / "guard.sock", size * MIB)
-            await eventually(lambda: guard.hub.counts.passed > before)  # noqa: B023
-            await eventually(lambda: all(not session.outstanding for session in guard.hub.clients))
-        assert sum(session.weight for session in guard.hub.clients) < 16 * MIB
-        assert sorted(s.peer.number for s in guard.hub.clients) == [1, 2, 4, 5, 6]
-        assert guard.hub.counts.drops["too_much_held"] == 1
+            await eventually(lambda: guard.vm.counts.passed > before)  # noqa: B023
+            await eventually(lambda: all(not session.outstanding for session in guard.vm.clients))
+        assert sum(session.weight for session in guard.vm.clients) < 16 * MIB
+        assert sorted(s.peer.number for s in guard.vm.clients) == [1, 2, 4, 5, 6]
+        assert guard.vm.counts.drops["too_much_held"] == 1
         assert await reader.ask("query-name") == {"return": {}}
 
 
@@ -372,8 +373,8 @@ async def test_where_all_send_too_much_that_is_not_finished_the_fullest_is_dropp
             client = await stack.enter_async_context(connected(tmp_path / "guard.sock"))
             client.raw(b'"' + b"x" * int(size * MIB))
             await client.writer.drain()
-        await eventually(lambda: guard.hub.counts.drops["too_much_held"] == 1)
-        assert sorted(s.peer.number for s in guard.hub.clients) == [1, 2, 4, 5]
+        await eventually(lambda: guard.vm.counts.drops["too_much_held"] == 1)
+        assert sorted(s.peer.number for s in guard.vm.clients) == [1, 2, 4, 5]
         assert await other.ask("query-name") == {"return": {}}
 
 
@@ -389,7 +390,7 @@ async def test_a_client_that_has_left_is_free_at_once_and_waits_for_no_collector
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
             await qmp.ask("query-name")
-            (left,) = map(weakref.ref, guard.hub.clients)
+            (left,) = map(weakref.ref, guard.vm.clients)
         await eventually(lambda: left() is None)
 
 
@@ -400,7 +401,7 @@ async def test_nor_is_one_kept_whose_requests_were_never_sent(tmp_path: Path) ->
         async with connected(tmp_path / "guard.sock") as qmp:
             qmp.send({"execute": "system_reset"}, {"execute": "stop"}, {"execute": "cont"})
             await eventually(lambda: qemu.commands() == ["system_reset"])
-            (left,) = map(weakref.ref, guard.hub.clients)
+            (left,) = map(weakref.ref, guard.vm.clients)
             qemu.die()
             await eventually(lambda: left() is None)
 
@@ -409,10 +410,10 @@ async def test_nor_is_one_kept_whose_requests_were_never_sent(tmp_path: Path) ->
 async def test_nor_is_a_client_kept_that_had_to_wait_for_qemu(tmp_path: Path) -> None:
     async with guarding(tmp_path / "q", up=False) as guard:
         async with connected(tmp_path / "guard.sock", negotiate=False) as early:
-            await eventually(lambda: len(guard.hub.clients) == 1)
+            await eventually(lambda: len(guard.vm.clients) == 1)
             async with FakeQemu(tmp_path / "q"):
                 assert "QMP" in await early.receive()
-                (left,) = map(weakref.ref, guard.hub.clients)
+                (left,) = map(weakref.ref, guard.vm.clients)
         await eventually(lambda: left() is None)
 
 
@@ -427,10 +428,10 @@ async def test_what_a_few_bytes_become_in_memory_counts(tmp_path: Path) -> None:
         for client in clients:
             client.raw(b"[" + b"[]," * 20_000)
             await client.writer.drain()
-        await eventually(lambda: all(s._input.held > 3 * MIB for s in guard.hub.clients if s.peer.number > 1))
+        await eventually(lambda: all(s._input.held > 3 * MIB for s in guard.vm.clients if s.peer.number > 1))
         clients[0].raw(b"[]," * 100_000)
-        await eventually(lambda: guard.hub.counts.drops["too_much_held"] > 0)
-        await eventually(lambda: sum(session.weight for session in guard.hub.clients) < 8 * MIB)
+        await eventually(lambda: guard.vm.counts.drops["too_much_held"] > 0)
+        await eventually(lambda: sum(session.weight for session in guard.vm.clients) < 8 * MIB)
         assert await other.ask("query-name") == {"return": {}}
 
 
@@ -442,7 +443,7 @@ async def test_out_of_band_requests_that_are_not_answered_count(tmp_path: Path) 
     ):
         qemu.silent = True
         qmp.send(*[{"exec-oob": "query-yank", "arguments": {"a": "x" * MIB}}] * 3)
-        (session,) = guard.hub.clients
+        (session,) = guard.vm.clients
         await eventually(lambda: len(qemu.seen) >= 4)
         assert 3 * MIB < session.weight < 4 * MIB
 
@@ -453,7 +454,7 @@ async def test_a_request_may_be_as_large_as_is_said(tmp_path: Path) -> None:
         async with connected(tmp_path / "guard.sock") as qmp:
             qmp.send(request)
             assert "token size limit exceeded" in (await qmp.receive())["error"]["desc"]
-        guard.hub.adopt(Policy(), replace(guard.hub.limits, max_request=10 * MIB))
+        guard.vm.adopt(Policy(), replace(guard.vm.limits, max_request=10 * MIB))
         async with connected(tmp_path / "guard.sock") as qmp:
             qmp.send(request)
             assert await qmp.receive() == {"return": {}}
@@ -466,9 +467,9 @@ class Hoard:
     def __init__(self, weight: int, *, privileged: bool = False) -> None:
         self.weight = weight
         self.privileged = privileged
-        self.reason = ""
+        self.reason: CloseReason | None = None
 
-    def close(self, reason: str) -> None:
+    def close(self, reason: CloseReason) -> None:
         self.weight, self.reason = 0, reason
 
 
@@ -482,7 +483,7 @@ def test_the_budget_closes_no_more_than_it_must_and_never_the_guards_own() -> No
     budget.grew(99)
     assert not any(hoard.reason for vm in vms for hoard in vm)
     budget.grew(1)
-    assert [larger.reason, large.reason, small.reason, own.reason] == [TOO_MUCH, "", "", ""]
+    assert [larger.reason, large.reason, small.reason, own.reason] == [CloseReason.TOO_MUCH_HELD, None, None, None]
     budget.forget(vms[1])
     large.weight = 9000
     budget.grew(100)

@@ -38,7 +38,7 @@ async def test_a_capability_is_refused_while_a_vfio_device_is_plugged(tmp_path: 
         assert_refused(reply, "vfio-postcopy")
         assert reply["id"] == 7
         assert "migrate-set-capabilities" not in qemu.commands()
-        assert guard.hub.counts.refused == 1
+        assert guard.vm.counts.refused == 1
 
 
 async def test_a_capability_passes_without_a_vfio_device(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ async def test_in_mode_warn_everything_passes_and_is_counted(tmp_path: Path) -> 
         qemu.devices["gpu0"] = "vfio-pci"
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
         assert await qmp.ask("migrate", {"uri": "exec:cat", "unheard-of": 1}) == {"return": {}}
-        assert (guard.hub.counts.refused, guard.hub.counts.warned) == (0, 2)
+        assert (guard.vm.counts.refused, guard.vm.counts.warned) == (0, 2)
 
 
 async def test_the_record_says_what_qemu_itself_would_do(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ async def test_the_record_says_what_qemu_itself_would_do(tmp_path: Path) -> None
         qemu.answers["migrate"] = lambda _: own
         for _ in range(2):
             assert (await qmp.ask("migrate", {"uri": "tcp:h:1"}))["error"] == own
-        told = [entry.what.qemu_check for entry in guard.hub.journal.since(0) if isinstance(entry.what, Decision)]
+        told = [entry.what.qemu_check for entry in guard.vm.journal.since(0) if isinstance(entry.what, Decision)]
         assert told == ["yes", "yes"]  # at first since upstream does so, then since this QEMU has shown it
 
 
@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_during_the_survey_has_nothing_executed(tmp_p
             await qemu.until("query-migrate-capabilities")
             # a hang-up shows when the guard writes: an event makes it write
             qmp.writer.transport.abort()
-        while sum(not s.privileged for s in guard.hub.sessions):
+        while guard.vm.clients:
             qemu.emit("RESUME")
             await asyncio.sleep(0.01)
         qemu.let_go()
@@ -289,11 +289,11 @@ async def test_a_snapshot_to_disk_is_judged_and_is_no_migration(tmp_path: Path) 
     ):
         job = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}
         assert await qmp.ask("snapshot-save", job) == {"return": {}}
-        assert not guard.hub.gate.last_seen.history.steps
+        assert not guard.vm.gate.last_seen.history.steps
         qemu.capabilities["multifd"] = True
         assert_refused(await qmp.ask("snapshot-save", job), "snapshot-multifd")
         assert await qmp.ask("migrate", {"uri": "unix:/x"}) == {"return": {}}
-        assert [step.status for step in guard.hub.gate.last_seen.history.steps] == ["setup"]
+        assert [step.status for step in guard.vm.gate.last_seen.history.steps] == ["setup"]
 
 
 async def test_a_capability_of_this_qemus_own_schema_is_taken_as_a_parameter(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ async def test_a_capability_of_this_qemus_own_schema_is_taken_as_a_parameter(tmp
     async with qemu, guarding(qemu.path) as guard, connected(tmp_path / "guard.sock") as qmp:
         await qmp.ask("query-status")
         async with asyncio.timeout(5):
-            while guard.hub.gate.schema is None:  # noqa: ASYNC110 -- nothing tells
+            while guard.vm.gate.schema.known is None:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0)
         assert await qmp.ask("migrate-set-parameters", {"of-tomorrow": True}) == {"return": {}}
         assert_refused(await qmp.ask("migrate-set-parameters", {"of-the-day-after": True}), "unverified")

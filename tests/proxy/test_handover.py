@@ -63,11 +63,11 @@ async def heir(qemu: Path, inheritance: Inheritance) -> AsyncGenerator[Guard]:
     """The next guard."""
     listen = UnixAddress(str(qemu.with_name("heir.sock")))
     guard = Guard(VmConfig("test", UnixAddress(str(qemu)), listen, Policy(), watch=0))
-    guard.hub.connections.inherit(inheritance)
+    guard.vm.connections.inherit(inheritance)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
         async with asyncio.timeout(TIMEOUT):
-            await guard.hub.connected.wait()
+            await guard.vm.connected.wait()
         yield guard
         task.cancel()
 
@@ -77,17 +77,17 @@ async def test_the_next_guard_goes_on_with_the_same_connection(tmp_path: Path) -
         async with guarding(qemu.path) as guard:
             async with connected(tmp_path / "guard.sock") as qmp:
                 assert await qmp.ask("query-name") == {"return": {}}
-            guard.hub.gate.primaries.add(HIDDEN)
+            guard.vm.gate.memory.primaries.add(HIDDEN)
             await guard.drain()
-            inheritance = await guard.hub.connections.release()
+            inheritance = await guard.vm.release()
             assert inheritance is not None
         used = inheritance.handover.number
         qemu.emit("RESUME")  # while there is no guard
         async with heir(qemu.path, inheritance) as after, connected(tmp_path / "heir.sock") as qmp:
-            assert after.hub.gate.primaries.hidden == (HIDDEN,)
+            assert after.vm.gate.memory.primaries.devices == (HIDDEN,)
             assert await qmp.ask("query-name", id="mine") == {"return": {}, "id": "mine"}
             assert qemu.seen[-1]["id"] == used + 1
-            assert "RESUME" in [getattr(entry.what, "name", "") for entry in after.hub.journal.since(0)]
+            assert "RESUME" in [getattr(entry.what, "name", "") for entry in after.vm.journal.since(0)]
         assert qemu.connections == 1
         assert [r["execute"] for r in qemu.seen].count("qmp_capabilities") == 1
 
@@ -96,14 +96,14 @@ async def test_a_qemu_that_went_away_meanwhile_is_looked_for_anew(tmp_path: Path
     async with FakeQemu(tmp_path / "q") as qemu:
         async with guarding(qemu.path) as guard:
             await guard.drain()
-            inheritance = await guard.hub.connections.release()
+            inheritance = await guard.vm.release()
             assert inheritance is not None
         qemu.die()
         async with heir(qemu.path, inheritance) as after:
             async with asyncio.timeout(TIMEOUT):
                 while qemu.connections < 2:  # noqa: ASYNC110 -- the guard may or may not have noticed yet
                     await asyncio.sleep(0.01)
-                await after.hub.connected.wait()
+                await after.vm.connected.wait()
             async with connected(tmp_path / "heir.sock") as qmp:
                 assert await qmp.ask("query-name") == {"return": {}}
 
@@ -111,15 +111,15 @@ async def test_a_qemu_that_went_away_meanwhile_is_looked_for_anew(tmp_path: Path
 async def test_a_link_with_something_under_way_is_not_handed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmpguard.proxy.qemu.link.REST", 0.05)
+    monkeypatch.setattr("qmpguard.proxy.serving.REST", 0.05)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
             qemu.hold.add("query-name")
             qmp.send({"execute": "query-name"})
             await qemu.until("query-name")
-            assert await guard.hub.connections.release() is None, "a client is there"
+            assert await guard.vm.release() is None, "a client is there"
         await guard.drain()
-        assert await guard.hub.connections.release() is None, "QEMU owes a reply"
+        assert await guard.vm.release() is None, "QEMU owes a reply"
 
 
 async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path
         assert qemu._writer is not None
         qemu._writer.write(b'{"event": "RES')
         await qemu._writer.drain()
-        link = guard.hub.link
+        link = guard.vm.link
         assert link is not None
         async with asyncio.timeout(TIMEOUT):
             while not link._splitter.held:  # noqa: ASYNC110 -- nothing announces half a message
                 await asyncio.sleep(0.01)
         await guard.drain()
-        assert await guard.hub.connections.release() is None
+        assert await guard.vm.release() is None

@@ -14,7 +14,8 @@ from qmpguard.errors import UnavailableError
 from qmpguard.policy.machine import Fact
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.survey import observe
-from qmpguard.proxy.hub import Hub
+from qmpguard.proxy.closing import CloseReason
+from qmpguard.proxy.vm import Vm
 from tests.fakes import qemu as fakes
 from tests.fakes.qemu import FakeQemu
 from tests.guarding import Client, capabilities, connected, eventually, guarding
@@ -32,7 +33,7 @@ MIGRATE = {"execute": "migrate", "arguments": {"uri": "exec:cat"}}
 
 
 async def next_link(qemu: FakeQemu, guard: Guard) -> None:
-    await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+    await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def judged_without_room(qemu: FakeQemu, guard: Guard, socket: Path) -> Asy
         crowd.send(*({"execute": "query-name", "id": i} for i in range(8)))
         await qemu.until("query-name", 5)  # the survey has the sixth place
         qemu.let_go("query-migrate-capabilities")
-        await eventually(lambda: guard.hub.counts.allowed == 1)
+        await eventually(lambda: guard.vm.counts.allowed == 1)
         yield qmp
 
 
@@ -73,7 +74,7 @@ async def test_a_survey_that_one_qemu_began_is_not_continued_with_another(tmp_pa
         async with connected(tmp_path / "guard.sock") as other:
             assert await other.ask("query-name") == {"return": {}}
         assert qemu.commands()[before:] == ["query-name"]
-        await eventually(lambda: not guard.hub.gate.turn.locked())
+        await eventually(lambda: not guard.vm.gate.turn.locked())
 
 
 async def test_what_was_judged_and_waits_for_room_does_not_reach_the_next_qemu(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ async def test_what_was_judged_and_waits_for_room_does_not_reach_the_next_qemu(t
         async with connected(tmp_path / "guard.sock") as other:
             assert await other.ask("query-name") == {"return": {}}
         assert "migrate" not in qemu.commands()
-        await eventually(lambda: not guard.hub.gate.turn.locked())
+        await eventually(lambda: not guard.vm.gate.turn.locked())
 
 
 async def test_what_was_judged_and_waits_for_room_is_dropped_when_its_client_leaves(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ async def test_what_was_judged_and_waits_for_room_is_dropped_when_its_client_lea
         judged_without_room(qemu, guard, tmp_path / "guard.sock") as qmp,
     ):
         qmp.writer.transport.abort()
-        while len(guard.hub.clients) > 1:
+        while len(guard.vm.clients) > 1:
             qemu.emit("RESUME")  # a hang-up shows when the guard writes
             await asyncio.sleep(0)
         async with connected(tmp_path / "guard.sock") as other:
@@ -127,15 +128,15 @@ async def test_a_schema_is_never_learnt_under_the_version_of_another_qemu(
         await next_link(qemu, guard)
         async with connected(tmp_path / "guard.sock") as other:
             assert await other.ask("query-status") == {"return": {"status": "running", "running": True}}
-            await eventually(lambda: guard.hub.gate.commands is not None)
-        assert [version for version, _ in guard.hub.schemas._known] == ["99.9.0"]
+            await eventually(lambda: guard.vm.gate.commands is not None)
+        assert [version for version, _ in guard.vm.gate.schema._schemas._known] == ["99.9.0"]
 
 
 async def test_a_link_without_the_guards_own_session_is_made_anew(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
-            own = next(session for session in guard.hub.sessions if session.privileged)
-            own.close("the test says so")
+            own = next(session for session in guard.vm.sessions.all() if session.privileged)
+            own.close(CloseReason.ENDED)
             assert await qmp.closed()
         await next_link(qemu, guard)
         async with connected(tmp_path / "guard.sock") as qmp:
@@ -152,16 +153,16 @@ class Line:
 
     async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         self.asked += queries
-        self._gate.control = self._successor
+        self._gate.surveyor.control = self._successor
         return tuple([] for _ in queries)
 
 
 @pytest.mark.parametrize("replaced", [True, False])
 async def test_questions_are_not_continued_on_the_next_link(tmp_path: Path, *, replaced: bool) -> None:
-    gate = Hub("test", UnixAddress(str(tmp_path / "q")), Policy()).gate
+    gate = Vm("test", UnixAddress(str(tmp_path / "q")), Policy()).gate
     second = Line(gate, None)
-    first = gate.control = Line(gate, second if replaced else None)
+    first = gate.surveyor.control = Line(gate, second if replaced else None)
     with pytest.raises(UnavailableError, match="QEMU went away"):
-        await gate.ask(observe(gate.policy, wanted=(Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS)))
+        await gate.surveyor.ask(observe(gate.policy, wanted=(Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS)))
     assert first.asked
     assert not second.asked

@@ -88,7 +88,7 @@ async def test_a_lost_connection_is_no_reason_to_forget_it(tmp_path: Path) -> No
         async with connected(tmp_path / "guard.sock") as qmp:
             await hide(qmp)
         qemu.die()
-        await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+        await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
         async with connected(tmp_path / "guard.sock") as qmp:
             assert await refuses(qmp)
 
@@ -99,7 +99,7 @@ async def test_another_qemu_has_none(tmp_path: Path) -> None:
             await hide(qmp)
         await qemu.stop()
         await qemu.start()
-        await eventually(lambda: qemu.connections == 2 and guard.hub.connected.is_set())
+        await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
         async with connected(tmp_path / "guard.sock") as qmp:
             assert not await refuses(qmp)
 
@@ -125,7 +125,7 @@ async def test_a_connection_that_is_lost_before_the_look_leaves_it_in_mind_for_t
             await qemu.stop()
             await qemu.start()
         seen = len(qemu.commands())
-        await eventually(lambda: qemu.connections >= 2 and guard.hub.connected.is_set())
+        await eventually(lambda: qemu.connections >= 2 and guard.vm.connected.is_set())
         async with connected(tmp_path / "guard.sock") as qmp:
             assert await qmp.ask("query-name") == {"return": {}}
             assert qemu.commands()[seen:] == ["query-name"]

@@ -28,7 +28,7 @@ async def test_a_client_has_as_many_requests_under_way_as_it_would_have_at_qemu(
         qemu.hold.add("stop")
         qmp.send(*({"execute": "stop", "id": i} for i in range(20)))
         await qemu.until("stop", under_way)
-        (busy,) = (session for session in guard.hub.clients if session.outstanding)
+        (busy,) = (session for session in guard.vm.clients if session.outstanding)
         assert busy.outstanding == (9 if oob else 2)  # the second is read, and waits
         if not oob:
             assert (await other.ask("query-status"))["return"]["running"]
@@ -46,7 +46,7 @@ async def test_what_a_client_without_out_of_band_has_not_been_answered_is_not_do
             qmp.send({"execute": "query-name"}, {"execute": "stop"})
             await qemu.until("query-name")
             qmp.writer.transport.abort()
-        while guard.hub.clients:
+        while guard.vm.clients:
             qemu.emit("RESUME")  # a hang-up shows when the guard writes
             await asyncio.sleep(0)
         qemu.let_go()
@@ -110,7 +110,7 @@ async def test_an_event_comes_once_to_each_negotiated_client_and_never_before_it
         qemu.emit("STOP")
         assert (await one.receive())["event"] == "STOP"
         late.send({"execute": "qmp_capabilities"})
-        await eventually(lambda: all(session.state.value == "commands" for session in guard.hub.clients))
+        await eventually(lambda: all(session.state.value == "commands" for session in guard.vm.clients))
         qemu.emit("RESUME")
         assert await late.receive() == {"return": {}}
         for qmp in (one, late):
@@ -135,6 +135,6 @@ async def test_a_client_that_leaves_in_the_middle_of_a_request_or_of_a_reply_dis
                 qmp.writer.transport.abort()
         assert await other.ask("query-name", id=1) == {"return": {}, "id": 1}
         assert "stop" not in qemu.commands()
-        while len(guard.hub.clients) > 1:
+        while len(guard.vm.clients) > 1:
             qemu.emit("RESUME")
             await asyncio.sleep(0)

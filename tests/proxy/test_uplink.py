@@ -16,6 +16,7 @@ import pytest
 
 from qmpguard.address import FdAddress, Inbound, TcpAddress, UnixAddress
 from qmpguard.daemon import guard as guards
+from qmpguard.proxy import serving
 from qmpguard.proxy.hub import Hub
 from qmpguard.proxy.judging.drift_watch import DriftWatch
 from qmpguard.proxy.judging.gate import Gate
@@ -108,45 +109,45 @@ async def test_what_is_in_qemus_place_is_named_and_qemu_is_found_when_it_comes(
     caplog.set_level(logging.INFO)
     async with guarding(tmp_path / "q", up=False) as guard:
         async with pretending(tmp_path / "q", said, closes=closes) as count:
-            await eventually(lambda: guard.hub.snapshot().link.cause == cause.value)
+            await eventually(lambda: guard.vm.snapshot().link.cause == cause.value)
             await eventually(lambda: count["connections"] >= 3)
-            assert guard.hub.snapshot().faults
+            assert guard.vm.snapshot().faults
         told = [record.getMessage() for record in caplog.records if "waiting for QEMU" in record.getMessage()]
         assert len(told) == len(set(told)) <= 3, "once for each cause"
         assert max(map(len, told)) < 500
         async with FakeQemu(tmp_path / "q"), connected(tmp_path / "guard.sock") as qmp:
             assert await qmp.ask("query-name") == {"return": {}}
-        assert not guard.hub.counts.faults
+        assert not guard.vm.counts.faults
 
 
 @pytest.mark.usefixtures("soon")
 async def test_the_mistake_of_an_hmp_socket_is_told_in_words_that_help(tmp_path: Path) -> None:
     async with guarding(tmp_path / "q", up=False) as guard, pretending(tmp_path / "q", b"(qemu) ", closes=True):
-        await eventually(lambda: "use -qmp, not -monitor" in guard.hub.snapshot().faults[0])
+        await eventually(lambda: "use -qmp, not -monitor" in guard.vm.snapshot().faults[0])
 
 
 @pytest.mark.usefixtures("soon")
 async def test_a_refused_negotiation_is_said_to_be_one(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path, up=False) as guard:
         qemu.answers["qmp_capabilities"] = lambda _: {"class": "GenericError", "desc": "no"}
-        await eventually(lambda: guard.hub.snapshot().link.cause == Cause.REFUSED.value)
+        await eventually(lambda: guard.vm.snapshot().link.cause == Cause.REFUSED.value)
         qemu.answers.clear()
-        await eventually(guard.hub.connected.is_set)
+        await eventually(guard.vm.connected.is_set)
 
 
 async def test_silence_shows_before_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negotiation, "SILENCE", 0.01)
     async with guarding(tmp_path / "q", up=False) as guard, pretending(tmp_path / "q", b"", closes=False):
-        await eventually(lambda: guard.hub.snapshot().link.cause == Cause.OCCUPIED.value)
+        await eventually(lambda: guard.vm.snapshot().link.cause == Cause.OCCUPIED.value)
 
 
 async def test_no_socket_no_listener_and_a_full_backlog_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "q"
     async with guarding(path, up=False) as guard:
-        await eventually(lambda: guard.hub.snapshot().link.cause == Cause.MISSING.value)
+        await eventually(lambda: guard.vm.snapshot().link.cause == Cause.MISSING.value)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(path))
-            await eventually(lambda: guard.hub.snapshot().link.cause == Cause.NOBODY.value)
+            await eventually(lambda: guard.vm.snapshot().link.cause == Cause.NOBODY.value)
             sock.listen(0)
             with socket.socket(socket.AF_UNIX) as other:
                 other.connect(str(path))
@@ -156,7 +157,7 @@ async def test_no_socket_no_listener_and_a_full_backlog_are_told_apart(tmp_path:
         sock.listen(0)
         other.connect(str(path))
         async with guarding(path, up=False) as guard:
-            await eventually(lambda: guard.hub.snapshot().link.cause == Cause.OCCUPIED.value)
+            await eventually(lambda: guard.vm.snapshot().link.cause == Cause.OCCUPIED.value)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EACCES, errno.ENOTSOCK])
@@ -167,10 +168,10 @@ async def test_an_error_of_the_system_is_weather(tmp_path: Path, monkeypatch: py
     async with FakeQemu(tmp_path / "q") as qemu:
         monkeypatch.setattr(connections, "connect", failing)
         async with guarding(qemu.path, up=False) as guard:
-            await eventually(lambda: guard.hub.snapshot().link.reason != "QEMU has not appeared yet")
+            await eventually(lambda: guard.vm.snapshot().link.reason != "QEMU has not appeared yet")
             monkeypatch.setattr(connections, "connect", dial.connect)
-            await eventually(guard.hub.connected.is_set)
-            assert not guard.hub.counts.faults
+            await eventually(guard.vm.connected.is_set)
+            assert not guard.vm.counts.faults
 
 
 @pytest.mark.parametrize("passed", [False, True], ids=["path", "fd"])
@@ -197,7 +198,7 @@ async def test_no_descriptor_for_the_control_session_is_weather(
         monkeypatch.setattr("qmpguard.proxy.qemu.connections.socket", stand_in)
         async with guarding(address, tmp_path / "guard.sock") as guard:
             assert fails < 0
-            assert not guard.hub.counts.faults
+            assert not guard.vm.counts.faults
 
 
 def raising(*_: object, **__: object) -> None:
@@ -215,15 +216,15 @@ STEPS: dict[str, tuple[object, str, Callable[..., object], bool]] = {
     "negotiate": (connections, "negotiate", raising_later, False),
     "peer_identity": (connections, "peer_identity", raising, False),
     "renew": (Gate, "renew", raising, False),
-    "stream": (connections, "Stream", raising, False),
-    "link": (connections, "Link", raising, False),
-    "hub up": (Hub, "up", raising, False),
-    "presence": (QemuConnections, "_meet", raising, False),
-    "absent": (connections, "Control", raising, False),
+    "stream": (serving, "Stream", raising, False),
+    "link": (serving, "Link", raising, False),
+    "hub": (Hub, "connect", raising, False),
+    "inherited": (QemuConnections, "_connection", raising, False),
+    "own session": (serving, "Control", raising, False),
     "control": (Control, "serve", raising_later, True),
     "watch": (DriftWatch, "run", raising_later, True),
     "heartbeat": (Heartbeat, "run", raising_later, True),
-    "uplink": (QemuConnections, "run", raising_later, True),
+    "serve": (serving.Serving, "run", raising_later, True),
 }
 
 
@@ -243,8 +244,8 @@ async def test_a_fault_of_the_guard_on_the_way_to_one_qemu_concerns_no_other(
         with monkeypatch.context() as patch:
             patch.setattr(where, name, fault)
             async with guarding(qemu.path, up=False) as guard:
-                await eventually(lambda: sum(guard.hub.counts.faults.values()) >= 2)
-                assert "as the test says" in str(guard.hub.snapshot().link.reason) or step in (
+                await eventually(lambda: sum(guard.vm.counts.faults.values()) >= 2)
+                assert "as the test says" in str(guard.vm.snapshot().link.reason) or step in (
                     "watch",
                     "heartbeat",
                     "control",
@@ -294,8 +295,8 @@ async def test_whoever_dials_in_and_is_no_qemu_is_weather_of_that_vm(
         writer.write(GOOD)
         request = json.loads(await reader.readline())
         writer.write(b'{"return": {}, "id": %d}\r\n' % request["id"])
-        await eventually(guard.hub.connected.is_set)
-        assert not guard.hub.counts.faults
+        await eventually(guard.vm.connected.is_set)
+        assert not guard.vm.counts.faults
         writer.close()
 
 
@@ -320,10 +321,10 @@ async def test_a_qemu_that_does_not_dial_in_again_has_ended(tmp_path: Path, monk
         writer.write(GOOD)
         request = json.loads(await reader.readline())
         writer.write(b'{"return": {}, "id": %d}\r\n' % request["id"])
-        await eventually(guard.hub.connected.is_set)
+        await eventually(guard.vm.connected.is_set)
         writer.close()
-        await eventually(lambda: guard.hub.connections.presence is Presence.ENDED)
-        assert guard.hub.snapshot().link.cause == Cause.DIALS.value
+        await eventually(lambda: guard.vm.connections.presence is Presence.ENDED)
+        assert guard.vm.snapshot().link.cause == Cause.DIALS.value
 
 
 async def test_a_host_that_cannot_be_looked_up_is_weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,5 +333,5 @@ async def test_a_host_that_cannot_be_looked_up_is_weather(tmp_path: Path, monkey
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     async with guarding(TcpAddress("qemu.example", 4444), tmp_path / "guard.sock", up=False) as guard:
-        await eventually(lambda: "cannot look up 'qemu.example'" in guard.hub.snapshot().link.reason)
-        assert guard.hub.snapshot().link.cause == Cause.UNREACHABLE.value
+        await eventually(lambda: "cannot look up 'qemu.example'" in guard.vm.snapshot().link.reason)
+        assert guard.vm.snapshot().link.cause == Cause.UNREACHABLE.value

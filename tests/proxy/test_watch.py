@@ -29,9 +29,9 @@ async def test_what_changes_behind_the_guard_is_logged_once_with_before_and_afte
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path, watch=FAST) as guard:
         await qemu.until("query-migrate", 2)
         qemu.capabilities["postcopy-ram"] = True
-        await eventually(lambda: guard.hub.counts.drifts == 1)
+        await eventually(lambda: guard.vm.counts.drifts == 1)
         qemu.devices["gpu0"] = "vfio-pci"
-        await eventually(lambda: guard.hub.counts.drifts == 2)
+        await eventually(lambda: guard.vm.counts.drifts == 2)
         seen = qemu.commands().count("query-migrate")
         await qemu.until("query-migrate", seen + 3)
         assert drifts(caplog) == ["migration capabilities: none -> postcopy-ram", "devices: none -> gpu0"]
@@ -51,7 +51,7 @@ async def test_what_changes_through_the_guard_is_no_drift(tmp_path: Path) -> Non
             await qmp.ask("device_del", {"id": f"gpu{n}"})
         seen = qemu.commands().count("query-migrate")
         await qemu.until("query-migrate", seen + 3)
-        assert guard.hub.counts.drifts == 0
+        assert guard.vm.counts.drifts == 0
 
 
 async def test_a_device_that_leaves_when_the_guest_lets_it_is_no_drift(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ async def test_a_device_that_leaves_when_the_guest_lets_it_is_no_drift(tmp_path:
         assert (await qmp.receive())["event"] == "DEVICE_DELETED"
         seen = qemu.commands().count("query-migrate")
         await qemu.until("query-migrate", seen + 3)
-        assert guard.hub.counts.drifts == 0
+        assert guard.vm.counts.drifts == 0
 
 
 async def looked(qemu: FakeQemu) -> None:
@@ -90,7 +90,7 @@ async def test_what_the_guest_or_the_host_brings_about_is_no_drift(tmp_path: Pat
         qemu.emit("DEVICE_DELETED", device="hp0", path="/machine/peripheral/hp0")  # the guest ejects it
         del qemu.devices["hp0"]
         await looked(qemu)
-        assert guard.hub.counts.drifts == 0
+        assert guard.vm.counts.drifts == 0
 
 
 async def test_every_survey_notices_drift_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,9 +162,9 @@ async def test_the_schema_is_read_once_after_the_first_client_is_served(
         for _ in range(3):
             async with connected(tmp_path / "guard.sock") as qmp:
                 await qmp.ask("query-status")
-        await eventually(lambda: guard.hub.gate.commands == frozenset({"query-status", "migrate"}))
+        await eventually(lambda: guard.vm.gate.commands == frozenset({"query-status", "migrate"}))
         qemu.die()
-        await eventually(lambda: guard.hub.counts.links == 2)
+        await eventually(lambda: guard.vm.counts.links == 2)
         async with connected(tmp_path / "guard.sock") as qmp:
             await qmp.ask("query-status")
             assert_refused(await qmp.ask("migrate", {"uri": "tcp:h:1", "config": {}}), "unverified")
@@ -182,9 +182,9 @@ async def test_a_schema_that_cannot_be_read_is_tried_again_with_the_next_client(
         await qmp.ask("query-status")
         await eventually(lambda: schema_reads(qemu) == 1)
         del qemu.answers["query-qmp-schema"]
-        await eventually(lambda: guard.hub._unserved)
+        await eventually(lambda: guard.vm.gate.schema.is_wanted)
         await qmp.ask("query-status")
-        await eventually(lambda: guard.hub.gate.commands is not None)
+        await eventually(lambda: guard.vm.gate.commands is not None)
 
 
 async def test_in_profile_strict_a_command_waits_for_the_schema(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from qmpguard.wire.client_messages import error_reply
 
 if TYPE_CHECKING:
-    from qmpguard.proxy.clients.pending import PendingRequest
-    from qmpguard.proxy.clients.session import Session
+    from qmpguard.proxy.clients.pending import PendingRequest, Requester
     from qmpguard.wire.client_messages import Request
     from qmpguard.wire.json import Value
 
@@ -48,16 +47,16 @@ class FdNames:
     """
 
     def __init__(self) -> None:
-        self.attentive = False  # there is something for `answered` to look at
+        self.attentive = False  # there is something for `on_reply` to look at
         self._givers: dict[str, PendingRequest] = {}
-        self._names: dict[Session, set[str]] = {}  # those of `_givers`, by who holds them
+        self._names: dict[Requester, set[str]] = {}  # those of `_givers`, by who holds them
         self._under_way: set[PendingRequest] = set()  # requests with a descriptor
         self._stray = False  # QEMU may have a descriptor that no request has taken
 
     def refusal(self, pending: PendingRequest) -> bytes | None:
         """Return the answer to a request for a descriptor that must not reach QEMU; None where it may."""
         request = pending.request
-        if request is None or not takes_descriptor(request):
+        if not takes_descriptor(request):
             return None
         if pending.descriptor is None:
             return error_reply(NONE_SUPPLIED, pending.id) if self._stray else None
@@ -72,7 +71,7 @@ class FdNames:
         self.attentive = True
         return None
 
-    def answered(self, pending: PendingRequest, reply: bytes) -> None:
+    def on_reply(self, pending: PendingRequest, reply: bytes) -> None:
         """Called with QEMU's reply to a request: a name may be held from now on, or no longer."""
         accepted = _is_success(reply)
         names = self._names.get(pending.session, set())
@@ -81,18 +80,18 @@ class FdNames:
             self._stray = not accepted
             if not accepted:
                 self._drop(pending.session, {name for name in names if self._givers[name] is pending})
-        elif accepted and names and pending.request is not None:
+        elif accepted and names:
             arguments = pending.request.arguments
             self._drop(pending.session, {name for name in names if _mentions(arguments, name)})
         self._rest()
 
-    def departed(self, session: Session, unsent: list[PendingRequest]) -> None:
+    def on_session_closed(self, session: Requester, unsent: list[PendingRequest]) -> None:
         """End what a session holds. QEMU keeps the descriptors: their names outlive connections there."""
         self._drop(session, set(self._names.get(session, ())))
         self._under_way.difference_update(unsent)  # there will be no reply
         self._rest()
 
-    def _drop(self, session: Session, names: set[str]) -> None:
+    def _drop(self, session: Requester, names: set[str]) -> None:
         for name in names:
             del self._givers[name]
         left = self._names.get(session, set()) - names

@@ -1,82 +1,111 @@
-"""What a client has sent and no request has been made of yet: bytes, the descriptor that came with them, a long id."""
+"""One client's bytes made into requests, and the descriptor that its next `getfd` or `add-fd` takes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from qmpguard.proxy.clients.fd_names import takes_descriptor
 from qmpguard.proxy.clients.pending import LONG
 from qmpguard.proxy.sockets.descriptors import close_all
-from qmpguard.wire.client_messages import Echo
-from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed, Message
+from qmpguard.wire.client_messages import BadRequest, Echo, Request, read_request
+from qmpguard.wire.framing import MAX_REQUEST, Framer, Malformed
 
 if TYPE_CHECKING:
     from qmpguard.proxy.sockets.descriptors import Descriptor
-    from qmpguard.wire.client_messages import Request
+
+Incoming: TypeAlias = Request | BadRequest | Malformed
+
+
+class Received(NamedTuple):
+    """One message of a client. ``more``: there are bytes behind it that were not looked at yet.
+
+    ``size`` is the message in memory, in bytes. The receiver of this owns ``descriptor``.
+    """
+
+    message: Incoming
+    size: int
+    descriptor: Descriptor | None
+    more: bool
 
 
 class Input:
-    """Makes messages of what one client sends, and keeps the descriptor that its next `getfd` or `add-fd` takes.
+    """Bytes and descriptors in, requests out, each in one call as one value.
 
     QEMU keeps the descriptors of the last message that brought any, whatever else is sent, until a command takes the
-    first and closes the rest (chardev/char-socket.c: tcp_chr_recv, tcp_get_msgfds; monitor/fds.c). So one is kept for a
-    client, and the rest need not wait for that to be closed.
+    first and closes the rest (chardev/char-socket.c: tcp_chr_recv, tcp_get_msgfds; monitor/fds.c). So one descriptor
+    is kept for a client, and the rest are closed at once.
     """
 
-    def __init__(self, max_size: int = MAX_REQUEST, *, skips: bool = False) -> None:
-        self._framer = Framer(max_size=max_size, skips=skips)
-        self._long: Echo | None = None  # of a message that is read
+    def __init__(self, max_size: int = MAX_REQUEST) -> None:
+        self._max_size = max_size
+        self._framer = Framer(max_size=max_size)
+        self._long: Echo | None = None  # of a message whose id is being encoded in pieces
         self._descriptor: Descriptor | None = None  # that no request has taken yet
-        self.identity: bytes | None = None  # the echo of the last message's id, where it was long
+        self.oob = False  # whether requests may be out-of-band
+        self._negotiated = False
+
+    def follow(self, *, skips: bool) -> None:
+        """Read as the QEMU that has greeted. ``skips``: see `Framer`. To be called before `feed`."""
+        self._framer = Framer(max_size=self._max_size, skips=skips)
+
+    def negotiated(self, *, oob: bool) -> None:
+        """Called when the client has negotiated: from now on requests take descriptors, and may be out-of-band."""
+        self._negotiated, self.oob = True, oob
 
     def feed(self, data: bytes, descriptors: list[Descriptor]) -> None:
         """Take bytes, and descriptors that came with them."""
         if descriptors:
-            self.drop()
+            self.drop_descriptor()
             self._descriptor = descriptors.pop(0)
             close_all(descriptors)
         self._framer.feed(data)
 
     @property
     def busy(self) -> bool:
-        """Say whether `pull` has something left to look at."""
+        """Whether `next` has something left to look at."""
         return self._framer.busy or self._long is not None
 
     @property
     def held(self) -> int:
         """Bytes in memory: those not looked at yet, and what the unfinished message has become."""
-        return self._framer.held + (self.size if self._long is not None else 0)
+        return self._framer.held + (self._framer.size if self._long is not None else 0)
 
-    @property
-    def size(self) -> int:
-        """Bytes that the last message takes in memory."""
-        return self._framer.size
+    def next(self) -> Received | None:
+        """Return the next message. None: it needs more bytes, or, if `busy`, another call after other clients' turn.
 
-    def pull(self) -> Message | Malformed | None:
-        """Return the next message. None: it needs more bytes, or, if `busy`, another call after the others' turn.
-
-        It works some milliseconds at a time. Never raises.
+        A call works for some milliseconds at most. Never raises.
         """
-        if (long := self._long) is not None:
-            if not long.is_made():
-                return None
-            self._long, self.identity = None, long.text
-            return Message(long.value)
-        item = self._framer.pull()
-        if self._framer.size > LONG and isinstance(item, Message):
+        if self._long is not None:
+            return self._next_of_long(self._long)
+        framer = self._framer
+        item = framer.pull()
+        if item is None:
+            return None
+        if isinstance(item, Malformed):
+            return Received(item, 0, None, framer.busy)
+        if framer.size > LONG:
             self._long = Echo(item.value)
             return None
-        self.identity = None
-        return item
+        more = framer.busy
+        request = read_request(item.value, oob=self.oob)
+        descriptor = None if self._descriptor is None else self._taken_by(request)
+        return Received(request, framer.size, descriptor, more)
 
-    def hand_over(self, request: Request) -> Descriptor | None:
-        """Return the client's descriptor for a request that takes one; None for others, or where there is none."""
-        if self._descriptor is None or not takes_descriptor(request):
+    def _next_of_long(self, echo: Echo) -> Received | None:
+        if not echo.is_made():
+            return None
+        self._long = None
+        request = read_request(echo.value, oob=self.oob, identity=echo.text)
+        return Received(request, self._framer.size, self._taken_by(request), self._framer.busy)
+
+    def _taken_by(self, request: Request | BadRequest) -> Descriptor | None:
+        """Return the descriptor that QEMU would take for a request; None where it takes none."""
+        if not (self._negotiated and isinstance(request, Request) and takes_descriptor(request)):
             return None
         descriptor, self._descriptor = self._descriptor, None
         return descriptor
 
-    def drop(self) -> None:
+    def drop_descriptor(self) -> None:
         """Close the descriptor that no request has taken."""
         if self._descriptor is not None:
             self._descriptor.close()

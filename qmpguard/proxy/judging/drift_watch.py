@@ -1,4 +1,4 @@
-"""The drift watch: a slow look at QEMU, so that what happens behind the guard's back is noticed and shown."""
+"""The drift watch: a slow look at QEMU, so that a change that no command through the guard has made is shown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.machine import OVER
 from qmpguard.policy.survey import Unexpected
+from qmpguard.proxy.limits import DRIFT_INTERVAL
 
 if TYPE_CHECKING:
     from qmpguard.proxy.judging.gate import Gate
+    from qmpguard.wire.client_messages import Request
+    from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
 
-#: seconds between two looks, and while a migration runs
-IDLE, MIGRATING = 30.0, 1.0
+#: seconds between two looks while a migration runs
+MIGRATING = 1.0
 #: seconds after a change through the guard until the next look
 SETTLE = 1.0
 
@@ -25,11 +28,26 @@ SETTLE = 1.0
 class DriftWatch:
     """Looks at one VM while its link lasts. ``interval`` is in seconds, 0: never; a look is some five small queries."""
 
-    def __init__(self, gate: Gate, name: str, interval: float = IDLE) -> None:
+    def __init__(self, gate: Gate, name: str, interval: float = DRIFT_INTERVAL) -> None:
         self._gate = gate
         self._name = name
         self._interval = interval
         self._soon = asyncio.Event()
+
+    def on_request(self, request: Request) -> None:
+        """Called before a request of `CHANGES` is sent, so that its change is not taken for drift."""
+        if self._gate.baseline.begins(request.command, request.arguments or {}):
+            self.soon()
+
+    def on_reply(self, request: Request) -> None:
+        """Called when QEMU has answered such a request."""
+        self._gate.baseline.ends(request.command, request.arguments or {})
+
+    def on_event(self, event: QemuEvent) -> None:
+        """Called with an event of QEMU, which may tell of a change."""
+        changed = self._gate.baseline.happened(event.name, event.data)
+        if self._gate.last_seen.happened(event) or changed:
+            self.soon()
 
     def soon(self) -> None:
         """Look when what has just been changed through the guard has settled."""

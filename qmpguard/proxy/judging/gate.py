@@ -1,4 +1,24 @@
-"""The gate: survey, judge, then forward or refuse. One operation of a VM at a time, from survey to QEMU's reply."""
+"""The gate: survey, judge, then forward or refuse. One operation of a VM at a time, from its survey to QEMU's reply.
+
+An operation passes through these steps; each has the deadline of ``timeout`` but the last, which is QEMU's own:
+
+    turn      it waits for the lock ``turn``. Where that takes too long, it is refused as unverified.
+    survey    QEMU is asked for the facts that the rules need, on the link on which the operation would be sent.
+    verdict   the pure policy decides, and the decision is recorded; a refusal ends here.
+    forward   the request is sent, in the same step of the event loop as the verdict.
+    reply     the lock is held until QEMU has answered, or it is certain that it will not (`Unanswered`).
+
+Invariants:
+
+* What a verdict rests on is still true when QEMU executes the operation: all operations of a VM that could change it
+  pass here, one at a time, and there is no await between the last answer and the forward. QEMU executes in-band
+  requests in their order (monitor/qmp.c: monitor_qmp_dispatcher_co). Any other change is drift, and is shown.
+* A verdict is about the QEMU that is asked: a session ends with its link, and `Surveyor.ask` fails where the link has
+  changed. What is remembered goes to the memory that the operation began with.
+* The gate fails closed. No answer, an answer that cannot be read, an exception of a rule: the request is refused as
+  ``unverified``, with the reason in its text. Nothing but cancellation is raised.
+* Where QEMU itself would refuse the request whatever the machine is, it is refused in QEMU's words (`refused_by_qemu`).
+"""
 
 from __future__ import annotations
 
@@ -6,103 +26,71 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.drift import Baseline, Drift
+from qmpguard.policy.drift import Baseline
 from qmpguard.policy.judgment import concerns
-from qmpguard.policy.machine import SNAPSHOTS, Device, Fact, Facts
-from qmpguard.policy.operations import (
-    AddDevice,
-    CallUnlisted,
-    OpenBlockNode,
-    OpenMonitor,
-    Operation,
-    SetCapabilities,
-    StartMigration,
-)
-from qmpguard.policy.qemu_check import seen_in
+from qmpguard.policy.machine import SNAPSHOTS, Fact, Facts
+from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, Operation, StartMigration
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
-from qmpguard.policy.stale_capabilities import StaleCapabilities
-from qmpguard.policy.survey import Answer, Query, Unexpected, inquire, observe
-from qmpguard.policy.verdict import MAX_TEXT, Verdict, refused_by_qemu, unverified
-from qmpguard.proxy.clients.pending import Unanswered
+from qmpguard.policy.survey import Unexpected, inquire, observe
+from qmpguard.policy.verdict import Verdict, refused_by_qemu, unverified
+from qmpguard.proxy.clients.pending import Outcome, Unanswered
+from qmpguard.proxy.judging.memory import Memory
+from qmpguard.proxy.judging.refusal import refusal_reply, was_accepted
+from qmpguard.proxy.judging.surveyor import Surveyor
 from qmpguard.proxy.qemu.control import RefusedError
 from qmpguard.proxy.state.counters import Durations
 from qmpguard.proxy.state.last_seen import LastSeen
 from qmpguard.rate import LogRate
-from qmpguard.wire.client_messages import error_reply, success_reply
 from qmpguard.wire.qemu_messages import Reply, read_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Callable
 
+    from qmpguard.policy.machine import Device
     from qmpguard.policy.policy import Policy
-    from qmpguard.policy.schema import Schema
     from qmpguard.proxy.clients.pending import PendingRequest
-    from qmpguard.record import Decision
+    from qmpguard.proxy.judging.schemas import VmSchema
+    from qmpguard.proxy.judging.surveyor import AsksQemu
+    from qmpguard.proxy.state.recorder import Recorder
     from qmpguard.wire.client_messages import Request
-
-T = TypeVar("T")
+    from qmpguard.wire.qemu_messages import Greeting
 
 log = logging.getLogger(__name__)
 
-#: seconds that an operation waits for its turn and for QEMU's answers before it is refused as unverified
-SURVEY_TIMEOUT = 60.0
 #: what a look for drift asks for
 LOOK = (Fact.CAPABILITIES, Fact.DEVICES, Fact.DETAILS, Fact.STANDBYS, Fact.RUNSTATE, Fact.MIGRATION)
-#: ways around the guard that are named; one is as bad as many
-MAX_WAYS = 8
 #: seconds after which the log says that QEMU is busy
 BUSY = 2.0
 
 
-class AsksQemu(Protocol):
-    """The guard's own session with QEMU."""
-
-    async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
-        """Return QEMU's answers in order. Raises `UnavailableError` when there are none."""
-        ...
-
-
 class Gate:
-    """Judges the operations of one VM. ``timeout`` is in seconds, for the turn and the survey together."""
+    """Judges the operations of one VM by a policy. ``timeout`` is in seconds, for the turn and the survey together.
 
-    def __init__(
-        self,
-        policy: Policy,
-        record: Callable[[PendingRequest, Verdict, float], Decision],
-        drifted: Callable[[Drift], None],
-        learn: Callable[[], Awaitable[Schema]],
-        unanswered: Callable[[], None],
-        *,
-        timeout: float = SURVEY_TIMEOUT,
-        vm: str = "",
-    ) -> None:
+    ``own`` are the names of the sockets where QEMU is reached and where the guard listens. ``on_unanswered`` is called
+    when a question to QEMU has timed out.
+    """
+
+    def __init__(self, vm: str, policy: Policy, recorder: Recorder, schema: VmSchema, timeout: float) -> None:
         self.policy = policy
-        self._vm = vm  # its name, for the log
-        self.control: AsksQemu | None = None  # of the present link
-        self._minds_unknown = concerns(CallUnlisted, policy)
-        self.commands: frozenset[str] | None = None  # those of QEMU's schema, once it is read
-        self.schema: Schema | None = None  # likewise
-        self.confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
-        self.own: frozenset[str] = frozenset()  # the sockets where QEMU is reached and the guard listens, by name
-        self.ways_around: tuple[str, ...] = ()  # what was let through and opened one; none can be taken back
-        self.version: tuple[int, ...] | None = None  # of the present QEMU
-        self.baseline = Baseline()
+        self.own: frozenset[str] = frozenset()
+        self.schema = schema
         self.turn = asyncio.Lock()
-        self.primaries = Primaries()
-        self.stale = StaleCapabilities()
+        self.surveyor = Surveyor()
+        self.memory = Memory()
+        self.baseline = Baseline()
         self.last_seen = LastSeen(time.time)
         self.surveys = Durations()
-        self._rate = LogRate()
-        self._asking: float | None = None  # since when, while QEMU has a question to answer
-        self._record = record
-        self._drifted = drifted
-        self._learn = learn  # sets `commands`
-        self._unanswered = unanswered  # is told when a question has timed out
+        self.on_unanswered: Callable[[], None] = _nothing
+        self._vm = vm
+        self._recorder = recorder
         self._timeout = timeout
+        self._minds_unknown = concerns(CallUnlisted, policy)
+        self._rate = LogRate()
 
     def adopt(self, policy: Policy, timeout: float) -> None:
         """Judge by another policy from now on. A verdict that is under way is finished by the one it began with."""
@@ -110,13 +98,47 @@ class Gate:
         self._minds_unknown = concerns(CallUnlisted, policy)
         self._timeout = timeout
 
+    def connect(self, greeting: Greeting, control: AsksQemu) -> None:
+        """Ask on a new link from now on."""
+        self.surveyor.control = control
+        self.schema.connect(greeting, control)
+
+    def disconnect(self) -> None:
+        """Ask nobody: the link is gone."""
+        self.surveyor.control = None
+        self.schema.disconnect()
+
+    def renew(self) -> None:
+        """Forget what was true of the last QEMU."""
+        self.memory = Memory()
+        self.baseline = Baseline()
+        self.last_seen = LastSeen(time.time)
+        self.schema.forget()
+
+    @property
+    def commands(self) -> frozenset[str] | None:
+        """The commands of QEMU's schema; None until it was read."""
+        return self.schema.commands
+
+    @property
+    def known(self) -> Facts:
+        """What is remembered, and no survey asks for."""
+        return self.memory.facts(self.commands, self.own)
+
+    def read(self, request: Request) -> Operation | Unreadable | None:
+        """Return what there is to judge about a request; None where it passes without a look at the machine."""
+        command = request.command
+        if command in READERS:
+            reading = read(command, request.arguments or {}, self.policy, self.schema.known)
+            return None if isinstance(reading, Harmless) or not concerns(type(reading), self.policy) else reading
+        if not self._minds_unknown or (self.commands is not None and passes_unjudged(command, self.commands)):
+            return None
+        return CallUnlisted(command)
+
     async def process(
         self, pending: PendingRequest, reading: Operation | Unreadable, forward: Callable[[PendingRequest], None]
     ) -> bytes | None:
-        """Forward a request and wait for QEMU's reply, or return the refusal. Raises nothing but cancellation.
-
-        A session ends with its link, so while it is there, the link that is asked is the one that is forwarded to.
-        """
+        """Forward a request and wait for QEMU's reply, or return the refusal. Raises nothing but cancellation."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         deadline = begun + self._timeout
@@ -128,81 +150,32 @@ class Gate:
         try:
             if pending.session.is_closed:
                 return None
-            memory = self.primaries, self.control
+            memory, control = self.memory, self.surveyor.control
             verdict = await self._verdict(pending, reading, deadline)
             refusal = self._decide(pending, verdict, begun)
             if refusal is None and not pending.session.is_closed:
                 # no await between the verdict and this: nothing slips in between survey and command
-                pending.outcome = loop.create_future()
+                outcome: asyncio.Future[Outcome] = loop.create_future()
+                pending.on_outcome = partial(_set, outcome)
                 forward(pending)
-                outcome = await pending.outcome
-                if outcome is not Unanswered.NOT_SENT:
-                    reply = None if isinstance(outcome, Unanswered) else read_reply(outcome)
-                    await self._remember(reading, reply, *memory)
+                await self._remember(reading, await outcome, memory, control)
             return refusal
         finally:
             self.turn.release()
 
     async def look(self) -> None:
-        """Look at the machine for drift, while nothing else is judged. Raises as `ask` does, and `TimeoutError`."""
+        """Look at the machine for drift, while nothing else is judged. Raises as `Surveyor.ask`, and `TimeoutError`."""
         try:
             async with asyncio.timeout(self._timeout), self.turn:
                 ticket = self.baseline.ticket
                 # block nodes only once, and when one was opened: QEMU asks their images, which may be far away
                 blocks = (Fact.BLOCKS,) if self.last_seen.facts.blocks is None else ()
-                facts = await self.ask(observe(self.policy, self.memory, (*blocks, *LOOK)))
+                self.last_seen.begins()
+                facts = await self.surveyor.ask(observe(self.policy, self.known, (*blocks, *LOOK)))
                 self._compare(facts, ticket)
         except TimeoutError:
-            self._unanswered()
+            self.on_unanswered()
             raise
-
-    def read(self, request: Request) -> Operation | Unreadable | None:
-        """Return what there is to judge about a request; None where it passes without a look at the machine."""
-        command = request.command
-        if command in READERS:
-            reading = read(command, request.arguments or {}, self.policy, self.schema)
-            return None if isinstance(reading, Harmless) or not concerns(type(reading), self.policy) else reading
-        if not self._minds_unknown or (self.commands is not None and passes_unjudged(command, self.commands)):
-            return None
-        return CallUnlisted(command)
-
-    def renew(self) -> None:
-        """Forget what was true of the last QEMU."""
-        self.primaries = Primaries()
-        self.stale = StaleCapabilities()
-        self.baseline = Baseline()
-        self.last_seen = LastSeen(time.time)
-        self.confirmed = frozenset()
-        self.ways_around = ()
-        self.commands = self.schema = None
-
-    async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
-        """Drive a survey's questions to their end; raises what the control session and the survey raise.
-
-        All of them are asked on one link: raises `UnavailableError` when that is gone.
-        """
-        return await self._ask(questions, self.control)
-
-    async def _ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T], control: AsksQemu | None) -> T:
-        self._asking = time.monotonic()
-        self.last_seen.begins()
-        try:
-            queries = next(questions)
-            while True:
-                answers = await control.ask(queries) if control is not None else ()
-                if control is None or control is not self.control:
-                    raise UnavailableError("QEMU went away")
-                queries = questions.send(answers)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        finally:
-            self._asking = None
-
-    @property
-    def waits_for(self) -> float:
-        """For how many seconds QEMU has been owing an answer; 0 when it owes none."""
-        return 0.0 if self._asking is None else time.monotonic() - self._asking
 
     async def _verdict(self, pending: PendingRequest, reading: Operation | Unreadable, deadline: float) -> Verdict:
         if isinstance(reading, Unreadable):
@@ -213,14 +186,9 @@ class Gate:
         reminder = loop.call_later(BUSY, log.warning, "vm=%s client=%s waiting: QEMU is busy", *about)
         try:
             async with asyncio.timeout_at(deadline):
-                if isinstance(reading, CallUnlisted) and self.commands is None:
-                    await self._learn()
-                ticket = self.baseline.ticket
-                verdict, facts = await self.ask(inquire(reading, self.policy, self.memory))
-                self._compare(facts, ticket)
-                return verdict
+                return await self._survey(reading)
         except TimeoutError:
-            self._unanswered()
+            self.on_unanswered()
             return self._unverified(f"QEMU did not answer within {self._timeout:g} s")
         except RefusedError as error:
             return await self._refused(pending, error)
@@ -229,78 +197,67 @@ class Gate:
         except Unexpected as error:
             return self._unverified(f"an answer of QEMU could not be read: {error}")
         except Exception:  # fail closed, whatever it is: the request is refused and the log has the trace
-            log.exception("vm=%s client=%s the verdict failed", self._vm, pending.session.peer)
+            log.exception("vm=%s client=%s the verdict failed", *about)
             return self._unverified("the verdict failed; the guard's log says how")
         finally:
             reminder.cancel()
             self.surveys.add(loop.time() - begun)
 
+    async def _survey(self, operation: Operation) -> Verdict:
+        if isinstance(operation, CallUnlisted) and self.commands is None:
+            await self.schema.learn()
+        ticket = self.baseline.ticket
+        self.last_seen.begins()
+        verdict, facts = await self.surveyor.ask(inquire(operation, self.policy, self.known))
+        self._compare(facts, ticket)
+        return verdict
+
     async def _refused(self, pending: PendingRequest, error: RefusedError) -> Verdict:
         """Return the verdict where QEMU has refused a question: it may be about to refuse the request likewise."""
-        assert pending.request is not None
         if self.commands is None:
             with suppress(TimeoutError, UnavailableError, Unexpected):
-                await self._learn()
+                await self.schema.learn()
         mode = unverified_mode(self.policy)
         same = refused_by_qemu(pending.request.command, error.refusal, self.commands, mode)
         return same or self._unverified(str(error))
 
-    @property
-    def memory(self) -> Facts:
-        """What is remembered, and no survey asks for."""
-        return Facts(
-            hidden=self.primaries.hidden,
-            commands=self.commands,
-            left_on=self.stale.left_on,
-            confirmed=self.confirmed,
-            own=self.own,
-            version=self.version,
-        )
-
     def _compare(self, facts: Facts, ticket: int) -> None:
-        self.primaries.hidden = facts.hidden
-        self.stale.saw(facts)
+        self.memory.saw(facts)
         self.last_seen.saw(facts)
         for drift in self.baseline.compare(facts, ticket):
-            self._drifted(drift)
+            self._recorder.drifted(drift)
 
     async def _remember(
-        self, reading: Operation | Unreadable, reply: Reply | None, primaries: Primaries, control: AsksQemu | None
+        self, reading: Operation | Unreadable, outcome: Outcome, memory: Memory, control: AsksQemu | None
     ) -> None:
-        """Take what QEMU's reply tells for the next verdicts.
-
-        ``primaries`` and ``control`` are of the QEMU that the request was sent to. Where the link was lost before the
-        reply, or the reply could not be read (None), the request may have been accepted.
-        """
+        """Take what came of an operation; ``memory`` and ``control`` are of the QEMU that it was sent to."""
+        if outcome is Unanswered.NOT_SENT:
+            return
+        reply = None if isinstance(outcome, Unanswered) else read_reply(outcome)
+        memory.on_reply(reading, reply)
+        accepted = reply is None or was_accepted(reply)
         match reading:
-            case AddDevice(device) if reply is None or was_accepted(reply):
-                if reply is not None:
-                    primaries.forget(device.id)
-                if device.failover_pair_id is not None:
-                    await self._look_for(device, primaries, control)
-            case StartMigration(start) if reply is not None and start not in SNAPSHOTS:
-                if was_accepted(reply):
-                    self.stale.started()
-                    self.last_seen.started()
-                else:
-                    self.confirmed |= seen_in(reply.text)
-            case OpenBlockNode() if reply is None or was_accepted(reply):
+            case AddDevice(device) if accepted:
+                await self._on_added(device, reply, memory, control)
+            case StartMigration(start) if reply is not None and accepted and start not in SNAPSHOTS:
+                self.last_seen.started()
+            case OpenBlockNode() if accepted:
                 self.last_seen.opened_block_node()
-            case SetCapabilities(states):
-                self.stale.switched_on(name for name, state in states if state)
-            case OpenMonitor(how) if reply is None or was_accepted(reply):
-                self.ways_around = tuple(dict.fromkeys((*self.ways_around, how[:MAX_TEXT])))[:MAX_WAYS]
             case _:
                 pass
 
-    async def _look_for(self, device: Device, primaries: Primaries, control: AsksQemu | None) -> None:
-        """Look where a failover primary went: it may be kept out of sight. Where nobody can tell, it counts as that."""
+    async def _on_added(self, device: Device, reply: Reply | None, memory: Memory, control: AsksQemu | None) -> None:
+        """Look where a failover primary went: QEMU may hide it. Where that cannot be told, it counts as hidden."""
+        if reply is not None:
+            memory.primaries.forget(device.id)
+        if device.failover_pair_id is None:
+            return
         facts = Facts()
         with suppress(TimeoutError, UnavailableError, Unexpected):
             async with asyncio.timeout(self._timeout):
-                facts = await self._ask(observe(self.policy, wanted=(Fact.DEVICES,)), control)
+                facts = await self.surveyor.ask(observe(self.policy, wanted=(Fact.DEVICES,)), control)
         if device.id not in {found.id for found in facts.devices or ()}:
-            primaries.add(device)
+            memory.primaries.add(device)
             if (more := self._rate.admit("hidden", time.monotonic())) is not None:
                 log.warning(
                     "vm=%s device=%r is a failover primary that QEMU hides until the guest negotiates%s",
@@ -311,44 +268,15 @@ class Gate:
         return unverified(reason, unverified_mode(self.policy))
 
     def _decide(self, pending: PendingRequest, verdict: Verdict, begun: float) -> bytes | None:
-        decision = self._record(pending, verdict, asyncio.get_running_loop().time() - begun)
+        took = asyncio.get_running_loop().time() - begun
+        decision = self._recorder.decided(pending.session.peer, pending.request.command, verdict, took)
         return refusal_reply(pending, decision)
 
 
-class Primaries:
-    """The failover primaries that QEMU has accepted and keeps out of QOM. No event will ever tell of them."""
-
-    def __init__(self) -> None:
-        self.hidden: tuple[Device, ...] = ()
-
-    def add(self, device: Device) -> None:
-        """Remember one, in place of an earlier one with its id."""
-        self.forget(device.id)
-        self.hidden = (*self.hidden, device)
-
-    def forget(self, identity: str | None) -> None:
-        """Forget the one with an id, which QEMU has given away again."""
-        self.hidden = tuple(device for device in self.hidden if device.id != identity)
+def _set(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)
 
 
-def refusal_reply(pending: PendingRequest, decision: Decision) -> bytes | None:
-    """Return a refusal in the form of the command; None where nothing was refused.
-
-    A line of HMP fails as text in a successful reply, as in QEMU, unless QEMU would not come to look at the line.
-    """
-    request, finding = pending.request, decision.verdict.refusal
-    if finding is None:
-        return None
-    if request is not None and request.command == "human-monitor-command" and not finding.problem.as_qemu:
-        line = (request.arguments or {}).get("command-line")
-        if isinstance(line, str):  # else QEMU would answer with an error of QMP
-            return success_reply(f"Error: {decision.text}\r\n", pending.id)
-    return error_reply(decision.text, pending.id, kind=finding.problem.error_class)
-
-
-def was_accepted(reply: Reply) -> bool:
-    """Say whether QEMU's reply is a success, and for HMP that no line of its text is an error.
-
-    HMP prints warnings before the error (util/error-report.c).
-    """
-    return reply.accepted and not any(line.startswith("Error") for line in reply.text.splitlines())
+def _nothing() -> None:
+    pass

@@ -6,13 +6,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from qmpguard.errors import UnavailableError
 from qmpguard.policy.readers import unread
 from qmpguard.policy.schema import Schema, read_schema
 from qmpguard.policy.survey import Query, Unexpected
 
 if TYPE_CHECKING:
     from qmpguard.policy.survey import Answer
-    from qmpguard.proxy.judging.gate import AsksQemu
+    from qmpguard.proxy.judging.surveyor import AsksQemu
+    from qmpguard.tasks import Tasks
     from qmpguard.wire.qemu_messages import Greeting
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,63 @@ class Schemas:
                 *(version, command, argument),
             )
         return schema
+
+
+class VmSchema:
+    """The schema of one VM's QEMU. ``known`` is None until it was read.
+
+    It is read for the first verdict that needs it, or else when the first client was served (``is_wanted``), so that
+    mostly no client waits for it.
+    """
+
+    def __init__(self, vm: str, schemas: Schemas) -> None:
+        self.known: Schema | None = None
+        self.is_wanted = False
+        self._vm = vm
+        self._schemas = schemas
+        self._link: tuple[Greeting, AsksQemu] | None = None
+
+    @property
+    def commands(self) -> frozenset[str] | None:
+        """The commands that QEMU has; None until they were read."""
+        return None if self.known is None else self.known.commands
+
+    def connect(self, greeting: Greeting, control: AsksQemu) -> None:
+        """Ask at a new link from now on."""
+        self._link = greeting, control
+        self.is_wanted = self.known is None
+
+    def disconnect(self) -> None:
+        """Ask nobody: the link is gone."""
+        self._link = None
+        self.is_wanted = False
+
+    def forget(self) -> None:
+        """Forget the schema: another QEMU may be there."""
+        self.known = None
+
+    async def learn(self) -> None:
+        """Read the schema. Raises `TimeoutError`, `UnavailableError` or `Unexpected`."""
+        link = self._link
+        if link is None:
+            raise UnavailableError("QEMU went away")
+        schema = await self._schemas.learn(*link)
+        if link is self._link:
+            self.known, self.is_wanted = schema, False
+
+    def learn_soon(self, tasks: Tasks) -> None:
+        """Read the schema in a task of its own; where that fails, another client's request will be the next chance."""
+        self.is_wanted = False
+        tasks.start("schema", self._learn_soon())
+
+    async def _learn_soon(self) -> None:
+        try:
+            async with self._schemas.turn:  # each one is 200 KB to parse; a verdict that needs one does not wait
+                await self.learn()
+        except (TimeoutError, UnavailableError, Unexpected) as error:
+            log.info("vm=%s the schema was not read: %s", self._vm, str(error) or "QEMU did not answer in time")
+        finally:
+            self.is_wanted = self.known is None and self._link is not None
 
 
 def _architecture(target: Answer) -> str:

@@ -1,4 +1,4 @@
-"""The heartbeat: QEMU is asked what it answers even while its main loop is held, so busy and gone can be told apart."""
+"""The heartbeat: a question that QEMU answers even while its main loop is held, so that busy is not taken for gone."""
 
 from __future__ import annotations
 
@@ -20,25 +20,22 @@ INTERVAL, HEARTBEAT_TIMEOUT = 10.0, 5.0
 
 
 class Heartbeat:
-    """Whether a VM's QEMU answers out-of-band."""
+    """Asks a VM's QEMU out-of-band. ``on_change`` is called with whether QEMU answers, each time that has changed."""
 
-    def __init__(self, name: str, revived: Callable[[], None]) -> None:
-        """Begin with a QEMU that answers; ``revived`` is called when it does again after it did not."""
-        self.alive = True
-        self._name = name
-        self._revived = revived
+    def __init__(self, vm: str, on_change: Callable[[bool], None]) -> None:
+        self._vm = vm
+        self._on_change = on_change
 
     async def run(self, control: Control) -> None:
-        """Ask until cancelled. Only for a QEMU that offers out-of-band."""
-        self.alive = True
+        """Ask until cancelled, beginning with a QEMU that answers. Only for a QEMU that offers out-of-band."""
+        before = True
         while True:
             await asyncio.sleep(INTERVAL)
             alive = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT):
                     alive = await control.answers_out_of_band()
-            if alive is not self.alive:
-                log.warning("vm=%s heartbeat=%s", self._name, "ok" if alive else "none")
-                self.alive = alive
-                if alive:
-                    self._revived()
+            if alive is not before:
+                before = alive
+                log.warning("vm=%s heartbeat=%s", self._vm, "ok" if alive else "none")
+                self._on_change(alive)

@@ -1,206 +1,221 @@
-"""The one connection to QEMU: greeting, ids, replies and events. It knows no client's socket, only requests.
+"""The one connection to QEMU's monitor: ids, replies and events. No socket, no clock and no client's bytes here.
 
-Every request goes out under a number of ours; the reply with that number goes back under the client's own id.
+Every request goes to QEMU under a number of the guard's, ``id`` 1, 2, 3 and on; the reply with that number goes back
+under the client's own id. Invariants:
+
+* A number is used once in the life of a QEMU's connection, also by the process that a link is handed over to. So a
+  reply that is lost, doubled or not asked for is noticed: its number is not in ``_in_flight``, and the link ends.
+* A request that cannot be encoded, as for want of memory, leaves the link as it was: nothing of it is sent.
+* QEMU executes and answers in-band requests in their order (monitor/qmp.c: monitor_qmp_dispatcher_co). A request that
+  QEMU has not answered, while it has answered one with a greater number, will never be answered (``skipped``).
+* After `lose` no message is handed on. Every request in flight has been told `Unanswered.LOST`: QEMU may have executed
+  it. `on_link_lost` is called once, and not where the link is closed by its owner.
+* A message without an id is an event, or QEMU's error about bytes that it could not read. The second means that the
+  guard's own encoder is wrong, so the link ends.
+
+A reply's bytes are handed on as they came but for the id: `find_id` says where it stands.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.proxy.clients.pending import LONG, Unanswered
+from qmpguard.proxy.clients.pending import LONG, PendingRequest, Unanswered
 from qmpguard.wire.qemu_messages import OddReply, QemuEvent, Splitter, find_id, with_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from qmpguard.proxy.clients.pending import PendingRequest
+    from qmpguard.proxy.closing import CloseReason
     from qmpguard.proxy.sockets.descriptors import Descriptor
-    from qmpguard.proxy.sockets.stream import Stream
-    from qmpguard.proxy.state.counters import Counters
     from qmpguard.wire.qemu_messages import Greeting
 
 log = logging.getLogger(__name__)
 
-#: in-band requests in flight: QEMU stops reading at eight (monitor/qmp.c: QMP_REQ_QUEUE_LEN_MAX), and
-#: out-of-band requests with them
-WINDOW = 7
-#: of these, for clients; the last one is the guard's own
-CLIENT_WINDOW = 6
-#: seconds that a link may take to come to rest, and between two looks whether it has
-REST, TICK = 1.0, 0.01
-#: what QEMU may leave unread before the next request of a client waits
+#: what QEMU may leave unread before the next request of a client waits, in bytes
 MAX_BEHIND = 1 << 20
-#: seconds in which what QEMU has said before it closed is read, where that was noticed by a write error
-LINGER = 5.0
 #: what QEMU may leave unread at all
 MAX_UNSENT = 128 << 20
+#: seconds in which what QEMU has said before it closed is read, where that was noticed by a write error
+LINGER = 5.0
+
+
+class Transport(Protocol):
+    """QEMU's socket: `qmpguard.proxy.sockets.stream.Stream`, or what a test puts in its place."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that QEMU has not taken yet."""
+        ...
+
+    def write(self, data: bytes, descriptor: Descriptor | None = None) -> None:
+        """Queue bytes, and a descriptor with them."""
+        ...
+
+    def write_long(self, pieces: Iterator[bytes], size: int, descriptor: Descriptor | None = None) -> None:
+        """Queue a message in pieces, which counts for ``size`` bytes."""
+        ...
+
+    def when_sent(self, callback: Callable[[], None]) -> None:
+        """Call back once, when QEMU has taken everything."""
+        ...
+
+    def pause(self) -> None:
+        """Read no more."""
+        ...
+
+    def close(self) -> None:
+        """Close it, without a call of `Link.connection_lost`."""
+        ...
 
 
 class LinkOwner(Protocol):
-    """Who is told what QEMU says."""
+    """The hub, as a link sees it."""
 
     name: str
-    counts: Counters
 
-    def answered(self, pending: PendingRequest, message: bytes, reply: bytes) -> None:
-        """Take QEMU's ``message`` as it came, and the ``reply`` made of it, which carries the client's own id."""
+    def on_reply(self, pending: PendingRequest, message: bytes, reply: bytes) -> None:
+        """Called with QEMU's ``message`` as it came, and the ``reply`` made of it, with the client's own id."""
         ...
 
-    def happened(self, event: QemuEvent) -> None:
-        """Take an event."""
+    def on_event(self, event: QemuEvent) -> None:
+        """Called with an event of QEMU."""
         ...
 
-    def link_lost(self, reason: str) -> None:
-        """Take notice that QEMU is gone."""
+    def on_link_lost(self, reason: str) -> None:
+        """Called when the link has ended."""
         ...
 
 
 class Link:
-    """A negotiated connection to QEMU. It ends when QEMU does; the hub makes the next one."""
+    """A negotiated connection to QEMU; the numbers of its requests begin behind ``number``."""
 
-    def __init__(self, stream: Stream, hub: LinkOwner, greeting: Greeting, number: int = 0) -> None:
+    def __init__(self, stream: Transport, owner: LinkOwner, greeting: Greeting, number: int = 0) -> None:
         self.greeting = greeting
         self.lost_reason: str | None = None
+        self.is_behind = False
         self._stream = stream
-        self._hub = hub
-        self._flight: dict[int, PendingRequest] = {}
-        self._in_band = 0
+        self._owner = owner
+        self._in_flight: dict[int, PendingRequest] = {}
         self._number = number
-        self._answered = number  # the last in-band request that QEMU has answered
+        self._answered = number  # of the last in-band request that QEMU has answered
         self._splitter = Splitter()
 
-    def has_room(self, *, privileged: bool) -> bool:
-        """Say whether an in-band request can be sent now."""
-        if privileged:
-            return self._in_band < WINDOW
-        return self._in_band < CLIENT_WINDOW and not self.is_behind
+    def send(self, pending: PendingRequest) -> None:
+        """Send a request; its reply goes to `LinkOwner.on_reply`. Where its encoding raises, nothing is sent.
 
-    @property
-    def is_behind(self) -> bool:
-        """Say whether QEMU leaves so much unread that nothing more of clients is to be sent, out-of-band or not."""
-        return self._stream.pending >= MAX_BEHIND
+        ``is_behind`` is set where QEMU leaves so much unread that no more requests of clients are to be sent.
+        """
+        request, number = pending.request, self._number + 1
+        data = request.encode(number) if pending.size <= LONG else request.pieces(number)
+        self._number = number
+        self._in_flight[number] = pending
+        pending.sent = True
+        descriptor, pending.descriptor = pending.descriptor, None
+        stream = self._stream
+        if isinstance(data, bytes):
+            stream.write(data, descriptor)
+        else:
+            stream.write_long(data, min(pending.size, MAX_BEHIND), descriptor)
+        self.is_behind = stream.pending >= MAX_BEHIND
 
     def when_sent(self, callback: Callable[[], None]) -> None:
         """Call back once, when QEMU has left nothing unread."""
         self._stream.when_sent(callback)
 
-    def send(self, pending: PendingRequest) -> None:
-        """Send a request; its reply goes to `LinkOwner.answered`."""
-        request = pending.request
-        assert request is not None
-        number = self._number + 1
-        # where a request cannot be encoded, as without memory, nothing has changed and nothing of it is sent
-        data = request.encode(number) if pending.size <= LONG else request.pieces(number)
-        self._number = number
-        self._flight[number] = pending
-        pending.sent = True
-        self._in_band += not request.oob
-        descriptor, pending.descriptor = pending.descriptor, None
-        if descriptor:
-            self._hub.counts.descriptors_passed += 1
-        if isinstance(data, bytes):
-            self._stream.write(data, descriptor)
-        else:
-            self._stream.write_long(data, min(pending.size, MAX_BEHIND), descriptor)
+    def caught_up(self) -> bool:
+        """Return whether QEMU has read on, so that requests may be sent again."""
+        self.is_behind = self._stream.pending >= MAX_BEHIND
+        return not self.is_behind
+
+    @property
+    def number(self) -> int | None:
+        """The number of the last request; None where a request or a message is under way, so that it is not at rest."""
+        busy = self._in_flight or self._splitter.held or self._stream.pending or self.lost_reason is not None
+        return None if busy else self._number
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether QEMU has answered every request."""
+        return not self._in_flight
 
     @property
     def skipped(self) -> str | None:
-        """The command of the oldest request that QEMU has not answered though it answered a later one; else None.
-
-        QEMU executes and answers in-band requests in their order (monitor/qmp.c: monitor_qmp_dispatcher_co).
-        """
-        for number, pending in self._flight.items():
+        """The command of the oldest request without an answer, where QEMU has answered a later one; else None."""
+        for number, pending in self._in_flight.items():
             if number > self._answered:
                 return None
-            if not pending.oob and pending.request is not None:
+            if not pending.oob:
                 return pending.request.command
         return None
 
+    def pause(self) -> None:
+        """Read no more from QEMU."""
+        self._stream.pause()
+
     def close(self) -> None:
-        """Close the connection; the hub is not told, since it asks."""
+        """Close the connection, without a call of `on_link_lost`."""
         self._stream.close()
 
-    async def rest(self) -> int | None:
-        """Come to rest and read no more. Return the last number; None where something is still under way."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REST):
-                while self._flight:  # noqa: ASYNC110 -- an event for it would cost every reply something
-                    await asyncio.sleep(TICK)
-        self._stream.pause()
-        busy = self._flight or self._splitter.held or self._stream.pending or self.lost_reason is not None
-        return None if busy else self._number
+    def lose(self, reason: str) -> None:
+        """End the link, and tell its owner why."""
+        if self.lost_reason is None:
+            self.lost_reason = reason
+            self._stream.close()
+            in_flight, self._in_flight = self._in_flight, {}
+            for pending in in_flight.values():
+                pending.drop_descriptor()
+                pending.conclude(Unanswered.LOST)
+            self._owner.on_link_lost(reason)
 
-    # what the stream says
+    # called by the stream
 
-    def received(self, data: bytes, descriptors: list[Descriptor]) -> None:
+    def data_received(self, data: bytes, descriptors: list[Descriptor]) -> None:
         """Take bytes from QEMU and hand on each message that they complete. There are no descriptors with them."""
         try:
             messages = self._splitter.feed(data)
         except OverflowError as error:
-            self._lose(str(error))
+            self.lose(str(error))
             return
         for message in messages:
-            if self.lost_reason is None:
-                self._message(message)
+            if self.lost_reason is not None:
+                return
+            place = find_id(message)
+            if place is None:
+                self._on_odd_message(message)
+                continue
+            number = int(message[place[0] : place[1]])
+            pending = self._in_flight.pop(number, None)
+            if pending is None:
+                self.lose(f"QEMU answered a request that was not sent: id {number}")
+                return
+            if not pending.oob and number > self._answered:
+                self._answered = number
+            self._owner.on_reply(pending, message, with_id(message, place, pending.id))
 
-    def ended(self) -> None:
-        """Take notice that QEMU has closed its side: nothing more will come."""
-        self._lose("QEMU closed the connection")
+    def eof_received(self) -> None:
+        """End: QEMU has closed its side, so nothing more will come."""
+        self.lose("QEMU closed the connection")
 
-    def lost(self, reason: str) -> None:
-        """Take notice that the connection broke."""
-        self._lose(reason)
+    def connection_lost(self, reason: CloseReason, detail: str) -> None:
+        """End: the connection broke."""
+        self.lose(detail or reason.value)
 
-    # from messages to replies and events
-
-    def _message(self, message: bytes) -> None:
-        place = find_id(message)
-        if place is None:
-            self._odd(message)
-            return
-        start, end = place
-        number = int(message[start:end])
-        if (pending := self._landed(number)) is not None:
-            self._hub.answered(pending, message, with_id(message, place, pending.id))
-        else:
-            self._lose(f"QEMU answered a request that was not sent: id {number}")
-
-    def _odd(self, message: bytes) -> None:
+    def _on_odd_message(self, message: bytes) -> None:
+        """Take an event, or a reply that QEMU has written in another way than usual."""
         try:
             odd = OddReply(message)
         except ValueError as error:
-            self._lose(f"QEMU sent what is no QMP: {error}")
+            self.lose(f"QEMU sent what is no QMP: {error}")
             return
         if odd.event is not None:
-            self._hub.happened(odd.event)
-        elif odd.number is not None and (pending := self._landed(odd.number)) is not None:
-            self._hub.answered(pending, message, odd.with_id(pending.id))
+            self._owner.on_event(odd.event)
+        elif odd.number is not None and (pending := self._in_flight.pop(odd.number, None)) is not None:
+            if not pending.oob:
+                self._answered = max(odd.number, self._answered)
+            self._owner.on_reply(pending, message, odd.with_id(pending.id))
         else:
-            # an error without an id: QEMU could not read what we sent, so our encoder is wrong
             answer = message[:200].decode("ascii", "replace").strip()
-            log.error("vm=%s QEMU answered without an id: %r", self._hub.name, answer)
-            self._lose("QEMU could not read a request")
-
-    def _landed(self, number: int) -> PendingRequest | None:
-        pending = self._flight.pop(number, None)
-        if pending is not None and not pending.oob:
-            self._in_band -= 1
-            self._answered = max(number, self._answered)
-        return pending
-
-    def lose(self, reason: str) -> None:
-        """End the link, and tell the hub why."""
-        self._lose(reason)
-
-    def _lose(self, reason: str) -> None:
-        if self.lost_reason is None:
-            self.lost_reason = reason
-            self._stream.close()
-            flight, self._flight = self._flight, {}
-            for pending in flight.values():
-                pending.drop_descriptor()
-                pending.conclude(Unanswered.LOST)
-            self._hub.link_lost(reason)
+            log.error("vm=%s QEMU answered without an id: %r", self._owner.name, answer)
+            self.lose("QEMU could not read a request")

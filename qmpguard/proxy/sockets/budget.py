@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from qmpguard.proxy.closing import CloseReason
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -11,8 +13,6 @@ if TYPE_CHECKING:
 MAX_HELD = 256 << 20
 #: the part of it that is taken or queued between two reckonings: they need not be exact, but cost next to nothing
 PARTS = 32
-#: what the one is told that holds the most
-TOO_MUCH = "the clients hold too much together, and it the most"
 
 
 class Holder(Protocol):
@@ -28,7 +28,7 @@ class Holder(Protocol):
         """Whether it is the guard's own, which is never closed."""
         ...
 
-    def close(self, reason: str) -> None:
+    def close(self, reason: CloseReason) -> None:
         """Hold nothing any more."""
         ...
 
@@ -51,7 +51,7 @@ class Budget:
         self._holders = [others for others in self._holders if others is not holders]
 
     def grew(self, size: int) -> None:
-        """Take notice of bytes that may be held from now on."""
+        """Called with the size of bytes that may be held from now on."""
         self._grown += size
         if self._grown >= self._step:
             self._grown = 0
@@ -66,5 +66,5 @@ class Budget:
             if total <= self._limit:
                 return
             if not holder.privileged:
-                holder.close(TOO_MUCH)
+                holder.close(CloseReason.TOO_MUCH_HELD)
                 total -= size

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.qemu.absence import AbsentError, Cause
 from qmpguard.threads import BlockingCalls
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ async def _connected_tcp(family: int, where: SocketAddress) -> socket.socket:
 
 
 async def _looked_up(host: str, port: int) -> tuple[int, SocketAddress]:
-    """Return the family and the address of a host. Raises `AbsentError` or `UnavailableError`."""
+    """Return the family and the address of a host. Raises `UnavailableError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with suppress(ValueError):
         ip_address(host)
@@ -111,7 +110,7 @@ async def _looked_up(host: str, port: int) -> tuple[int, SocketAddress]:
     try:
         found = await _lookups.call(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
-        raise AbsentError(Cause.UNREACHABLE, f"cannot look up {host!r}: {error}") from error
+        raise UnavailableError(f"cannot look up {host!r}: {error}") from error
     return found[0][0], found[0][4]
 
 

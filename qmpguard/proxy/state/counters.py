@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qmpguard.proxy.sockets.budget import TOO_MUCH
+from qmpguard.proxy.closing import CloseReason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 #: upper bounds in seconds: a survey takes a millisecond, a QEMU that is busy with a large device may take a minute
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-#: there is almost no descriptor left in the process (proxy/sockets/descriptors.py)
-NO_DESCRIPTORS = "no_descriptors"
-#: why clients are disconnected though they did not end the conversation: the reason in the log, and its short name
-DROPS: Mapping[str, str] = {
-    "QEMU is gone": "qemu_gone",
-    "QEMU did not appear": "qemu_absent",
-    "it does not read what it is sent": "does_not_read",
-    "it sent more descriptors than could be received": "descriptors",
-    "it sent a descriptor, and the process has almost none left (RLIMIT_NOFILE)": NO_DESCRIPTORS,
-    TOO_MUCH: "too_much_held",
-    "the guard failed, its log has the trace": "guard_failed",
+#: clients whose connection broke
+BROKEN = "connection_broken"
+#: clients that were disconnected and did not end the conversation: the short name of each reason
+DROPS: Mapping[CloseReason, str] = {
+    CloseReason.QEMU_GONE: "qemu_gone",
+    CloseReason.QEMU_ABSENT: "qemu_absent",
+    CloseReason.DOES_NOT_READ: "does_not_read",
+    CloseReason.LOST_DESCRIPTORS: "descriptors",
+    CloseReason.NO_DESCRIPTORS: "no_descriptors",
+    CloseReason.TOO_MUCH_HELD: "too_much_held",
+    CloseReason.FAILED: "guard_failed",
+    CloseReason.BROKEN: BROKEN,
 }
-#: what is no drop
-ENDS = frozenset({"it ended the conversation", "the guard stops"})
-TOO_MANY, NOT_ALLOWED, BROKEN = "too_many_clients", "not_allowed", "connection_broken"
-DROP_REASONS = (*DROPS.values(), TOO_MANY, NOT_ALLOWED, BROKEN)
+#: clients that were refused before a conversation
+TOO_MANY, NOT_ALLOWED = "too_many_clients", "not_allowed"
+DROP_REASONS = (*(name for name in DROPS.values() if name != BROKEN), TOO_MANY, NOT_ALLOWED, BROKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,9 @@ class Counters:
 
     def no_descriptors(self) -> None:
         """Count a client that was closed because the process has almost no descriptor left."""
-        self.drops[NO_DESCRIPTORS] += 1
+        self.drops[DROPS[CloseReason.NO_DESCRIPTORS]] += 1
 
-    def departed(self, reason: str) -> None:
-        """Count a client that was disconnected; one that left by itself is none."""
-        if reason not in ENDS:
-            self.drops[DROPS.get(reason, BROKEN)] += 1
+    def on_client_closed(self, reason: CloseReason) -> None:
+        """Count a client that was disconnected; one that left, or that the guard's stop has ended, is none."""
+        if (name := DROPS.get(reason)) is not None:
+            self.drops[name] += 1

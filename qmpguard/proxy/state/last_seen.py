@@ -75,7 +75,7 @@ class LastSeen:
         self._overtaken = False  # an event came while the present look was under way: it knows better
 
     def begins(self) -> None:
-        """Take notice that a look or a survey begins."""
+        """Called when a look or a survey begins."""
         self._overtaken = False
 
     def saw(self, facts: Facts) -> None:
@@ -97,7 +97,7 @@ class LastSeen:
         self.facts = replace(self.facts, blocks=None)
 
     def started(self) -> None:
-        """Take notice that QEMU has accepted a migration; unless an event was faster, it is being set up."""
+        """Called when QEMU has accepted a migration; unless an event was faster, it is being set up."""
         if not self.history.under_way:
             self.history = self.history.at(self._clock(), "setup")
 

@@ -1,4 +1,4 @@
-"""What happens to one VM, on its way to the record: the journal, the counters and the log are told in one place."""
+"""The one place where what happens to a VM goes into the journal, the counters and the log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from qmpguard.record import Decision, Event, Journal, LinkChange
 if TYPE_CHECKING:
     from qmpguard.policy.drift import Drift
     from qmpguard.policy.verdict import Verdict
-    from qmpguard.proxy.clients.pending import PendingRequest
-    from qmpguard.record import Entry, Happening, Run
+    from qmpguard.record import Entry, Happening, Peer, Run
     from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
@@ -38,14 +37,14 @@ class Recorder:
         return self.journal.add(time.time(), what)
 
     def up(self, version: str) -> None:
-        """Take notice that there is a link."""
+        """Called when there is a link."""
         self.qemu = version
         self.counts.links += 1
         log.info("vm=%s link=up qemu=%s", self._name, version)
         self.standing = LinkState(up=True, since=self.happened(LinkChange(up=True, what=version)).time)
 
     def down(self, reason: str) -> None:
-        """Take notice that there is none any more."""
+        """Called when there is none any more."""
         self.qemu = "gone"
         log.warning("vm=%s link=down reason=%r", self._name, reason)
         entry = self.happened(LinkChange(up=False, what=reason))
@@ -67,18 +66,17 @@ class Recorder:
         self.last_drift = self.happened(drift)
         log.warning("vm=%s drift: not changed through the guard: %s", self._name, drift)
 
-    def decided(self, pending: PendingRequest, verdict: Verdict, took: float) -> Decision:
+    def decided(self, peer: Peer, command: str, verdict: Verdict, took: float) -> Decision:
         """Write down a verdict, ``took`` seconds after its request, and return it with its reference."""
-        command = pending.request.command if pending.request else ""
         qemu_check = verdict.qemu_check.refuses.value
-        decision = Decision(self.journal.next_ref, pending.session.peer, command, verdict, self.qemu, qemu_check, took)
+        decision = Decision(self.journal.next_ref, peer, command, verdict, self.qemu, qemu_check, took)
         self.happened(decision)
         self.counts.decided(decision)
         for finding in verdict.findings:
             log.warning(
                 "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
                 self._name,
-                pending.session.peer,
+                peer,
                 command,
                 "refused" if finding is verdict.refusal else "warned",
                 finding.rule,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.forecast import WAYS, Forecast, Passes
 from qmpguard.policy.policy import Mode
-from qmpguard.policy.rules import Row, added, modes
-from qmpguard.proxy.judging.gate import BUSY
 
 if TYPE_CHECKING:
+    from qmpguard.policy.forecast import Forecast
     from qmpguard.policy.machine import Facts
     from qmpguard.policy.policy import Policy
-    from qmpguard.proxy.hub import Hub
+    from qmpguard.policy.rules import Row
     from qmpguard.proxy.state.counters import Counters, Durations
     from qmpguard.proxy.state.last_seen import MigrationHistory
     from qmpguard.record import Entry, Override, Peer
@@ -98,45 +95,3 @@ class Snapshot:
             *(() if mode is Mode.ENFORCE else (told,)),
             *(f"{way} was let through: there may be a way around the guard" for way in self.ways_around),
         )
-
-
-def take(hub: Hub) -> Snapshot:
-    """Return the present state of a hub's VM; never waits and never raises."""
-    greeting, gate = hub.greeting, hub.gate
-    facts = gate.last_seen.facts
-    return Snapshot(
-        name=hub.name,
-        time=time.time(),
-        link=hub.recorder.standing,
-        qemu=greeting.version if greeting else "",
-        package=greeting.package if greeting else "",
-        pulse=_pulse(hub),
-        clients=tuple(
-            Client(session.peer, session.state.value, session.since, session.outstanding)
-            for session in sorted(hub.clients, key=lambda session: session.peer.number)
-        ),
-        seen=gate.last_seen.time,
-        facts=facts,
-        history=gate.last_seen.history,
-        policy=gate.policy,
-        rules=modes(gate.policy),
-        added_rules=added(gate.policy),
-        forecasts=gate.last_seen.forecasts(gate.policy) if greeting else _NO_LINK,
-        drift=hub.recorder.last_drift,
-        ways_around=gate.ways_around,
-        counts=hub.counts,
-        surveys=gate.surveys,
-        overrides=hub.overrides.active,
-        remarks=tuple(text for remark in hub.remarks if (text := remark())),
-    )
-
-
-_NO_LINK = tuple(Forecast(way, Passes.UNKNOWN, "there is no link to QEMU") for way in WAYS)
-
-
-def _pulse(hub: Hub) -> Pulse:
-    if hub.greeting is None or "oob" not in hub.greeting.offered:
-        return Pulse.UNKNOWN
-    if not hub.heartbeat.alive:
-        return Pulse.SILENT
-    return Pulse.BUSY if hub.gate.waits_for > BUSY else Pulse.OK

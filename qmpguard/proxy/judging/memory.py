@@ -1,0 +1,67 @@
+"""What the guard remembers of one QEMU, since no question to QEMU would tell it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpguard.policy.machine import SNAPSHOTS, Facts
+from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
+from qmpguard.policy.qemu_check import seen_in
+from qmpguard.policy.stale_capabilities import StaleCapabilities
+from qmpguard.policy.verdict import MAX_TEXT
+from qmpguard.proxy.judging.primaries import HiddenPrimaries
+from qmpguard.proxy.judging.refusal import was_accepted
+
+if TYPE_CHECKING:
+    from qmpguard.policy.operations import Operation
+    from qmpguard.policy.readers import Unreadable
+    from qmpguard.wire.qemu_messages import Reply
+
+#: ways around the guard that are named; one is as bad as many
+MAX_WAYS = 8
+
+
+class Memory:
+    """Memory of one QEMU; the next QEMU gets another.
+
+    ``confirmed`` are the rules that this QEMU was seen to enforce by itself. ``ways_around`` is what was let through
+    and opened a way around the guard, none of which can be taken back. ``version`` is QEMU's, as numbers.
+    """
+
+    def __init__(self) -> None:
+        self.primaries = HiddenPrimaries()
+        self.stale = StaleCapabilities()
+        self.confirmed: frozenset[str] = frozenset()
+        self.ways_around: tuple[str, ...] = ()
+        self.version: tuple[int, ...] | None = None
+
+    def facts(self, commands: frozenset[str] | None, own: frozenset[str]) -> Facts:
+        """Return it as facts, with the commands of QEMU's schema and the names of the guard's own sockets."""
+        return Facts(
+            hidden=self.primaries.devices,
+            commands=commands,
+            left_on=self.stale.left_on,
+            confirmed=self.confirmed,
+            own=own,
+            version=self.version,
+        )
+
+    def saw(self, facts: Facts) -> None:
+        """Take what a survey has seen."""
+        self.primaries.devices = facts.hidden
+        self.stale.saw(facts)
+
+    def on_reply(self, reading: Operation | Unreadable, reply: Reply | None) -> None:
+        """Take what QEMU's reply to an operation tells. None: the operation may have been accepted."""
+        match reading:
+            case StartMigration(start) if reply is not None and start not in SNAPSHOTS:
+                if was_accepted(reply):
+                    self.stale.started()
+                else:
+                    self.confirmed |= seen_in(reply.text)
+            case SetCapabilities(states):
+                self.stale.switched_on(name for name, state in states if state)
+            case OpenMonitor(how) if reply is None or was_accepted(reply):
+                self.ways_around = tuple(dict.fromkeys((*self.ways_around, how[:MAX_TEXT])))[:MAX_WAYS]
+            case _:
+                pass
