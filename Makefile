@@ -81,14 +81,14 @@ test: $(INSTALLED) | test-packages ## all tests in parallel, with complete branc
 
 image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it, in two minutes; needs root
 	$(call debian,buildah:buildah)
-	@$(BIN)/pytest --quiet --timeout 900 tests/deploy/image_lab.py
+	@$(BIN)/pytest --quiet --timeout 900 tests/labs/deploy/image_lab.py
 
 systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a small VM, in minutes; needs root once
 	$(call debian,/sbin/mke2fs:e2fsprogs)
-	@$(BIN)/pytest --quiet --timeout 3600 tests/deploy/systemd_lab.py
+	@$(BIN)/pytest --quiet --timeout 3600 tests/labs/deploy/systemd_lab.py
 
 matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as root and as a user, in half an hour; needs root
-	@$(BIN)/python -m tests.deploy.matrix $(SUITES)
+	@$(BIN)/python -m tests.labs.deploy.matrix $(SUITES)
 
 package-test: $(INSTALLED) ## build wheel and source archive, and look whether they are whole and an index would take them
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'
@@ -96,37 +96,37 @@ package-test: $(INSTALLED) ## build wheel and source archive, and look whether t
 
 page-test: $(INSTALLED) lab ## drive the live page with a real Chromium before a real QEMU, in a minute
 	$(call debian,chromium:chromium)
-	@$(BIN)/pytest --quiet tests/page/story_of_a_vm.py
+	@$(BIN)/pytest --quiet tests/labs/page/story_of_a_vm.py
 
 pictures: $(INSTALLED) lab ## take the pictures of the live page anew
 	$(call debian,chromium:chromium)
 	@mkdir -p docs/images
-	@QMPGUARD_PICTURES=docs/images $(BIN)/pytest --quiet tests/page/story_of_a_vm.py
+	@QMPGUARD_PICTURES=docs/images $(BIN)/pytest --quiet tests/labs/page/story_of_a_vm.py
 
 examples-test: $(INSTALLED) ## check the examples with Prometheus' own tool, which Debian has
 	$(call debian,promtool:prometheus)
 	@$(BIN)/pytest --quiet tests/docs/test_examples.py
 
 fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the guard, MINUTES=5
-	@$(BIN)/python -m tests.conformance.fuzz $(or $(MINUTES),5)
+	@$(BIN)/python -m tests.labs.conformance.fuzz $(or $(MINUTES),5)
 
 conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU and on the guard; writes docs/conformance.md
-	@$(BIN)/python -m tests.conformance.report
+	@$(BIN)/python -m tests.labs.conformance.report
 
 soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
-	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
+	@$(BIN)/python -m tests.labs.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
 
 hostile: $(INSTALLED) | packages ## hostile clients and hostile QEMUs at a guard, MINUTES=5
-	@$(BIN)/python -m tests.hostile --minutes $(or $(MINUTES),5)
+	@$(BIN)/python -m tests.labs.hostile --minutes $(or $(MINUTES),5)
 
 chaos: $(INSTALLED) | packages ## faults of the surroundings: a table of promises, kept or broken, MINUTES=0 for each once
-	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),0)
+	@$(BIN)/python -m tests.labs.chaos --minutes $(or $(MINUTES),0)
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
 	@$(BIN)/qmpguard rules --markdown > docs/rules.md
 	@$(BIN)/python -m qmpguard.manual
-	@$(BIN)/python -m tests.conformance.report --differences
+	@$(BIN)/python -m tests.labs.conformance.report --differences
 
 demo: lab ## see what a real QEMU answers with and without the guard
 	@$(BIN)/qmpguard demo

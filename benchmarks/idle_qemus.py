@@ -10,7 +10,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from tests.fakes.qemu import FakeQemu
+from tests.support.fakes.qemu import FakeQemu
 
 
 async def idle(paths: list[Path]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 import qmpguard
 from qmpguard.errors import UnavailableError
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import assert_refused, capabilities, connected
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import assert_refused, capabilities, connected
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.cli import COMMANDS, main
-from tests.admin.visiting import visiting
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, guarding
+from tests.support.visiting import visiting
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,11 +19,11 @@ from qmpguard.address import UnixAddress
 from qmpguard.daemon.console import Console
 from qmpguard.tasks import Tasks
 from tests.admin.test_faults import started as admin
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import capabilities, connected, eventually
-from tests.test_console import ask
-from tests.test_fleet import fleet_of, vm
-from tests.test_lasting import RAISES
+from tests.daemon.test_console import ask
+from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_lasting import RAISES
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import capabilities, connected, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -46,7 +46,7 @@ OF_VMS = {
     "takeover",
     "conversation",
 }
-#: those that are tried elsewhere: tests/test_lasting.py, tests/admin, tests/e2e/test_exec.py
+#: those that are tried elsewhere: tests/daemon/test_lasting.py, tests/admin, tests/e2e/test_exec.py
 ELSEWHERE = {*RAISES, *admin(), "child"}
 #: those that end with what waits for them, and raise nothing that it does not see: a drain, `guarding`, the demo
 WAITED_FOR = {"drain", "left", "bequeath", "guard", "demo log"}

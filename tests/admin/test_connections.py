@@ -16,9 +16,9 @@ from qmpguard.admin.faults import Drop, Faults
 from qmpguard.admin.routes import MAX_STREAMS
 from qmpguard.admin.sse import EventFeed
 from qmpguard.record import Event
-from tests.admin.visiting import TOKEN, AdminClient, visiting, visiting_by_tcp
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, eventually, guarding
+from tests.support.visiting import TOKEN, AdminClient, visiting, visiting_by_tcp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

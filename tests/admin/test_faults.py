@@ -16,10 +16,10 @@ from qmpguard.admin.routes import Routes
 from qmpguard.admin.server import Admin
 from qmpguard.admin.sse import EventFeed
 from qmpguard.admin.stream import EventStream
-from tests.admin.visiting import AdminClient, visiting
 from tests.e2e.test_reload import running, table
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, Client, connected, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, Client, connected, eventually, guarding
+from tests.support.visiting import AdminClient, visiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

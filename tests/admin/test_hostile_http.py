@@ -11,9 +11,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from qmpguard.admin import connections, routes, serialize
-from tests.admin.visiting import TOKEN, visiting, visiting_by_tcp
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, guarding
+from tests.support.visiting import TOKEN, visiting, visiting_by_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.proxy.vm import Vm
 from qmpguard.record import Decision, Peer, Run
 from qmpguard.remote.admin import AdminClient as PlainVisitor
-from tests.admin.visiting import AdminClient, serving
+from tests.support.visiting import AdminClient, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,9 +10,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from qmpguard.admin.metrics import Meter, documentation
 from qmpguard.proxy.state.counters import Upkeep
-from tests.admin.visiting import visiting
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import capabilities, connected, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import capabilities, connected, eventually, guarding
+from tests.support.visiting import visiting
 
 ROOT = Path(__file__).parents[2]
 

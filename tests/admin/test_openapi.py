@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CHECKS
 
 from qmpguard.admin.openapi import document
-from tests.admin.visiting import TOKEN, visiting_by_tcp
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import capabilities, connected, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import capabilities, connected, eventually, guarding
+from tests.support.visiting import TOKEN, visiting_by_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
-from tests.conformance.twins import Twins
+from tests.support.conformance.twins import Twins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients.tool import Passing, Tool, crlf, talk
-from tests.clients.tools import Hand
-from tests.conformance.twins import NEGOTIATE
-from tests.guarding import TIMEOUT
+from tests.support.clients.tool import Passing, Tool, crlf, talk
+from tests.support.clients.tools import Hand
+from tests.support.conformance.twins import NEGOTIATE
+from tests.support.guarding import TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conformance.twins import Twins
+    from tests.support.conformance.twins import Twins
 
 pytestmark = pytest.mark.qemu
 

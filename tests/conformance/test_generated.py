@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.conformance.differences import unexplained
-from tests.conformance.strategies import SCRIPTS
+from tests.support.conformance.differences import unexplained
+from tests.support.conformance.strategies import SCRIPTS
 
 if TYPE_CHECKING:
-    from tests.conformance.twins import Script, Twins
+    from tests.support.conformance.twins import Script, Twins
 
 pytestmark = pytest.mark.qemu
 

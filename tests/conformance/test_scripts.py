@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance.differences import unexplained
-from tests.conformance.scripts import SCRIPTS
+from tests.support.conformance.differences import unexplained
+from tests.support.conformance.scripts import SCRIPTS
 
 if TYPE_CHECKING:
-    from tests.conformance.twins import Script, Twins
+    from tests.support.conformance.twins import Script, Twins
 
 pytestmark = pytest.mark.qemu
 

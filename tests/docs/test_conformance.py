@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from tests.clients.roster import CLIENTS
-from tests.conformance.report import DOCUMENT, differences
-from tests.conformance.scripts import SCRIPTS
+from tests.labs.conformance.report import DOCUMENT, differences
+from tests.support.clients.roster import CLIENTS
+from tests.support.conformance.scripts import SCRIPTS
 
 
 def test_the_document_is_that_of_the_code() -> None:

@@ -11,8 +11,8 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.policy import Policy, Profile
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import connected, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

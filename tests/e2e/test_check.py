@@ -14,8 +14,8 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.remote import inspection
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import capabilities, connected, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import capabilities, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

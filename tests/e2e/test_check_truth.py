@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpguard.demo.qemu import Qemu
-    from tests.guarding import Client
+    from tests.support.guarding import Client
 
 
 async def said(address: Path, way: str) -> tuple[Forecast, str]:

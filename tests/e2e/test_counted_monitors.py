@@ -18,8 +18,8 @@ from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.operations import OpenMonitor
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
-from tests.guarding import TIMEOUT, Client, connected
-from tests.policy.scenes import Request, hmp, qmp
+from tests.support.guarding import TIMEOUT, Client, connected
+from tests.support.scenes import Request, hmp, qmp
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import MONITOR_PROPERTIES
-from tests.guarding import assert_refused, connected, guarding
+from tests.support.guarding import assert_refused, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

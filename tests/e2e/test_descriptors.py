@@ -17,7 +17,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.proxy.sockets import descriptors
-from tests.guarding import Client, connected, eventually, guarding, qmp_client
+from tests.support.guarding import Client, connected, eventually, guarding, qmp_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator

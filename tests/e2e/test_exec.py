@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guarding import TIMEOUT, connected, eventually
+from tests.support.guarding import TIMEOUT, connected, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

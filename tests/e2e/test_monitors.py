@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.daemon.monitors import doubtful, monitors
 from qmpguard.demo.lab import system_qemu
-from tests.guarding import TIMEOUT, eventually
+from tests.support.guarding import TIMEOUT, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

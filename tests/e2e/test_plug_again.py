@@ -14,7 +14,7 @@ import pytest
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from tests.guarding import TIMEOUT, Client, assert_refused, capabilities, connected, guarding
+from tests.support.guarding import TIMEOUT, Client, assert_refused, capabilities, connected, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import TIMEOUT, Client, connected, guarding, qmp_client
+from tests.support.guarding import TIMEOUT, Client, connected, guarding, qmp_client
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.policy.machine import DANGEROUS, OVER
 from qmpguard.policy.policy import Mode, Policy
-from tests.guarding import Client, capabilities, connected, guarding
+from tests.support.guarding import Client, capabilities, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

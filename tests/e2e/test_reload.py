@@ -14,8 +14,8 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, Client, assert_refused, capabilities, connected
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, Client, assert_refused, capabilities, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

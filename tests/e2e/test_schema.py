@@ -10,7 +10,7 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.readers import READERS, unread
 from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, read_schema
-from tests.guarding import connected
+from tests.support.guarding import connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ import pytest
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.proxy.qemu import heartbeat
-from tests.admin.visiting import AdminClient, visiting
 from tests.e2e.test_reload import running, table
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, connected, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, connected, guarding
+from tests.support.visiting import AdminClient, visiting
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import assert_refused, connected, guarding
+from tests.support.guarding import assert_refused, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -16,9 +16,9 @@ import pytest
 
 from qmpguard.daemon.child import Child
 from qmpguard.signals import HUNG
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, connected, eventually
-from tests.started import _none_left, start_process  # noqa: F401 -- a fixture
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, connected, eventually
+from tests.support.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -14,9 +14,9 @@ from qmpguard.policy.observer import QUERIES
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import READERS, Harmless, read
 from qmpguard.policy.schema import read_schema
-from tests.guarding import connected
-from tests.policy.scenes import hmp
-from tests.policy.sweep import HARMLESS, OPEN, TELLING, TELLING_OF
+from tests.support.guarding import connected
+from tests.support.scenes import hmp
+from tests.support.sweep import HARMLESS, OPEN, TELLING, TELLING_OF
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import TIMEOUT, connected, eventually
+from tests.support.guarding import TIMEOUT, connected, eventually
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -14,16 +14,16 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.policy.policy import Policy, Profile
-from tests.guarding import TIMEOUT, Client, connected, guarding
-from tests.policy.scenes import PRIMARY
 from tests.policy.test_honest import HONEST, STRICT_HONEST
 from tests.policy.test_routes import ROUTES, STRICT_ROUTES
+from tests.support.guarding import TIMEOUT, Client, connected, guarding
+from tests.support.scenes import PRIMARY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-    from tests.policy.scenes import Request, Scene
+    from tests.support.scenes import Request, Scene
 
 QEMUS = [pytest.param(system_qemu, id="system"), pytest.param(vfio_qemu, id="11.1", marks=pytest.mark.qemu11)]
 #: what QEMU says of itself differs between two runs

@@ -13,7 +13,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from tests.guarding import TIMEOUT, connected
+from tests.support.guarding import TIMEOUT, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

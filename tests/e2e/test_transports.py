@@ -20,8 +20,8 @@ from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.qemu_listener import QemuListener
 from qmpguard.proxy.qemu.connections import Presence
 from qmpguard.proxy.sockets.stream import Stream
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, Client, connected, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

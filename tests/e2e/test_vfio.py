@@ -17,7 +17,7 @@ from qemu.qmp import ExecuteError, QMPClient
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from tests.guarding import TIMEOUT, capabilities, guarding, qmp_client
+from tests.support.guarding import TIMEOUT, capabilities, guarding, qmp_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -20,9 +20,9 @@ from qmpguard.logs import linefile
 from qmpguard.logs import logbook as module
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.logbook import Logbook
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
-from tests.logs.process import guard, listening
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
+from tests.support.stderr import guard, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,9 +13,9 @@ from qmpguard.logs.formats import TextFormatter
 from qmpguard.logs.journald import Journald
 from qmpguard.logs.stderr import StderrLog
 from qmpguard.record import Peer
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import assert_refused, capabilities, connected
-from tests.test_fleet import fleet_of, vm
+from tests.daemon.test_fleet import fleet_of, vm
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import assert_refused, capabilities, connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

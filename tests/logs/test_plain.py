@@ -20,9 +20,9 @@ from qmpguard.daemon.fleet import Changes
 from qmpguard.logs.formats import MAX_TRACE, JsonFormatter, TextFormatter
 from qmpguard.logs.plain import MAX_LINE, MAX_VALUE, escaped, fields, rendered
 from qmpguard.record import Override, Peer
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import capabilities, connected, eventually
-from tests.logs.process import guard, listening
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import capabilities, connected, eventually
+from tests.support.stderr import guard, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.logs.secret import HIDDEN, LEFT_OUT, MAX_REQUEST, NAMES, PARTS, TYPED, is_secret, redacted
 from qmpguard.wire.json import Number
-from tests.guarding import connected
+from tests.support.guarding import connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,9 +16,9 @@ import pytest
 
 from qmpguard.logs import stderr
 from qmpguard.logs.lines import LineWriter
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import TIMEOUT, connected, eventually
-from tests.logs.process import guard, listening
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import TIMEOUT, connected, eventually
+from tests.support.stderr import guard, listening
 
 #: bytes that a pipe holds here: the least that Linux gives (pipe(7))
 PIPE = 4096

@@ -15,7 +15,7 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Reading, Unreadable, read
 from qmpguard.policy.values import MAX_VALUES
 from qmpguard.wire.json import Value
-from tests.policy.scenes import Request, hmp, on, plug, qmp
+from tests.support.scenes import Request, hmp, on, plug, qmp
 
 ADDRESS = "0000:01:00.0"
 NVME: dict[str, Any] = {"driver": "nvme", "device": ADDRESS, "namespace": 1}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from qmpguard.policy.policy import Policy, Profile
-from tests.policy.scenes import (
+from tests.policy.test_routes import name, refused_by
+from tests.support.scenes import (
     ANONYMOUS,
     BARE,
     BITMAPS,
@@ -55,7 +56,6 @@ from tests.policy.scenes import (
     qmp,
     save,
 )
-from tests.policy.test_routes import name, refused_by
 
 Row = tuple[str, Scene, Request]
 

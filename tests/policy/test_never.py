@@ -18,7 +18,7 @@ from qmpguard.policy.machine import DANGEROUS, OVER, Device, Machine, Migration
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
 from qmpguard.policy.stale_capabilities import StaleCapabilities
-from tests.policy.scenes import Request, hmp, plug, qmp
+from tests.support.scenes import Request, hmp, plug, qmp
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from qmpguard.policy.operations import CallUnlisted, Operation
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.qemu_check import WORDS, QemuCheck, Refuses, seen_in
 from qmpguard.policy.readers import Harmless, Unreadable, read
-from tests.policy.scenes import Request, channel, hmp, on, plug, qmp
+from tests.support.scenes import Request, channel, hmp, on, plug, qmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -23,7 +23,7 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS, Harmless, Reading, Unreadable, read, unread
 from qmpguard.policy.schema import Schema
 from qmpguard.wire.json import Number, Value
-from tests.policy.scenes import Request, caps, channel, hmp, plug, qmp
+from tests.support.scenes import Request, caps, channel, hmp, plug, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))
 TO_DISK = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}

@@ -14,7 +14,7 @@ from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
-from tests.policy.scenes import (
+from tests.support.scenes import (
     ANONYMOUS,
     BARE,
     BOTH,

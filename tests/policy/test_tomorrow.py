@@ -18,9 +18,9 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Unreadable, read, unread
 from qmpguard.policy.schema import CAPABILITIES, Schema, read_schema
 from qmpguard.policy.survey import Missing, Unexpected
-from tests.policy.replay import TRANSCRIPTS
 from tests.policy.test_rules import WITH_GPU
 from tests.policy.test_survey import DEVICES, World
+from tests.support.replay import TRANSCRIPTS
 
 TODAY = json.loads((TRANSCRIPTS / "arguments.json").read_text())["11.1.2"]
 NEW_CAPABILITY, NEW_PARAMETER = "x-of-tomorrow", "local"

@@ -13,7 +13,7 @@ import pytest
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.readers import READERS, unread
 from qmpguard.policy.schema import Schema
-from tests.policy.replay import TRANSCRIPTS, Line, judged
+from tests.support.replay import TRANSCRIPTS, Line, judged
 
 ALL = sorted(path.stem for path in TRANSCRIPTS.glob("*.jsonl"))
 POSTCOPY, SNAPSHOT, LOST = "vfio-postcopy", "vfio-background-snapshot", "(vfio-state-lost)"

@@ -30,8 +30,8 @@ from qmpguard.record import LinkChange, Peer
 from qmpguard.wire.client_messages import Request, read_request
 from qmpguard.wire.framing import MAX_TOKENS, Framer, Message
 from qmpguard.wire.lexer import Lexer
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import Client, capabilities, connected, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import Client, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

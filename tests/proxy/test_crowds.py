@@ -19,8 +19,8 @@ from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.qemu.link import MAX_BEHIND
 from qmpguard.proxy.sockets.budget import Budget
 from qmpguard.proxy.sockets.stream import Outbox, Stream
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import Client, connected, eventually, guarding
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import Client, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.fakes.qemu import GREETING, FakeQemu
-from tests.guarding import TIMEOUT, connected, eventually, guarding
+from tests.support.fakes.qemu import GREETING, FakeQemu
+from tests.support.guarding import TIMEOUT, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path

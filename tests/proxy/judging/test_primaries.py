@@ -1,0 +1,132 @@
+"""Failover primaries that QEMU accepts and hides: the guard remembers them, and forgets them when they are gone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import Client, assert_refused, capabilities, connected, eventually, guarding
+from tests.support.scenes import PRIMARY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POSTCOPY = capabilities(postcopy_ram=True)
+LEGACY = {"driver": "e1000", "id": "gpu0"}
+
+
+class Hiding(FakeQemu):
+    """A QEMU with a failover standby, which hides its primary."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.devices["net0"] = "virtio-net-pci"
+        self.answers["device_add"] = self._add
+        self.answers["qom-get"] = self._get
+
+    def _add(self, request: dict[str, Any]) -> Any:
+        if "failover_pair_id" not in request["arguments"]:
+            self.devices[request["arguments"]["id"]] = request["arguments"]["driver"]
+        return {}
+
+    def _get(self, request: dict[str, Any]) -> Any:
+        return request["arguments"] == {"path": "/machine/peripheral/net0", "property": "failover"}
+
+
+async def hide(qmp: Client) -> None:
+    assert await qmp.ask("device_add", PRIMARY) == {"return": {}}
+
+
+async def refuses(qmp: Client) -> bool:
+    """Whether postcopy is refused because of the hidden primary; if not, it is switched off again."""
+    reply = await qmp.ask("migrate-set-capabilities", POSTCOPY)
+    if "error" in reply:
+        assert_refused(reply, "vfio-postcopy")
+        assert "'gpu0'" in reply["error"]["desc"]
+        return True
+    assert await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=False)) == {"return": {}}
+    return False
+
+
+async def test_a_primary_that_qemu_hides_is_remembered(tmp_path: Path) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        assert not await refuses(qmp)
+        await hide(qmp)
+        assert "gpu0" not in qemu.devices
+        assert await refuses(qmp)
+        assert await refuses(qmp)
+
+
+async def test_a_primary_that_qemu_refused_is_not_remembered(tmp_path: Path) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qemu.answers["device_add"] = lambda _: {"class": "GenericError", "desc": "no room"}
+        assert "error" in await qmp.ask("device_add", PRIMARY)
+        assert not await refuses(qmp)
+
+
+@pytest.mark.parametrize("gone", ["shown and unplugged", "its standby unplugged", "its id given away"])
+async def test_it_is_forgotten_when_it_is_gone(tmp_path: Path, gone: str) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        await hide(qmp)
+        match gone:
+            case "shown and unplugged":
+                qemu.devices["gpu0"] = "vfio-pci"
+                assert await refuses(qmp)
+                del qemu.devices["gpu0"]
+            case "its standby unplugged":
+                del qemu.devices["net0"]
+            case _:
+                assert await qmp.ask("device_add", LEGACY) == {"return": {}}
+        assert not await refuses(qmp)
+
+
+async def test_a_lost_connection_is_no_reason_to_forget_it(tmp_path: Path) -> None:
+    """A client can cut the guard's own connection with yank."""
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            await hide(qmp)
+        qemu.die()
+        await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert await refuses(qmp)
+
+
+async def test_another_qemu_has_none(tmp_path: Path) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            await hide(qmp)
+        await qemu.stop()
+        await qemu.start()
+        await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert not await refuses(qmp)
+
+
+@pytest.mark.parametrize("replied", [True, False], ids=["after the reply", "before the reply"])
+@pytest.mark.parametrize("same", [True, False], ids=["the same QEMU", "another QEMU"])
+async def test_a_connection_that_is_lost_before_the_look_leaves_it_in_mind_for_this_qemu_only(
+    tmp_path: Path, *, replied: bool, same: bool
+) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+
+        def and_die(request: dict[str, Any]) -> Any:
+            if replied:
+                qemu.send({"return": {}, "id": request["id"]})
+            qemu.die()
+            return {}
+
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qemu.answers["device_add"] = and_die
+            qmp.send({"execute": "device_add", "arguments": PRIMARY})
+            assert await qmp.closed()
+        if not same:
+            await qemu.stop()
+            await qemu.start()
+        seen = len(qemu.commands())
+        await eventually(lambda: qemu.connections >= 2 and guard.vm.connected.is_set())
+        async with connected(tmp_path / "guard.sock") as qmp:
+            assert await qmp.ask("query-name") == {"return": {}}
+            assert qemu.commands()[seen:] == ["query-name"]
+            assert await refuses(qmp) is same
