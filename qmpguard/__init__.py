@@ -17,7 +17,8 @@ from qmpguard.version import __version__
 if TYPE_CHECKING:
     from qmpguard.daemon.guard import Guard, guarding
     from qmpguard.policy.device import Device
-    from qmpguard.policy.machine import Machine, Start
+    from qmpguard.policy.machine import Machine
+    from qmpguard.policy.migration import Start
     from qmpguard.policy.policy import Mode, Policy, Profile
     from qmpguard.policy.verdict import Problem
     from qmpguard.remote.report import Report, check
@@ -41,7 +42,7 @@ __all__ = [
 _HOMES = {
     "Device": "qmpguard.policy.device",
     "Machine": "qmpguard.policy.machine",
-    "Start": "qmpguard.policy.machine",
+    "Start": "qmpguard.policy.migration",
     "Problem": "qmpguard.policy.verdict",
     "Guard": "qmpguard.daemon.guard",
     "guarding": "qmpguard.daemon.guard",

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from qmpguard.admin.exposition import Encoder, Few, lines
 from qmpguard.admin.faults import Drop
 from qmpguard.policy.forecast import Passes
-from qmpguard.policy.machine import DANGEROUS
+from qmpguard.policy.migration import DANGEROUS
 from qmpguard.proxy.state.counters import BOUNDS, DROP_REASONS, Durations, Upkeep
 from qmpguard.proxy.state.snapshot import Pulse, Snapshot
 from qmpguard.version import __version__

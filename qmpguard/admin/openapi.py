@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from qmpguard.policy.machine import Fact
+from qmpguard.policy.facts import Fact
 from qmpguard.version import __version__
 
 Schema: TypeAlias = dict[str, Any]

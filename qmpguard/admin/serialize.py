@@ -14,7 +14,8 @@ from qmpguard.record import Decision, Event, LinkChange, Override
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from qmpguard.policy.machine import Device, Facts
+    from qmpguard.policy.device import Device
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.rules import Row
     from qmpguard.policy.verdict import Finding
     from qmpguard.proxy.state.counters import Counters

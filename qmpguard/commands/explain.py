@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from qmpguard.address import Address
-    from qmpguard.policy.machine import Facts
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.qemu_check import QemuCheck
@@ -136,7 +136,7 @@ def _judged(request: Request, reading: Operation | Unreadable, machine: str, sta
 
 
 async def _alive(request: Request, operation: Operation, address: Address, stands: Standing) -> Explained:
-    from qmpguard.policy.machine import Fact, numbers
+    from qmpguard.policy.facts import Fact, numbers
     from qmpguard.policy.survey import inquire, observe
     from qmpguard.remote.inspection import visit
 
@@ -149,8 +149,9 @@ async def _alive(request: Request, operation: Operation, address: Address, stand
 
 
 def _on_paper(request: Request, operation: Operation, facts: Facts, policy: Policy) -> Explained:
+    from qmpguard.policy.facts import Unknown
     from qmpguard.policy.judgment import judge
-    from qmpguard.policy.machine import Machine, Unknown
+    from qmpguard.policy.machine import Machine
     from qmpguard.policy.portrait import with_type
 
     try:
@@ -161,7 +162,7 @@ def _on_paper(request: Request, operation: Operation, facts: Facts, policy: Poli
 
 
 def _starts(operation: Operation) -> bool:
-    from qmpguard.policy.machine import Start
+    from qmpguard.policy.migration import Start
     from qmpguard.policy.operations import StartMigration
 
     return isinstance(operation, StartMigration) and operation.start is Start.OUTGOING

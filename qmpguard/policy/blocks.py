@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import Device
+from qmpguard.policy.device import Device
 from qmpguard.policy.values import TooManyError, members
 
 if TYPE_CHECKING:

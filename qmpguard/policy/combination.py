@@ -11,10 +11,11 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Device, Machine, Start
-from qmpguard.policy.policy import Mode
+from qmpguard.policy.device import Device
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Start
+from qmpguard.policy.policy import Mode, Rule
 from qmpguard.policy.qemu_check import outgoing
-from qmpguard.policy.rule import Rule
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.json import Number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import Device
+from qmpguard.policy.device import Device
 from qmpguard.wire.json import Number
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.hmp import commands
-from qmpguard.policy.machine import Fact, Facts
+from qmpguard.policy.facts import Fact, Facts
+from qmpguard.policy.hmp import commands, parser
 
 if TYPE_CHECKING:
     from qmpguard.wire.json import Value
@@ -68,7 +68,7 @@ def _changed_by(command: str, arguments: Mapping[str, Value]) -> frozenset[Fact]
     """Return what a command may change, of what is watched."""
     if command == "human-monitor-command":
         line = arguments.get("command-line")
-        if isinstance(line, str) and isinstance(commands.read(line), commands.Info | commands.Rejected):
+        if isinstance(line, str) and isinstance(parser.read(line), commands.Info | commands.Rejected):
             return frozenset()
     return CHANGES.get(command, frozenset())
 

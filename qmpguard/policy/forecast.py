@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from qmpguard.policy.combinations import COLO, watched
+from qmpguard.policy.built_in_combinations import COLO, watched
+from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Facts, Machine, Start, Unknown
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.qemu_check import UNTOLD, QemuCheck, Refuses

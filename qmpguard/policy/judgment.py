@@ -36,7 +36,7 @@ from qmpguard.policy.verdict import Finding, Problem, Verdict, unverified
 if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.operations import Operation
-    from qmpguard.policy.rule import Rule
+    from qmpguard.policy.policy import Rule
 
 #: the operations that one rule alone looks at
 _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {

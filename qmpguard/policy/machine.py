@@ -1,4 +1,4 @@
-"""The facts about one VM that the rules speak about.
+"""One VM as the rules see it: the facts that QEMU has said, and what an operation adds to them.
 
 A machine knows only what QEMU was asked. Reading a fact that was not asked yet raises `Unknown`, which names
 the fact; the survey asks for it and judges again. So nothing is asked that the rules at hand do not need,
@@ -7,143 +7,48 @@ and nothing that is unknown is ever taken for absent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from qmpguard.policy.device import NOT_DEVICES, VFIO_PROPERTIES, Device, is_failover_standby, is_vfio
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Fact, Facts, Parameters, Unknown, numbers
+from qmpguard.policy.migration import (
+    BACKGROUND_SNAPSHOT,
+    DANGEROUS,
+    OVER,
+    POSTCOPY_RAM,
+    SNAPSHOTS,
+    Migration,
+    Progress,
+    Start,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from qmpguard.policy.crashes import Crash
     from qmpguard.wire.json import Value
 
-#: what stands in `device` is found here too
+#: the parts of a machine are found here too
 __all__ = [
     "BACKGROUND_SNAPSHOT",
     "DANGEROUS",
-    "NOT_DEVICES",
     "OVER",
     "POSTCOPY_RAM",
     "SNAPSHOTS",
-    "VFIO_PROPERTIES",
     "Change",
     "Device",
     "Fact",
     "Facts",
     "Machine",
     "Migration",
-    "Parameters",
     "Progress",
     "Start",
     "Unknown",
-    "is_failover_standby",
-    "is_vfio",
     "numbers",
 ]  # fmt: skip
 
 T = TypeVar("T")
-
-POSTCOPY_RAM = "postcopy-ram"
-BACKGROUND_SNAPSHOT = "background-snapshot"
-#: the capabilities that a VFIO device cannot take part in
-DANGEROUS = frozenset({POSTCOPY_RAM, BACKGROUND_SNAPSHOT})
-
-#: migration states after which nothing is under way (QEMU qapi/migration.json: MigrationStatus)
-OVER = frozenset({"completed", "failed", "cancelled"})
-
-
-def numbers(version: str) -> tuple[int, ...] | None:
-    """Return a version's numbers, to be compared; None where it is none."""
-    parts = version.split(".")
-    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
-
-
-class Fact(Enum):
-    """What QEMU can be asked about a machine; the survey has one way to ask for each."""
-
-    CAPABILITIES = "migration capabilities"
-    DEVICES = "devices"
-    DETAILS = "details of the VFIO devices"
-    STANDBYS = "failover standbys"
-    RUNSTATE = "run state"
-    MIGRATION = "migration status"
-    TYPE = "type of the object that is changed"
-    COMMANDS = "commands of the schema"
-    PARAMETERS = "migration parameters"
-    SHARED = "shared memory"
-    BLOCKS = "block nodes"
-    SOCKETS = "sockets at which QEMU listens"
-
-
-class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
-    """A fact was read that QEMU has not been asked for yet."""
-
-    def __init__(self, fact: Fact) -> None:
-        super().__init__(fact.value)
-        self.fact = fact
-
-
-class Start(Enum):
-    """Which migration an operation starts."""
-
-    OUTGOING = "outgoing migration"
-    INCOMING = "incoming migration"
-    POSTCOPY = "postcopy phase"
-    SAVE = "snapshot to disk"
-    LOAD = "load of a snapshot"
-
-
-#: snapshots to disk and back, which are no migrations
-SNAPSHOTS = frozenset({Start.SAVE, Start.LOAD})
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a migration has come, in bytes: RAM sent, in all, and still to go; the VFIO devices' share if told."""
-
-    sent: int = 0
-    total: int = 0
-    vfio: int | None = None
-    remaining: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """What ``query-migrate`` says: the status of the last or present migration, and what blocks the next."""
-
-    status: str = "none"
-    blockers: tuple[str, ...] = ()
-    progress: Progress | None = None
-
-
-#: migration parameters by name, as `query-migrate-parameters` answers them
-Parameters: TypeAlias = "Mapping[str, Value]"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What QEMU has said. ``None`` means: not asked."""
-
-    capabilities: frozenset[str] | None = None
-    devices: tuple[Device, ...] | None = None  # the VFIO devices, by QOM path
-    others: tuple[Device, ...] | None = None  # all other devices of the two folders, by QOM path
-    details: tuple[Device, ...] | None = None
-    standbys: frozenset[str] | None = None
-    runstate: str | None = None
-    migration: Migration | None = None
-    type: str | None = None
-    commands: frozenset[str] | None = None  # every command of QEMU's schema
-    hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
-    left_on: frozenset[str] = frozenset()  # capabilities that the last migration left on; the guard remembers them
-    confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
-    parameters: Parameters | None = None
-    shared_memory: tuple[str, ...] | None = None  # the ids of memory back ends with share=on
-    version: tuple[int, ...] | None = None  # QEMU's, from its greeting; here None means: not known
-    blocks: tuple[Device, ...] | None = None  # block nodes that are VFIO devices, by name
-    sockets: frozenset[str] | None = None  # where QEMU's character devices listen (`sockets`)
-    own: frozenset[str] = frozenset()  # where QEMU is reached and the guard listens, as its configuration says
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +63,7 @@ class Change:
 class Machine:
     """One VM at one moment, or as it would be after an operation: QEMU's facts and what the operation adds to them."""
 
-    facts: Facts = Facts()
+    facts: Facts = field(default_factory=Facts)
     starting: Start | None = None
     setting: bool = False  # the operation sets capabilities or parameters
     added: tuple[Device, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qmpguard.policy.hmp import commands
+from qmpguard.policy.hmp import commands, parser
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.verdict import Finding, Problem, Verdict
 from qmpguard.wire.json import Value
@@ -43,7 +43,7 @@ def _only_asks(line: commands.HmpCommand) -> bool:
 def _asks(command: str, arguments: Mapping[str, Value]) -> bool:
     if command == "human-monitor-command":
         line = arguments.get("command-line")
-        return isinstance(line, str) and _only_asks(commands.read(line))
+        return isinstance(line, str) and _only_asks(parser.read(line))
     if command == "qom-get":
         name = arguments.get("property")
         return isinstance(name, str) and name not in SECRET

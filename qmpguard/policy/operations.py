@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.policy.machine import Change, Device, Machine, Start
+from qmpguard.policy.device import Device
+from qmpguard.policy.machine import Change, Machine
+from qmpguard.policy.migration import Start
 
 if TYPE_CHECKING:
     from qmpguard.policy.crashes import Crash

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from inspect import cleandoc
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import Unknown
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.rule import Rule
+from qmpguard.policy.facts import Unknown
+from qmpguard.policy.policy import Mode, Rule
 from qmpguard.policy.verdict import Problem
 
 if TYPE_CHECKING:

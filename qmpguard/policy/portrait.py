@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from qmpguard.policy.machine import Device, Facts, Migration
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts
+from qmpguard.policy.migration import Migration
 from qmpguard.policy.operations import SetProperty
 from qmpguard.policy.policy import Mode, Policy, Profile
 

@@ -12,11 +12,13 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.blocks import DRIVERS
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start, is_vfio
+from qmpguard.policy.device import is_vfio
+from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start
 from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, SetProperty, StartMigration
 
 if TYPE_CHECKING:
-    from qmpguard.policy.machine import Device, Machine
+    from qmpguard.policy.device import Device
+    from qmpguard.policy.machine import Machine
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.verdict import Finding
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from qmpguard.policy.combinations import BUILT_IN
+from qmpguard.policy.built_in_combinations import BUILT_IN
 from qmpguard.policy.crashes import qemu_crash
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Device, Machine, Start, is_vfio
-from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.rule import Rule
+from qmpguard.policy.device import Device, is_vfio
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Start
+from qmpguard.policy.policy import Mode, Policy, Rule
 from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
 from qmpguard.policy.sockets import named
 from qmpguard.policy.verdict import Problem

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import SNAPSHOTS, Machine, Start
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import SNAPSHOTS, Start
 from qmpguard.policy.verdict import Problem
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import DANGEROUS, OVER
+from qmpguard.policy.migration import DANGEROUS, OVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qmpguard.policy.machine import Facts
+    from qmpguard.policy.facts import Facts
 
 
 class StaleCapabilities:

@@ -10,19 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qmpguard.policy.blocks import listed
+from qmpguard.policy.device import Device, is_failover_standby, is_vfio
+from qmpguard.policy.facts import Fact, Facts, Unknown
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import (
-    DANGEROUS,
-    Device,
-    Fact,
-    Facts,
-    Machine,
-    Migration,
-    Progress,
-    Unknown,
-    is_failover_standby,
-    is_vfio,
-)
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import DANGEROUS, Migration, Progress
 from qmpguard.policy.operations import ChangeMonitor, SetProperty
 from qmpguard.policy.schema import read_schema
 from qmpguard.policy.sockets import listening

@@ -11,7 +11,7 @@ from qemu.qmp import QMPClient, QMPError
 
 from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.machine import Fact
+from qmpguard.policy.facts import Fact
 from qmpguard.policy.survey import Unexpected, drive
 from qmpguard.proxy.qemu.control import put
 from qmpguard.proxy.sockets.dial import connect

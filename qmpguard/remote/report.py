@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qmpguard.address import parse_address
+from qmpguard.policy.facts import Facts, numbers
 from qmpguard.policy.forecast import CPR, Forecast, Passes, arrivals, forecasts, lacks_cpr, obstacle, others
-from qmpguard.policy.machine import Facts, Start, numbers
+from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
 from qmpguard.remote.inspection import EVERYTHING, visit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import Facts
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.portrait import read_memory, read_policy
 from qmpguard.remote.consoles import standing

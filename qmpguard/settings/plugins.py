@@ -11,7 +11,7 @@ from qmpguard.settings import values
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from qmpguard.policy.rule import Rule
+    from qmpguard.policy.policy import Rule
     from qmpguard.settings.table import Item
 
 #: the group of entry points that rules are announced in

@@ -8,8 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from qmpguard.access import Role
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.rule import Rule
+from qmpguard.policy.policy import Mode, Rule
 from qmpguard.policy.rules import RULES
 
 if TYPE_CHECKING:

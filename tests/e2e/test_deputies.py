@@ -9,7 +9,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import MONITOR_PROPERTIES
+from qmpguard.policy.reading.objects import MONITOR_PROPERTIES
 from tests.support.guarding import assert_refused, connected, guarding
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from qmpguard.policy.machine import DANGEROUS, OVER
+from qmpguard.policy.migration import DANGEROUS, OVER
 from qmpguard.policy.policy import Mode, Policy
 from tests.support.guarding import Client, capabilities, connected, guarding
 

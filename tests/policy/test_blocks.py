@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from qmpguard.policy.blocks import COMMANDS, DRIVERS, listed, opened
+from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import Device, Machine
+from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import OpenBlockNode, WriteHmp
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import Harmless, Reading, Unreadable, read
+from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.reading.result import Reading
 from qmpguard.policy.values import MAX_VALUES
 from qmpguard.wire.json import Value
 from tests.support.scenes import Request, hmp, on, plug, qmp

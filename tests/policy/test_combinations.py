@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.built_in_combinations import BUILT_IN
 from qmpguard.policy.combination import DEVICE, At, Capability, Combination, Parameter
-from qmpguard.policy.combinations import BUILT_IN
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import Device, Facts, Machine, Start
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import AddDevice, Operation, StartMigration
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.readers import Harmless, read

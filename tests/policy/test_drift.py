@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.device import Device
 from qmpguard.policy.drift import BY_ITSELF, Baseline
-from qmpguard.policy.machine import Device, Facts
+from qmpguard.policy.facts import Facts
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
 NOTHING = Facts(capabilities=frozenset(), devices=())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.forecast import Passes, arrivals, forecasts, lacks_cpr, obstacle, others
-from qmpguard.policy.machine import Device, Facts, Machine, Start
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.rules import modes
 from qmpguard.policy.verdict import MAX_TEXT, Problem

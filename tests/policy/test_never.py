@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import DANGEROUS, OVER, Device, Machine, Migration
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import DANGEROUS, OVER, Migration
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read
 from qmpguard.policy.stale_capabilities import StaleCapabilities

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import Facts, Machine, Start, Unknown
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.plugin import MAX_WORDS, PlugIn
 from qmpguard.policy.policy import Mode, Policy

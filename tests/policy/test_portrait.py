@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.machine import Change, Device, Facts, Machine, Start
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts
+from qmpguard.policy.machine import Change, Machine
+from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import SetProperty, StartMigration
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.portrait import (

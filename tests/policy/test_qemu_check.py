@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import Device, Machine
+from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import CallUnlisted, Operation
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.qemu_check import WORDS, QemuCheck, Refuses, seen_in

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.machine import Change, Device, Start
+from qmpguard.policy.device import Device
+from qmpguard.policy.machine import Change
+from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import (
     AddDevice,
     ChangeMonitor,
@@ -20,7 +22,8 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import READERS, Harmless, Reading, Unreadable, read, unread
+from qmpguard.policy.readers import READERS, Harmless, Unreadable, read, unread
+from qmpguard.policy.reading.result import Reading
 from qmpguard.policy.schema import Schema
 from qmpguard.wire.json import Number, Value
 from tests.support.scenes import Request, caps, channel, hmp, plug, qmp

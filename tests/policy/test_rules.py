@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import concerns, judge
-from qmpguard.policy.machine import Device, Facts, Machine, Unknown
+from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import CallUnlisted, OpenMonitor, SetCapabilities, WriteHmp
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.policy import Mode, Policy, Profile, Rule
 from qmpguard.policy.readers import READERS, Harmless, Unreadable
 from qmpguard.policy.readers import read as read_with
-from qmpguard.policy.rule import Rule
 from qmpguard.policy.rules import RULES, documentation, passes_unjudged, table, unverified_mode
 from qmpguard.policy.verdict import Finding, unverified
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Fact, Facts, numbers
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import Fact, Facts, Machine, Start, numbers
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import read

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.machine import Facts, Migration
+from qmpguard.policy.facts import Facts
+from qmpguard.policy.migration import Migration
 from qmpguard.policy.stale_capabilities import StaleCapabilities
 
 POSTCOPY, OTHER = "postcopy-ram", "background-snapshot"

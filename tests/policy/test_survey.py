@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard.policy.machine import Device, Fact, Facts, Progress
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Fact, Facts
+from qmpguard.policy.migration import Progress
 from qmpguard.policy.operations import AddDevice, CallUnlisted
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.readers import Harmless, Unreadable, read

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.forecast import obstacle
 from qmpguard.policy.judgment import judge
-from qmpguard.policy.machine import DANGEROUS, Fact, Facts, Machine, Start
+from qmpguard.policy.machine import Machine
+from qmpguard.policy.migration import DANGEROUS, Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Unreadable, read, unread
 from qmpguard.policy.schema import CAPABILITIES, Schema, read_schema

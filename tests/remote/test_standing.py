@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qmpguard.address import UnixAddress
 from qmpguard.cli import main
-from qmpguard.policy.machine import Device
-from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.rule import Rule
+from qmpguard.policy.device import Device
+from qmpguard.policy.policy import Mode, Policy, Profile, Rule
 from qmpguard.record import Peer
 from qmpguard.remote.standing import standing_of
 from tests.daemon.test_console import console_of

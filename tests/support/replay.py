@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.policy.hmp import commands
+from qmpguard.policy.hmp import parser
 from qmpguard.policy.hmp.translation import as_qmp
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import Harmless, Unreadable, read
@@ -74,7 +74,7 @@ class Qemu:
             case {"execute": "query-status", "reply": {"return": {"status": status}}}:
                 self.runstate = status
             case {"execute": "human-monitor-command", "arguments": {"command-line": text}, "reply": {"return": said}}:
-                same = None if said.startswith("Error") else as_qmp(commands.read(text))
+                same = None if said.startswith("Error") else as_qmp(parser.read(text))
                 if same is not None:
                     self._accepted(*same)
             case {"execute": command, "reply": {"return": _}}:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from qmpguard.policy.machine import Device, Machine
+from qmpguard.policy.device import Device
+from qmpguard.policy.machine import Machine
 
 Request = dict[str, Any]
 

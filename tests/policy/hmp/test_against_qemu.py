@@ -22,8 +22,8 @@ from qmpguard.policy.hmp.commands import (
     Other,
     QomSet,
     Rejected,
-    read,
 )
+from qmpguard.policy.hmp.parser import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

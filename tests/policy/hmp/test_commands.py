@@ -26,8 +26,8 @@ from qmpguard.policy.hmp.commands import (
     Rejected,
     SaveVm,
     UnreadableLine,
-    read,
 )
+from qmpguard.policy.hmp.parser import read
 from qmpguard.policy.hmp.syntax import MAX_NAME, MAX_STRING, Line, is_keyval_key, parse_line
 
 if TYPE_CHECKING:

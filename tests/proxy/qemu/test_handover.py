@@ -12,7 +12,7 @@ import pytest
 from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import Guard
-from qmpguard.policy.machine import Device
+from qmpguard.policy.device import Device
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.qemu.handover import Handover, decode
 from qmpguard.wire.qemu_messages import Greeting

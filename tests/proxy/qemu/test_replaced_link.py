@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.address import UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.machine import Fact
+from qmpguard.policy.facts import Fact
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.policy.survey import observe
 from qmpguard.proxy.closing import CloseReason

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qmpguard.policy.machine import Device, Facts, Migration, Progress
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts
+from qmpguard.policy.migration import Migration, Progress
 from qmpguard.proxy.state.last_seen import MAX_STEPS, LastSeen, MigrationHistory
 from qmpguard.wire.qemu_messages import QemuEvent
 

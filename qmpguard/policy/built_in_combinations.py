@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.combination import MIGRATION, At, Capability, Combination
-from qmpguard.policy.machine import BACKGROUND_SNAPSHOT, POSTCOPY_RAM
+from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM
 
 if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy

@@ -1,0 +1,124 @@
+"""Readers of the commands that start, steer or prepare a migration or a snapshot to disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qmpguard.policy import sockets
+from qmpguard.policy.built_in_combinations import watched
+from qmpguard.policy.crashes import crash
+from qmpguard.policy.migration import Start
+from qmpguard.policy.operations import RunProgram, SetCapabilities, StartMigration
+from qmpguard.policy.reading.result import MAX_ENTRIES, TOO_MANY, Arguments, Harmless, Reading, Unreadable
+from qmpguard.policy.schema import CAPABILITIES
+from qmpguard.policy.target import leaves_the_host
+from qmpguard.policy.values import TooManyError
+
+if TYPE_CHECKING:
+    from qmpguard.policy.policy import Policy
+    from qmpguard.wire.json import Value
+
+
+def read_set_capabilities(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate-set-capabilities``: QEMU applies the list in order, so the last entry of a name wins."""
+    entries = arguments.get("capabilities")
+    if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
+        return Unreadable(f"'capabilities' is not a list of at most {MAX_ENTRIES} entries")
+    states = []
+    for entry in entries:
+        match entry:
+            case {"capability": str(name), "state": bool(state), **rest} if not rest:
+                states.append((name, state))
+            case _:
+                return Unreadable("an entry of 'capabilities' is not {capability, state}")
+    return switched(states, policy)
+
+
+def switched(states: list[tuple[str, bool]], policy: Policy) -> Reading:
+    """Return the operation that switches capabilities; `Harmless` where none is switched on that a rule looks at."""
+    judged = watched(policy).capabilities
+    if any(state and name in judged for name, state in dict(states).items()):
+        return SetCapabilities(tuple(states))
+    return Harmless()
+
+
+def read_set_parameters(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate-set-parameters``: of interest where a parameter is a capability by another name, or runs a program.
+
+    QEMU has a pending change that makes capabilities parameters.
+    """
+    states = []
+    judged = watched(policy)
+    for name in sorted((CAPABILITIES | judged.capabilities) & arguments.keys()):
+        state = arguments[name]
+        if not isinstance(state, bool):
+            return Unreadable(f"'{name}' is not a boolean")
+        states.append((name, state))
+    program = "cpr-exec-command" if arguments.get("cpr-exec-command") else None
+    parameters = tuple((name, arguments[name]) for name in sorted(judged.parameters & arguments.keys()))
+    if parameters or any(state and name in judged.capabilities for name, state in states):
+        return SetCapabilities(tuple(states), program, parameters)
+    return RunProgram(program) if program else Harmless()
+
+
+def read_migrate(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate``: starts an outgoing migration; with ``resume`` it continues one that is already judged."""
+    match arguments.get("resume", False):
+        case True:
+            return read_steering(arguments, policy)
+        case False:
+            return _start(
+                StartMigration(Start.OUTGOING, to_another_host=leaves_the_host(arguments)), "migrate", arguments
+            )
+        case _:
+            return Unreadable("'resume' is not a boolean")
+
+
+def read_migrate_incoming(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate-incoming``: starts an incoming migration; QEMU has no check of its own on this side."""
+    return _start(StartMigration(Start.INCOMING), "migrate-incoming", arguments)
+
+
+def read_start_postcopy(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate-start-postcopy``: the last moment to stop a combination that was made behind the guard's back."""
+    return StartMigration(Start.POSTCOPY)
+
+
+def read_snapshot_save(arguments: Arguments, policy: Policy) -> Reading:
+    """``snapshot-save``: refused at the command, since the job that it starts would tell nobody."""
+    return StartMigration(Start.SAVE)
+
+
+def read_snapshot_load(arguments: Arguments, policy: Policy) -> Reading:
+    """``snapshot-load``: likewise."""
+    return StartMigration(Start.LOAD)
+
+
+def read_steering(arguments: Arguments, policy: Policy) -> Reading:
+    """``migrate_cancel`` and its like: whoever steers a running migration never waits, unless it runs a program."""
+    program = _program(arguments)
+    return RunProgram(program) if program else Harmless()
+
+
+def _start(start: StartMigration, command: str, arguments: Arguments) -> Reading:
+    try:
+        addresses = sockets.addresses(dict(arguments))
+    except TooManyError:
+        return TOO_MANY
+    return replace(start, program=_program(arguments), crash=crash(command, arguments), addresses=addresses)
+
+
+def _program(arguments: Arguments) -> str | None:
+    """Return what a migration would run: its ``exec:`` URI, or a channel with transport ``exec``."""
+    uri, channels = arguments.get("uri"), arguments.get("channels")
+    if isinstance(uri, str) and uri.startswith("exec:"):
+        return f"uri '{uri}'"
+    if isinstance(channels, list) and any(map(_is_exec, channels[:MAX_ENTRIES])):  # QEMU takes two at most
+        return "a channel with transport 'exec'"
+    return None
+
+
+def _is_exec(channel: Value) -> bool:
+    address = channel.get("addr") if isinstance(channel, dict) else None
+    return isinstance(address, dict) and address.get("transport") == "exec"
