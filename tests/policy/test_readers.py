@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.device import Device
 from qmpguard.policy.machine import Change
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import (
-    AddDevice,
     ChangeMonitor,
     OpenMonitor,
     RunProgram,
@@ -25,7 +23,7 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS, Harmless, Unreadable, read, unread
 from qmpguard.policy.reading.result import Reading
 from qmpguard.policy.schema import Schema
-from qmpguard.wire.json import Number, Value
+from qmpguard.wire.json import Number
 from tests.support.scenes import Request, caps, channel, hmp, plug, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))
@@ -134,46 +132,6 @@ def test_what_a_request_is_taken_for(request_: Request, reading: Reading | None)
         assert isinstance(found, SetCapabilities)
     else:
         assert found == reading
-
-
-def test_a_device_is_described_with_what_the_rules_speak_about() -> None:
-    arguments = {"id": "g", "host": "65:00.0", "sysfsdev": "/sys/x", "failover_pair_id": "net0", "bus": "pcie.1"}
-    device = Device("/machine/peripheral/g", "vfio-pci", "g", "65:00.0", "/sys/x", "net0")
-    assert taken_for(plug("vfio-pci", **arguments)) == AddDevice(device)
-
-
-@pytest.mark.parametrize(
-    ("value", "pair"),
-    [
-        (None, None),
-        ("", ""),
-        ("net0", "net0"),
-        (True, "on"),
-        (False, "off"),
-        (5, "5"),
-        (Number("5.0"), "5.0"),
-        ([], None),
-    ],
-    ids=str,
-)
-def test_a_scalar_is_spelled_as_qemu_up_to_9_1_spells_it(value: Value, pair: str | None) -> None:
-    reading = taken_for(plug("vfio-pci", failover_pair_id=value))
-    assert isinstance(reading, AddDevice)
-    assert reading.device.failover_pair_id == pair
-
-
-@pytest.mark.parametrize("value", [True, "on", "yes", "true", "y"])
-@pytest.mark.parametrize("name", ["enable-migration", "x-enable-migration"])
-def test_migration_may_be_forced_on_under_two_names(name: str, value: object) -> None:
-    reading = taken_for(plug("vfio-pci", **{name: value}))
-    assert isinstance(reading, AddDevice)
-    assert reading.device.migration_forced
-
-
-def test_a_device_without_an_id_is_named_by_its_type() -> None:
-    reading = taken_for(qmp("device_add", driver="vfio-ap", id=5))
-    assert isinstance(reading, AddDevice)
-    assert (reading.device.id, reading.device.label) == (None, "a new vfio-ap")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from qmpguard.policy.policy import Mode, Policy
 from qmpguard.policy.readers import Harmless, read
 from qmpguard.policy.rules import documentation, rules
 from qmpguard.policy.verdict import Verdict
-from qmpguard.wire.json import Number
 
 #: rows as a configuration would add them
 OWN = (
@@ -146,34 +145,6 @@ def test_the_message_begins_with_the_device_unless_it_names_it() -> None:
     assert second.text() == (
         "d0: no reboot (qmpguard: rule site-parameter, device 'd0', parameter mode is cpr-reboot; unplug it first)"
     )
-
-
-def test_what_helps_fits_the_moment() -> None:
-    row = replace(OWN[1], fix="")
-    machine = machine_of(row, plugged=True, lit=True)
-    words = {s: row.fails(replace(machine, starting=s), Policy()) for s in (Start.OUTGOING, Start.POSTCOPY)}
-    assert [problem.fix if problem else "" for problem in words.values()] == [
-        "set it otherwise with migrate-set-parameters, or unplug the device",
-        "let the migration go on as precopy, or cancel it with migrate_cancel",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("answer", "value", "equal"),
-    [
-        ("cpr-exec", "cpr-exec", True),
-        ("normal", "cpr-exec", False),
-        (True, "on", True),
-        ("on", "true", True),
-        (False, "true", False),
-        (4, "4", True),
-        (Number("2.5"), "2.5", True),
-        (None, "4", False),
-        ([], "4", False),
-    ],
-)
-def test_a_parameter_is_compared_as_text(answer: Any, value: str, equal: bool) -> None:
-    assert Parameter("p", value).is_on(Machine.of(parameters={"p": answer})) == equal
 
 
 def test_every_row_is_a_rule_that_explains_itself() -> None:
