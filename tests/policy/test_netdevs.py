@@ -1,0 +1,55 @@
+"""The back end of a network device: what QEMU would run or open for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
+
+TO_TCP = "tcp:10.0.2.9:5-tcp:192.0.2.1:1"
+TO_MONITOR = "tcp:10.0.2.9:5-mon:stdio"
+TO_MUX = "tcp:10.0.2.9:5-chardev:c,mux=on"
+TO_COMMAND = "tcp:10.0.2.9:5-cmd:sh"
+
+
+@pytest.mark.parametrize(
+    ("forwards", "opens"),
+    [
+        (None, False),
+        (TO_TCP, False),
+        (TO_COMMAND, False),
+        (TO_MONITOR, True),
+        (TO_MUX, True),
+        ([{"str": TO_TCP}, {"str": TO_MONITOR}], True),
+        ([TO_TCP, TO_MUX], True),  # as HMP gives them
+        ([5, {}, {"str": 5}, None], False),
+        ({"str": TO_MONITOR}, True),
+        ([TO_TCP] * MAX_FORWARDS + [TO_MONITOR], False),  # the reader refuses as many
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_forward_to_a_shared_character_device_opens_a_monitor(forwards: Any, *, opens: bool) -> None:
+    assert opens_monitor({"guestfwd": forwards}) is opens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        ({"type": "user"}, None),
+        ({"script": "/etc/ifup"}, "'script'"),
+        ({"script": "no", "downscript": ""}, None),
+        ({"downscript": "/x"}, "'downscript'"),
+        ({"helper": "/x"}, "'helper'"),
+        ({"smb": "/share"}, "'smb'"),
+        ({"path": "/passt"}, "'path'"),
+        ({"script": "/x", "helper": "/y"}, "'script'"),
+        ({"guestfwd": [{"str": TO_COMMAND}]}, "'guestfwd' to a command"),
+        ({"guestfwd": [{"str": TO_TCP}]}, None),
+        ({"guestfwd": TO_COMMAND}, "'guestfwd' to a command"),
+    ],
+    ids=str,
+)
+def test_the_argument_that_names_a_program_is_named(arguments: dict[str, Any], program: str | None) -> None:
+    assert program_of(arguments) == program
