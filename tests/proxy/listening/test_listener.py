@@ -196,20 +196,6 @@ async def test_a_storm_is_spaced_out_and_nobody_is_lost(tmp_path: Path) -> None:
         await eventually(lambda: len(clients.came) == 20)
 
 
-def test_the_pace() -> None:
-    pace = AcceptRate(burst=2, rate=10.0)
-    assert pace.wait(100.0) == 0.0
-    pace.spend()
-    pace.spend()
-    assert pace.wait(100.0) == pytest.approx(0.1)
-    assert pace.wait(100.05) == pytest.approx(0.05)
-    assert pace.wait(100.11) == 0.0
-    assert pace.wait(1000.0) == 0.0
-    pace.spend()
-    pace.spend()
-    assert pace.wait(1000.0) > 0.0  # no more than the burst has been saved
-
-
 # the file of the socket
 
 

@@ -1,0 +1,142 @@
+"""QEMU dials in: the newest connection that waits is kept, and the one in use is never taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.address import FdAddress, TcpAddress, UnixAddress
+from qmpguard.errors import UnavailableError
+from qmpguard.proxy.listening.qemu_listener import KEEPALIVE, QemuListener, own
+from tests.support.guarding import TIMEOUT, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "q"
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def dial(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    sock.settimeout(TIMEOUT)
+    return sock
+
+
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+async def taken(listener: QemuListener) -> socket.socket:
+    async with asyncio.timeout(TIMEOUT):
+        return await listener.next()
+
+
+async def test_who_dials_in_is_returned_and_does_not_block(path: Path) -> None:
+    with closing(QemuListener(UnixAddress(str(path)))) as listener:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "whoever connects there is taken for QEMU"
+        with dial(path) as qemu, await taken(listener) as sock:
+            assert not sock.getblocking()
+            qemu.sendall(b"greeting")
+            assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"greeting"
+
+
+async def test_waiting_ends_when_a_qemu_comes(path: Path) -> None:
+    with closing(QemuListener(UnixAddress(str(path)))) as listener:
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(taken(listener))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            with dial(path):
+                (await waiting).close()
+
+
+async def test_of_those_that_wait_the_newest_is_kept(path: Path) -> None:
+    with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as old:
+        await eventually(lambda: listener._waiting is not None)
+        with dial(path) as new:
+            assert await asyncio.to_thread(old.recv, 1) == b"", "the older one is closed"
+            with await taken(listener) as sock:
+                new.sendall(b"new")
+                assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"new"
+
+
+async def test_the_one_in_use_is_not_closed_by_one_that_comes(path: Path) -> None:
+    with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as qemu, await taken(listener) as sock:
+        with dial(path):
+            await eventually(lambda: listener._waiting is not None)
+        qemu.sendall(b"still here")
+        assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"still here"
+
+
+async def test_closing_closes_who_waits_and_removes_the_file(path: Path) -> None:
+    listener = QemuListener(UnixAddress(str(path)))
+    with dial(path) as qemu:
+        await eventually(lambda: listener._waiting is not None)
+        listener.close()
+        assert await asyncio.to_thread(qemu.recv, 1) == b""
+    assert not path.exists()
+
+
+async def test_over_tcp_a_qemu_that_is_gone_without_a_word_is_noticed(server: socket.socket) -> None:
+    with (
+        closing(QemuListener(FdAddress(server.fileno()))) as listener,
+        socket.create_connection(server.getsockname()),
+        await taken(listener) as sock,
+    ):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert {option: sock.getsockopt(socket.IPPROTO_TCP, option) for option in KEEPALIVE} == KEEPALIVE
+
+
+def test_of_a_passed_socket_a_duplicate_is_used(server: socket.socket) -> None:
+    address = own(FdAddress(server.fileno()))
+    assert isinstance(address, FdAddress)
+    assert address.number != server.fileno()
+    os.close(address.number)
+    server.getsockname()  # open still: its number never becomes that of another socket
+
+
+def test_other_addresses_are_used_as_they_are() -> None:
+    for address in (UnixAddress("/run/q"), TcpAddress("::1", 5)):
+        assert own(address) is address
+
+
+@pytest.mark.parametrize("number", [99_999, 1 << 40, -1])
+def test_a_number_that_is_no_descriptor_is_told(number: int) -> None:
+    with pytest.raises(UnavailableError, match="cannot listen at fd:"):
+        own(FdAddress(number))
+
+
+def test_a_passed_socket_that_does_not_listen_is_refused_and_left_open(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        before = descriptors()
+        with pytest.raises(UnavailableError, match="it is no listening stream socket"):
+            own(FdAddress(ours.fileno()))
+        assert descriptors() == before
+        ours.getsockname()
+
+
+async def test_a_path_that_another_has_is_an_error(path: Path) -> None:
+    with (
+        closing(QemuListener(UnixAddress(str(path)))),
+        pytest.raises(UnavailableError, match="another process listens"),
+    ):
+        QemuListener(UnixAddress(str(path)))

@@ -1,0 +1,163 @@
+"""Taking the place of QEMU's socket and giving it back: owner, mode and file are as they were."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qmpguard.errors import UnavailableError
+from qmpguard.proxy.listening import takeover as module
+from qmpguard.proxy.listening.takeover import PRIVATE, take_over
+from tests.support.guarding import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from qmpguard.proxy.listening.listener import Listener
+
+
+def listening(path: Path, mode: int = 0o660) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen(1)
+    path.chmod(mode)
+    return sock
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "q"
+
+
+@pytest.fixture
+def qemu(path: Path) -> Iterator[socket.socket]:
+    """A QEMU's socket at the path."""
+    with listening(path) as sock:
+        yield sock
+
+
+def seen(path: Path) -> tuple[int, int, int, int]:
+    status = path.lstat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_ino
+
+
+def names(path: Path) -> set[str]:
+    return {found.name for found in path.parent.iterdir()}
+
+
+def taken(path: Path) -> Listener:
+    return take_over(str(path), lambda sock, _: sock.close())
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_the_place_is_taken_and_given_back(path: Path) -> None:
+    before = seen(path)
+    with closing(taken(path)):
+        assert names(path) == {"q", "q.qemu", "q.qemu.lock"}
+        assert seen(path)[:3] == before[:3], "tools find a socket with QEMU's owner and mode"
+        assert seen(path)[3] != before[3]
+        assert (seen(path.with_name("q.qemu"))[0], seen(path.with_name("q.qemu"))[3]) == (PRIVATE, before[3])
+    assert names(path) == {"q"}
+    assert seen(path) == before
+
+
+async def test_a_client_that_waits_at_qemu_is_not_disturbed(path: Path, qemu: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        with closing(taken(path)):
+            ours, _ = qemu.accept()
+            with ours:
+                client.sendall(b"hello")
+                assert ours.recv(10) == b"hello"
+
+
+async def test_without_a_socket_nothing_is_taken_and_nothing_left(path: Path) -> None:
+    with pytest.raises(UnavailableError, match="no such socket; QEMU must be started first"):
+        taken(path)
+    assert names(path) == set()
+
+
+async def test_what_is_no_socket_stays(path: Path) -> None:
+    path.write_text("precious")
+    with pytest.raises(UnavailableError, match="it is no socket"):
+        taken(path)
+    assert (names(path), path.read_text()) == ({"q"}, "precious")
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_two_guards_cannot_have_one_place(path: Path) -> None:
+    with closing(taken(path)) as first:
+        with pytest.raises(UnavailableError, match="another guard has taken this socket over"):
+            taken(path)
+        assert first.still_ours
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_an_error_of_the_system_is_told_and_gives_the_place_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = seen(path)
+    monkeypatch.setattr(module, "Listener", refuse)
+    with pytest.raises(UnavailableError, match=r"cannot take over .*: Operation not permitted"):
+        taken(path)
+    assert (names(path), seen(path)) == ({"q"}, before)
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_a_qemu_whose_socket_has_gone_is_not_put_back(path: Path) -> None:
+    listener = taken(path)
+    path.with_name("q.qemu").unlink()  # as QEMU does when it ends
+    listener.close()
+    assert names(path) == set()
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_the_place_of_a_qemu_that_starts_anew_is_taken_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNLINKED", 0.001)
+    with closing(taken(path)) as listener:
+        assert listener.place is not None
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(listener.place.keep(listener, asyncio.Event()))
+            path.with_name("q.qemu").unlink()
+            path.unlink()  # QEMU removes what is there, and listens anew
+            with listening(path, 0o600) as anew:
+                inode = seen(path)[3]
+                await eventually(lambda: listener.still_ours)
+                assert seen(path.with_name("q.qemu"))[3] == inode
+                assert seen(path)[0] == 0o600, "the place has the mode of the new socket"
+                assert anew.fileno() >= 0
+            task.cancel()
+    assert seen(path)[3] == inode
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_while_qemu_is_linked_another_at_its_path_is_told_and_left_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LINKED", 0.001)
+    linked = asyncio.Event()
+    linked.set()
+    with closing(taken(path)) as listener:
+        assert listener.place is not None
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(listener.place.keep(listener, linked))
+            path.unlink()
+            with listening(path):
+                inode = seen(path)[3]
+                await eventually(lambda: "another process listens there" in caplog.text)
+                assert seen(path)[3] == inode
+            task.cancel()
+        path.unlink()
+
+
+def test_what_is_kept_aside_is_for_its_owner_only() -> None:
+    assert PRIVATE & (stat.S_IRWXG | stat.S_IRWXO) == 0
