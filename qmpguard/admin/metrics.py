@@ -123,7 +123,7 @@ _G, _C = GaugeMetricFamily, CounterMetricFamily
 NUMBERS = (
     Family("upstream_up", _G, "1 while there is a link to QEMU.", lambda s: _one(s.link.up)),
     Family("upstream_answers", _G, "1 while QEMU answers the heartbeat; absent where it cannot be asked.",
-           lambda s: () if s.pulse is Pulse.UNKNOWN else _one(s.pulse is not Pulse.SILENT)),
+           lambda s: () if s.qemu.pulse is Pulse.UNKNOWN else _one(s.qemu.pulse is not Pulse.SILENT)),
     Family("upstream_connects", _C, "Links to QEMU that came up.", lambda s: _one(s.counts.links)),
     Family("clients", _G, "Clients connected now.", lambda s: _one(len(s.clients))),
     Family("client_connects", _C, "Clients that have connected.", lambda s: _one(s.counts.clients)),

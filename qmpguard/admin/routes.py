@@ -180,7 +180,7 @@ class Routes:
         for one in tuple(self._vms()):
             shot = one.snapshot()
             modes[one.name] = serialize.modes(shot)
-            added |= dict.fromkeys(shot.added_rules)
+            added |= dict.fromkeys(shot.judging.added)
             yield b""
         yield from listing(b'{"rules":[', (encode(row) for row in serialize.rules(modes, added)), b"]}")
 

@@ -33,7 +33,7 @@ def state(shot: Snapshot) -> str:
     """Return a VM's state in one word: ``ready``, ``busy``, ``silent`` or ``down``."""
     if not shot.link.up:
         return "down"
-    return shot.pulse.value if shot.pulse in (Pulse.BUSY, Pulse.SILENT) else "ready"
+    return shot.qemu.pulse.value if shot.qemu.pulse in (Pulse.BUSY, Pulse.SILENT) else "ready"
 
 
 def vm(shot: Snapshot, run: Run) -> Object:
@@ -46,8 +46,8 @@ def vm(shot: Snapshot, run: Run) -> Object:
         "faults": list(shot.faults),
         "notes": list(shot.notes),
         "link": {"up": shot.link.up, "since": shot.link.since, "reason": shot.link.reason},
-        "qemu": {"version": shot.qemu, "package": shot.package} if shot.qemu else None,
-        "heartbeat": shot.pulse.value,
+        "qemu": {"version": shot.qemu.version, "package": shot.qemu.package} if shot.qemu.version else None,
+        "heartbeat": shot.qemu.pulse.value,
         "clients": [client(one) for one in shot.clients],
         "seen": shot.seen,
         "run_state": facts.runstate,
@@ -65,10 +65,10 @@ def vm(shot: Snapshot, run: Run) -> Object:
             }
             for p in shot.forecasts
         ],
-        "profile": shot.policy.profile.value,
-        "mode": shot.policy.mode.value,
-        "rules": [{"id": rule, "mode": mode.value} for rule, mode in shot.rules],
-        "overrides": [override(one) for one in shot.overrides],
+        "profile": shot.judging.policy.profile.value,
+        "mode": shot.judging.policy.mode.value,
+        "rules": [{"id": rule, "mode": mode.value} for rule, mode in shot.judging.modes],
+        "overrides": [override(one) for one in shot.judging.overrides],
         "drift": {"count": shot.counts.drifts, "last": None if shot.drift is None else entry(shot.drift, run)},
         "counts": counts(shot.counts),
     }
@@ -114,7 +114,7 @@ def kind_of(what: Happening) -> str:
 
 def modes(shot: Snapshot) -> dict[str, str]:
     """Return the mode of each rule for a VM."""
-    return {rule: mode.value for rule, mode in shot.rules}
+    return {rule: mode.value for rule, mode in shot.judging.modes}
 
 
 def rules(of_vms: Mapping[str, Mapping[str, str]], added: Iterable[Row] = ()) -> Iterator[Object]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.readers import Unreadable
     from qmpguard.proxy.clients.pending import PendingRequest, Requester
-    from qmpguard.proxy.clients.sessions import Sessions
+    from qmpguard.proxy.clients.registry import SessionRegistry
     from qmpguard.proxy.judging.drift_watch import DriftWatch
     from qmpguard.proxy.judging.gate import Gate
     from qmpguard.proxy.qemu.link import Link
@@ -50,11 +50,10 @@ class Hub:
     """
 
     def __init__(
-        self, name: str, gate: Gate, watch: DriftWatch, sessions: Sessions, recorder: Recorder, outbox: Outbox
+        self, name: str, gate: Gate, watch: DriftWatch, sessions: SessionRegistry, recorder: Recorder, outbox: Outbox
     ) -> None:
         self.name = name
         self.outbox = outbox
-        self.grew = outbox.grew
         self.link: Link | None = None
         self.is_alive = True
         self.role = Role.OPERATOR

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.hub import Hub
     from qmpguard.proxy.judging.drift_watch import DriftWatch
     from qmpguard.proxy.judging.gate import Gate
-    from qmpguard.proxy.qemu.connections import Connection, QemuConnections
+    from qmpguard.proxy.qemu.connections import NegotiatedConnection, QemuConnections
     from qmpguard.proxy.qemu.heartbeat import Heartbeat
     from qmpguard.tasks import Tasks
 
@@ -32,7 +32,7 @@ class Serving:
     """Serves one connection. ``on_up`` is called with the link and with the socket of the guard's own session."""
 
     def __init__(
-        self, connection: Connection, hub: Hub, gate: Gate, on_up: Callable[[Link, socket.socket], None]
+        self, connection: NegotiatedConnection, hub: Hub, gate: Gate, on_up: Callable[[Link, socket.socket], None]
     ) -> None:
         stream = Stream(connection.sock, hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
         self.link = Link(stream, hub, connection.greeting, connection.number)

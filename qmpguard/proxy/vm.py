@@ -1,7 +1,7 @@
 """One guarded VM put together: its connections to QEMU, its sessions, and all that lies between them.
 
-Bytes come in at `Sessions` and at `Link`. `Hub` routes between the two, `Gate` judges, `Recorder` writes down. This
-class connects them, and is the VM for the daemon and the admin interface. It does no routing and no judging itself.
+Bytes come in at `SessionRegistry` and at `Link`. `Hub` routes between the two, `Gate` judges, `Recorder` writes down.
+This class connects them, and is the VM for the daemon and the admin interface. It routes and judges nothing itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.forecast import WAYS, Forecast, Passes
 from qmpguard.policy.machine import numbers
 from qmpguard.policy.rules import added, modes
-from qmpguard.proxy.clients.sessions import Sessions
+from qmpguard.proxy.clients.registry import SessionRegistry
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.hub import Hub
 from qmpguard.proxy.judging.drift_watch import DriftWatch
@@ -27,7 +27,7 @@ from qmpguard.proxy.serving import Serving
 from qmpguard.proxy.sockets.budget import Budget
 from qmpguard.proxy.sockets.stream import Outbox
 from qmpguard.proxy.state.recorder import Recorder
-from qmpguard.proxy.state.snapshot import Client, Pulse, Snapshot
+from qmpguard.proxy.state.snapshot import Client, Judging, Pulse, QemuState, Snapshot
 from qmpguard.record import Journal, Peer, Run
 from qmpguard.tasks import Tasks
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.proxy.clients.session import Session
     from qmpguard.proxy.qemu.absence import Absence
-    from qmpguard.proxy.qemu.connections import Connection
+    from qmpguard.proxy.qemu.connections import NegotiatedConnection
     from qmpguard.proxy.qemu.handover import Inheritance
     from qmpguard.proxy.qemu.link import Link
     from qmpguard.proxy.state.counters import Counters
@@ -69,7 +69,7 @@ class Vm:
         self._tasks = Tasks(f"vm={name}", self.counts.faults)
         budget = budget or Budget()
         self.outbox = Outbox(budget.grew, lambda error: self._tasks.record("stream", error))
-        self.sessions = Sessions(name, limits, self.counts, self.outbox, budget)
+        self.sessions = SessionRegistry(name, limits, self.counts, self.outbox, budget)
         schema = VmSchema(name, schemas or Schemas())
         self.gate = Gate(name, policy, self.recorder, schema, limits.survey_timeout)
         self.watch = DriftWatch(self.gate, name, limits.watch)
@@ -131,7 +131,7 @@ class Vm:
         self.gate.adopt(policy, self.limits.survey_timeout)
 
     def quiesce(self) -> None:
-        """Read no more from clients; what was received is still answered, and then `Sessions.drained` is set."""
+        """Read no more from clients; what was received is still answered, and then `SessionRegistry.drained` is set."""
         self.sessions.stop_reading()
 
     # the life of its links
@@ -159,7 +159,7 @@ class Vm:
                 self.connections.on_ended()
         await asyncio.get_running_loop().create_future()  # without a link, until cancelled
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: NegotiatedConnection) -> None:
         serving = None
         try:
             if not connection.same_qemu:
@@ -231,9 +231,7 @@ class Vm:
             name=self.name,
             time=time.time(),
             link=self.recorder.standing,
-            qemu=greeting.version if greeting else "",
-            package=greeting.package if greeting else "",
-            pulse=self._pulse(),
+            qemu=self._qemu_state(),
             clients=tuple(
                 Client(session.peer, session.state.value, session.since, session.outstanding)
                 for session in sorted(self.clients, key=lambda session: session.peer.number)
@@ -241,17 +239,20 @@ class Vm:
             seen=seen.time,
             facts=seen.facts,
             history=seen.history,
-            policy=gate.policy,
-            rules=modes(gate.policy),
-            added_rules=added(gate.policy),
+            judging=Judging(gate.policy, modes(gate.policy), added(gate.policy), self.overrides.active),
             forecasts=seen.forecasts(gate.policy) if greeting else _NO_LINK,
             drift=self.recorder.last_drift,
             ways_around=gate.memory.ways_around,
             counts=self.counts,
             surveys=gate.surveys,
-            overrides=self.overrides.active,
             remarks=tuple(text for remark in self.remarks if (text := remark())),
         )
+
+    def _qemu_state(self) -> QemuState:
+        greeting = self.greeting
+        if greeting is None:
+            return QemuState("", "", Pulse.UNKNOWN)
+        return QemuState(greeting.version, greeting.package, self._pulse())
 
     def _pulse(self) -> Pulse:
         if "oob" not in self.hub.offered:

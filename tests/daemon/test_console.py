@@ -77,7 +77,7 @@ async def test_an_override_lets_pass_what_was_refused_and_is_on_record(tmp_path:
         qemu.devices["gpu0"] = "vfio-pci"
         assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")
         assert "return" in await ask(path, begin=BEGIN)
-        assert fleet.guards["one"].vm.snapshot().overrides[0].reason == "ticket 7"
+        assert fleet.guards["one"].vm.snapshot().judging.overrides[0].reason == "ticket 7"
         assert "override=begun rule=all" in fleet.guards["one"].vm.snapshot().notes[0]
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
         assert await ask(path, end={"vm": "one", "rule": None}) == {"return": True}

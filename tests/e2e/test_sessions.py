@@ -1,4 +1,4 @@
-"""Sessions on real QEMUs: what is answered while the main loop is held, and what a crowd of clients sees."""
+"""SessionRegistry on real QEMUs: what is answered while the main loop is held, and what a crowd of clients sees."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import Guard
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.proxy.clients import sessions
+from qmpguard.proxy.clients import registry
 from qmpguard.proxy.clients.reading import TURN
 from qmpguard.proxy.clients.session import Session
 from qmpguard.proxy.closing import CloseReason
@@ -525,7 +525,7 @@ async def test_a_client_is_sent_what_is_due_to_it_after_the_link_was_lost(tmp_pa
 async def test_a_client_that_does_not_read_its_last_words_is_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "LAST_WORDS", 0.1)
+    monkeypatch.setattr(registry, "LAST_WORDS", 0.1)
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path) as guard,

@@ -1,4 +1,4 @@
-"""Sessions on a link, with a fake QEMU: ids, order, events, limits, ends."""
+"""SessionRegistry on a link, with a fake QEMU: ids, order, events, limits, ends."""
 
 from __future__ import annotations
 

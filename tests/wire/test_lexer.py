@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmpguard.wire.lexer import BLOCK, Kind, Lexer
+from qmpguard.wire.lexer import BLOCK, START, Kind, Lexer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,14 +66,14 @@ def test_tokens_are_the_same_whole_and_byte_by_byte(data: bytes, result: list[To
 def test_a_token_is_unfinished_until_a_byte_says_that_it_is_over(data: bytes) -> None:
     lexer = Lexer(1000)
     assert tokens(lexer, [data]) == []
-    assert not lexer.is_between
+    assert lexer.state is not START
     assert (lexer.unscanned, lexer.held) == (0, len(data))
 
 
 def test_between_tokens_nothing_is_held() -> None:
     lexer = Lexer(1000)
     assert tokens(lexer, [b" {} "]) == [(Kind.LCURLY, "{"), (Kind.RCURLY, "}")]
-    assert lexer.is_between
+    assert lexer.state is START
     assert lexer.held == 0
 
 

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 class Wakeups(Protocol):
-    """Counts the wake-ups of the event loop: `qmpguard.proxy.sockets.stream.Outbox`."""
+    """Counts the wake-ups of the event loop, and the bytes that are held: `qmpguard.proxy.sockets.stream.Outbox`."""
 
     wakeup: int
+    grew: Callable[[int], None]
 
 
-class Transport(Protocol):
+class ClientTransport(Protocol):
     """The client's socket: `qmpguard.proxy.sockets.stream.Stream`, or what a test puts in its place."""
 
     @property
@@ -76,12 +77,7 @@ class Upstream(Protocol):
 
     @property
     def outbox(self) -> Wakeups:
-        """Counts the wake-ups of the event loop."""
-        ...
-
-    @property
-    def grew(self) -> Callable[[int], None]:
-        """Called with the number of bytes of each read, when its messages were looked at: they may be held."""
+        """Counts the wake-ups of the event loop, and the bytes that are held."""
         ...
 
     def on_descriptors(self, count: int) -> None:

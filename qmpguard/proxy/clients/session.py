@@ -19,8 +19,7 @@ Invariants:
   in-band request waits here for the reply of the one before it (``_held``), but for queries: they change nothing, so
   nobody can tell that they were sent early.
 * In one wake-up of the event loop at most `TURN` messages of a client are looked at, whoever causes it to be read on.
-* `settle` may be called while messages are looked at, as for a refusal. Then it does not look at messages itself
-  (``_reading.now``), so the depth of calls does not grow with the number of requests.
+* `settle`, called while messages are looked at (``_reading.now``), looks at none: the depth of calls does not grow.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from qmpguard.wire.client_messages import (
 from qmpguard.wire.framing import MAX_REQUEST, Malformed
 
 if TYPE_CHECKING:
-    from qmpguard.proxy.clients.interfaces import Transport, Upstream
+    from qmpguard.proxy.clients.interfaces import ClientTransport, Upstream
     from qmpguard.proxy.sockets.descriptors import Descriptor
     from qmpguard.record import Peer
     from qmpguard.wire.qemu_messages import Greeting
@@ -56,15 +55,12 @@ _COMMANDS, _ENDING, _CLOSED = State.COMMANDS, State.ENDING, State.CLOSED
 
 
 class Session:
-    """One client's conversation. ``privileged``: the guard's own, whose requests are not judged.
-
-    ``since`` is in seconds since the epoch. ``todo`` and ``holder``: see `Requester`.
-    """
+    """One client's conversation, ``since`` a time of the epoch. ``privileged``: the guard's own, not judged."""
 
     def __init__(
         self,
         hub: Upstream,
-        stream: Transport,
+        stream: ClientTransport,
         peer: Peer,
         *,
         max_request: int = MAX_REQUEST,
@@ -194,7 +190,7 @@ class Session:
             self.hub.on_descriptors(len(descriptors))
         self._input.feed(data, descriptors)
         self._read(busy=True)
-        self.hub.grew(len(data))
+        self.hub.outbox.grew(len(data))
 
     def eof_received(self) -> None:
         """Answer what was received, then close: QEMU does so too when a client has sent its last byte."""

@@ -99,7 +99,6 @@ class Listener:
         self._rate = LogRate(LINES, MINUTE)
         self._lost: tuple[FileId | None, str] | None = None  # what was found at our path, and what was said of it
         self._resume: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
         self._listening = open_listening(address, *self._permissions)
         self._watch()
 
@@ -218,7 +217,7 @@ class Listener:
     def _on_connect(self) -> None:
         """Called when somebody has connected."""
         for _ in range(BATCH):
-            if (wait := self._pace.wait(self._loop.time())) > 0.0:
+            if (wait := self._pace.wait(asyncio.get_running_loop().time())) > 0.0:
                 self._pause(wait * BATCH)
                 return
             if not self._accept_one():
@@ -276,7 +275,7 @@ class Listener:
         self._say("fault", f"client closed, the guard failed: {error!r}", error)
 
     def _say(self, kind: str, text: str, error: Exception | None = None) -> None:
-        if (more := self._rate.admit(kind, self._loop.time())) is not None:
+        if (more := self._rate.admit(kind, asyncio.get_running_loop().time())) is not None:
             log.warning("%s%s%s", self._prefix, text, more, exc_info=error)
 
     # when to look
@@ -286,14 +285,14 @@ class Listener:
         return f"{self.label} " if self.label else ""
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._listening.sock.fileno(), self._on_connect)
+        asyncio.get_running_loop().add_reader(self._listening.sock.fileno(), self._on_connect)
 
     def _unwatch(self) -> None:
-        self._loop.remove_reader(self._listening.sock.fileno())
+        asyncio.get_running_loop().remove_reader(self._listening.sock.fileno())
         if self._resume is not None:
             self._resume.cancel()
 
     def _pause(self, seconds: float) -> None:
         self._unwatch()
         if not self.is_closed:
-            self._resume = self._loop.call_later(seconds, self._watch)
+            self._resume = asyncio.get_running_loop().call_later(seconds, self._watch)

@@ -45,7 +45,7 @@ class Presence(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class NegotiatedConnection:
     """A negotiated connection to QEMU, and the events that came with the negotiation.
 
     ``own`` is a socket pair for the guard's own session. It is made before anything is said on a passed connection,
@@ -100,7 +100,7 @@ class QemuConnections:
         self._last = False
         self._used = False  # the passed connection: nothing can be begun anew on it
 
-    async def next(self) -> Connection | None:
+    async def next(self) -> NegotiatedConnection | None:
         """Return the next connection, which the caller closes; None where there will be none any more.
 
         Raises nothing but cancellation.
@@ -114,7 +114,7 @@ class QemuConnections:
                 self.on_failure(error)
         return None
 
-    def on_linked(self, connection: Connection) -> None:
+    def on_linked(self, connection: NegotiatedConnection) -> None:
         """Called when a connection is served."""
         self._qemu = connection.qemu
         self._begun = asyncio.get_running_loop().time()
@@ -166,7 +166,7 @@ class QemuConnections:
 
     # one attempt
 
-    async def _establish(self) -> Connection:
+    async def _establish(self) -> NegotiatedConnection:
         if (left := self._inheritance) is not None:
             self._inheritance = None
             return self._inherited(left)
@@ -181,7 +181,7 @@ class QemuConnections:
             stack.pop_all()
         return connection
 
-    def _inherited(self, left: Inheritance) -> Connection:
+    def _inherited(self, left: Inheritance) -> NegotiatedConnection:
         with ExitStack() as stack:
             sock = stack.enter_context(left.sock)
             own = _pair(stack)
@@ -199,10 +199,10 @@ class QemuConnections:
         own: tuple[socket.socket, socket.socket],
         greeting: Greeting,
         events: list[QemuEvent],
-    ) -> Connection:
+    ) -> NegotiatedConnection:
         qemu = peer_identity(sock, self.address)
         same = qemu is not None and qemu == self._qemu
-        return Connection(sock, own, greeting, events, qemu=qemu, same_qemu=same, is_passed=self._used)
+        return NegotiatedConnection(sock, own, greeting, events, qemu=qemu, same_qemu=same, is_passed=self._used)
 
     async def _connect(self) -> socket.socket:
         """Return a connection to QEMU. Raises the reason why there is none."""

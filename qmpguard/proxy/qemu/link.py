@@ -41,7 +41,7 @@ MAX_UNSENT = 128 << 20
 LINGER = 5.0
 
 
-class Transport(Protocol):
+class QemuTransport(Protocol):
     """QEMU's socket: `qmpguard.proxy.sockets.stream.Stream`, or what a test puts in its place."""
 
     @property
@@ -91,7 +91,7 @@ class LinkOwner(Protocol):
 class Link:
     """A negotiated connection to QEMU; the numbers of its requests begin behind ``number``."""
 
-    def __init__(self, stream: Transport, owner: LinkOwner, greeting: Greeting, number: int = 0) -> None:
+    def __init__(self, stream: QemuTransport, owner: LinkOwner, greeting: Greeting, number: int = 0) -> None:
         self.greeting = greeting
         self.lost_reason: str | None = None
         self.is_behind = False

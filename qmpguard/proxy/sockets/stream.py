@@ -1,7 +1,6 @@
 """Bytes and descriptors over one socket, without waiting: what arrives goes to a protocol, what is written is queued.
 
-Nothing here knows what the bytes mean. The calls are asyncio's: `data_received`, `eof_received`, `connection_lost`,
-`pause` and `resume`. Invariants:
+Nothing here knows what the bytes mean. The calls are named as asyncio's. Invariants:
 
 * Writes that are made while a read is being handled leave together when it is done (`Outbox`): ten replies to ten
   requests that came in one read cost one system call.
@@ -47,8 +46,7 @@ class Outbox:
         self.failed = failed
         self.hangups = Hangups()
         self.wakeup = 0
-        # Each read is copied out in its own size: `recv` would make READ_SIZE bytes and give the rest back, and the
-        # few bytes that are kept for a while would leave the heap full of holes
+        # `recv` would make READ_SIZE bytes each time and give most of them back, and leave the heap full of holes
         self.buffer = memoryview(bytearray(READ_SIZE))
         self.depth = 0  # of the handling of a wake-up
         self._streams: list[Stream] = []
@@ -81,7 +79,7 @@ class Stream:
     """One connected, non-blocking stream socket. ``limit`` is in bytes, for what the other side does not read.
 
     Without ``descriptors`` the kernel closes those that the other side sends (unix(7)), which is a cheaper way to read.
-    ``linger`` is in seconds: after a write error, the bytes that the other side had sent before are still read.
+    ``linger`` is in seconds: after a write error, bytes that the other side had sent before are still read.
     """
 
     def __init__(
@@ -180,11 +178,7 @@ class Stream:
         self._put(data, len(data), descriptor)
 
     def write_long(self, pieces: Iterator[bytes], size: int, descriptor: Descriptor | None = None) -> None:
-        """Queue a message in pieces: one of them is made and sent, then other sockets have their turn.
-
-        It counts for ``size`` bytes among those that are pending. The descriptor travels with the first piece. Never
-        waits, never raises.
-        """
+        """Queue a message in pieces, each of which is made and sent in a turn; it counts for ``size`` pending bytes."""
         self._put(LongMessage(pieces, size), size, descriptor)
 
     def _put(self, data: bytes | LongMessage, size: int, descriptor: Descriptor | None) -> None:
@@ -231,10 +225,6 @@ class Stream:
         self._loop.remove_writer(self._fileno)
         self.flush()
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call back when every other socket has had its turn."""
-        self._loop.call_soon(self._call, callback)
-
     def _call(self, callback: Callable[[], None]) -> None:
         if self.closed:
             return
@@ -243,6 +233,10 @@ class Stream:
                 callback()
         except Exception as error:  # noqa: BLE001 -- it ends this stream, and no other
             self._fail(error)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back when every other socket has had its turn."""
+        self._loop.call_soon(self._call, callback)
 
     def when_sent(self, callback: Callable[[], None]) -> None:
         """Call back once, in a turn of its own, when everything queued has been sent."""

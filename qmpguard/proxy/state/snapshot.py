@@ -51,28 +51,42 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class QemuState:
+    """QEMU's version and its packager's name for it, empty where there is no link, and whether it answers."""
+
+    version: str
+    package: str
+    pulse: Pulse
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How requests are judged: the policy, the mode of each rule, the rules that a site has added, the overrides."""
+
+    policy: Policy
+    modes: tuple[tuple[str, Mode], ...]
+    added: tuple[Row, ...] = ()
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One VM. ``seen`` is when QEMU was last looked at; ``drift`` the last of them; the counts count on."""
 
     name: str
     time: float
     link: LinkState
-    qemu: str
-    package: str
-    pulse: Pulse
+    qemu: QemuState
     clients: tuple[Client, ...]
     seen: float | None
     facts: Facts
     history: MigrationHistory
-    policy: Policy
-    rules: tuple[tuple[str, Mode], ...]
-    added_rules: tuple[Row, ...]  # those of the policy, beside the built-in ones
+    judging: Judging
     forecasts: tuple[Forecast, ...]
     drift: Entry | None
     ways_around: tuple[str, ...]
     counts: Counters
     surveys: Durations
-    overrides: tuple[Override, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -80,17 +94,17 @@ class Snapshot:
         """Why this VM is not ready to be used; empty when it is."""
         if not self.link.up:
             return (f"no link to QEMU: {self.link.reason}",)
-        if self.pulse is Pulse.SILENT:
+        if self.qemu.pulse is Pulse.SILENT:
             return ("QEMU does not answer: it is stopped or hangs",)
         return ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What does not keep it from being used, but should be known."""
-        mode = dict(self.rules)["new-monitor"]
+        mode = dict(self.judging.modes)["new-monitor"]
         told = f"rule new-monitor is in mode {mode.value}: what opens a way around the guard is let through"
         return (
-            *(str(override) for override in self.overrides),
+            *(str(override) for override in self.judging.overrides),
             *self.remarks,
             *(() if mode is Mode.ENFORCE else (told,)),
             *(f"{way} was let through: there may be a way around the guard" for way in self.ways_around),

@@ -31,13 +31,13 @@ async def test_it_tells_what_qemu_has_shown(tmp_path: Path) -> None:
         async with guarding(qemu.path, watch=FAST) as guard, connected(tmp_path / "guard.sock"):
             await eventually(lambda: guard.vm.gate.last_seen.facts.migration is not None)
             shot = guard.vm.snapshot()
-    assert (shot.name, shot.qemu, shot.package, shot.link.up) == ("test", "8.1.0", "fake", True)
+    assert (shot.name, shot.qemu.version, shot.qemu.package, shot.link.up) == ("test", "8.1.0", "fake", True)
     assert [device.name for device in shot.facts.details or ()] == ["gpu0"]
     assert shot.facts.capabilities == frozenset({"xbzrle"})
     assert shot.facts.runstate == "running"
     assert [(client.peer.number, client.state) for client in shot.clients] == [(1, "commands")]
     assert [forecast.passes for forecast in shot.forecasts] == [Passes.YES, Passes.NO, Passes.NO]
-    assert dict(shot.rules)["vfio-postcopy"] is Mode.ENFORCE
+    assert dict(shot.judging.modes)["vfio-postcopy"] is Mode.ENFORCE
     assert shot.faults == ()
 
 
@@ -102,7 +102,7 @@ async def test_without_qemu_it_says_so_and_promises_nothing(tmp_path: Path) -> N
         shot = guard.vm.snapshot()
     assert guard.vm.connections.presence is Presence.ENDED
     assert {forecast.passes for forecast in shot.forecasts} == {Passes.UNKNOWN}
-    assert shot.pulse is Pulse.UNKNOWN
+    assert shot.qemu.pulse is Pulse.UNKNOWN
 
 
 async def test_a_silent_qemu_is_told_from_a_busy_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,14 +112,14 @@ async def test_a_silent_qemu_is_told_from_a_busy_one(tmp_path: Path, monkeypatch
     async with FakeQemu(tmp_path / "q") as qemu:
         qemu.hold = {"query-migrate"}
         async with guarding(qemu.path, watch=FAST) as guard:
-            await eventually(lambda: guard.vm.snapshot().pulse is Pulse.BUSY)
+            await eventually(lambda: guard.vm.snapshot().qemu.pulse is Pulse.BUSY)
             assert guard.vm.snapshot().faults == ()
             qemu.silent = True
-            await eventually(lambda: guard.vm.snapshot().pulse is Pulse.SILENT)
+            await eventually(lambda: guard.vm.snapshot().qemu.pulse is Pulse.SILENT)
             assert guard.vm.snapshot().faults == ("QEMU does not answer: it is stopped or hangs",)
             qemu.silent = False
             qemu.let_go()
-            await eventually(lambda: guard.vm.snapshot().pulse is Pulse.OK)
+            await eventually(lambda: guard.vm.snapshot().qemu.pulse is Pulse.OK)
 
 
 def test_a_qemu_that_stops_is_noticed_within_20_seconds() -> None:

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 LAST_WORDS = 5.0
 
 
-class Sessions:
+class SessionRegistry:
     """The sessions of a VM, and among them the guard's own. ``drained`` is set while there is no client.
 
     Requests go to ``hub``. ``contain`` does something for one session, whose exceptions concern no other.
