@@ -1,4 +1,4 @@
-"""``qmpguard config``: check a configuration file, or show what holds and where it comes from."""
+"""``qmpguard config``: check a configuration file, or show the effective settings and where each comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import argparse
 
 SUMMARY = "check or show the settings"
-DESCRIPTION = "Check a configuration file, or show the settings that hold and where each comes from."
+DESCRIPTION = "Check a configuration file, or show the effective settings and where each comes from."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = commands.add_parser("check", help="say whether a file can be used", description="Check a file.")
     check.add_argument("file", metavar="FILE")
     about = "Show what `run` would do with the same options and the same environment, as a configuration file."
-    show = commands.add_parser("show", help="show what holds, and where it comes from", description=about)
+    show = commands.add_parser("show", help="show the effective settings, and where each comes from", description=about)
     add_options(show)
 
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "start a QEMU whose only monitor is the guard's"
 DESCRIPTION = (
-    "Start a QEMU whose only monitor is the guard's, so that there is no way around it: a socket pair that no other "
-    "process holds an end of. Signals are passed on to QEMU, and its exit status is passed on. A command line with a "
-    "monitor of its own is refused, or warned of where rule new-monitor only warns."
+    "Start a QEMU whose only monitor is the guard's, so that there is no way around it: no other process holds an end "
+    "of the monitor's socket pair. Signals are forwarded to QEMU, and qmpguard exits with QEMU's status. A command "
+    "line with another monitor is refused, or warned of where rule new-monitor only warns."
 )
 
-#: options of `run` that have no meaning here: where QEMU is, and what becomes of clients when it has ended
+#: options of `run` that have no meaning here: QEMU's address, and how clients are served after QEMU has ended
 WITHOUT = frozenset({"qemu", "qemu-listen", "takeover", "absent", "end-with-qemu"})
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Guard as long as QEMU runs, and return its exit status."""
+    """Guard QEMU until it ends, and return its exit status."""
     from qmpguard.signals import BY_SIGNAL, TAKEN, TO_CHILD, Signals
 
     signals = Signals(TAKEN | TO_CHILD, early=TO_CHILD, status=lambda number: BY_SIGNAL + number)
@@ -69,7 +69,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _environ() -> dict[str, str]:
-    """Return the environment without what says where QEMU is."""
+    """Return the environment without the variables of the options in `WITHOUT`."""
     unwanted = {option.variable for option in OPTIONS if option.flag in WITHOUT} | {"QMPGUARD_CONFIG"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SUMMARY = "guard a QEMU"
 DESCRIPTION = "Guard a QEMU's QMP socket."
 
-#: the name of the socket that systemd/qmpguard@.socket passes
+#: the FileDescriptorName= in systemd/qmpguard@.socket
 SOCKET = "qmp"
 
 

@@ -1,4 +1,4 @@
-"""``qmpguard status``: how the VMs of a guard are."""
+"""``qmpguard status``: the state of each VM of a guard."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from qmpguard.remote.admin import AdminClient
-from qmpguard.remote.admin import add_arguments as add_visitor_arguments
+from qmpguard.remote.admin import add_arguments as add_admin_arguments
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-SUMMARY = "show how the VMs are"
-DESCRIPTION = "Show how the VMs of a guard are: from its memory, no QEMU is asked."
+SUMMARY = "show the state of each VM"
+DESCRIPTION = "Show the state of each VM of a guard, from the guard's memory: QEMU is not queried."
 
 COLUMNS = ("VM", "STATE", "QEMU", "CLIENTS", "REFUSED", "WARNED", "MODE")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_visitor_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="for programs: all that is known")
+    add_admin_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="for programs: every member of each VM")
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print a table, and below it what should be known. 0 when every VM is ready, 1 when one is not."""
+    """Print a table, and below it faults and notes. Return 0 when every VM is ready, 1 when one is not."""
     body = AdminClient(arguments.admin, arguments.token_file).read("/api/v1/vms")
     vms = body["vms"]
     for line in [json.dumps(body, indent=2)] if arguments.json else lines(vms):
@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def lines(vms: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the table, and what should be known of each VM."""
+    """Yield the lines of the table, then the faults and notes of each VM."""
     rows = [COLUMNS, *(_row(vm) for vm in vms)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.policy.operations import Operation
-    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.reading.result import Unreadable
     from qmpguard.proxy.clients.pending import PendingRequest, Requester
     from qmpguard.proxy.clients.registry import SessionRegistry
     from qmpguard.proxy.judging.drift_watch import DriftWatch

@@ -10,8 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.facts import numbers
 from qmpguard.policy.forecast import WAYS, Forecast, Passes
-from qmpguard.policy.machine import numbers
 from qmpguard.policy.rules import added, modes
 from qmpguard.proxy.clients.registry import SessionRegistry
 from qmpguard.proxy.closing import CloseReason

@@ -1,4 +1,4 @@
-"""A look at a live VM over a connection of its own, for commands that tell and change nothing."""
+"""A QMP connection to a live VM, for commands that only query."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: seconds for the greeting: QEMU sends it at once, unless another client holds the monitor
-GREETING = 5.0
-#: seconds for the answers: a QEMU that plugs a large VFIO device is busy for longer, and then somebody waits at a shell
-ANSWERS = 60.0
-#: everything that the rules look at, but for what belongs to one request
-EVERYTHING = (
+GREETING_TIMEOUT = 5.0
+#: seconds for the answers; a QEMU that plugs a large VFIO device is busy for longer
+ANSWER_TIMEOUT = 60.0
+#: every fact that the rules read, except those about one request
+ALL_FACTS = (
     Fact.CAPABILITIES,
     Fact.DEVICES,
     Fact.DETAILS,
@@ -43,7 +43,7 @@ EVERYTHING = (
 
 
 class RemoteVm:
-    """A connection to a live QEMU, direct or through a guard."""
+    """A QMP connection to a live QEMU, direct or through a guard."""
 
     def __init__(self, client: QMPClient, address: Address) -> None:
         self.version, self.package = _version(client)
@@ -51,29 +51,29 @@ class RemoteVm:
         self._address = address
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
-        """Drive a survey's questions to their end. Raises `UnavailableError` when QEMU does not answer them."""
+        """Return the result of a survey. Raises `UnavailableError` when QEMU does not answer it."""
         try:
-            async with asyncio.timeout(ANSWERS):
-                return await drive(questions, self._ask)
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                return await drive(questions, self._put)
         except TimeoutError as error:
-            raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWERS:g} s") from error
+            raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWER_TIMEOUT:g} s") from error
         except Unexpected as error:
             raise UnavailableError(f"{self._address}: an answer of QEMU could not be read: {error}") from error
 
-    async def _ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+    async def _put(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         return tuple(await asyncio.gather(*(put(self._client, query) for query in queries)))
 
 
 @asynccontextmanager
-async def visit(address: Address) -> AsyncGenerator[RemoteVm]:
-    """Connect to a QEMU and yield the visit. Raises `UnavailableError` when nobody answers there."""
-    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what goes wrong is said here
+async def open_vm(address: Address) -> AsyncGenerator[RemoteVm]:
+    """Connect to a QEMU and yield it. Raises `UnavailableError` when no QEMU answers there."""
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # its errors are raised here as ours
     client = QMPClient("qmpguard")
     try:
         await _connect(client, address)
         yield RemoteVm(client, address)
     finally:
-        with suppress(QMPError, OSError, EOFError):  # it has gone; that was said where an answer was missing
+        with suppress(QMPError, OSError, EOFError):  # QEMU has closed: the missing answer has raised already
             await client.disconnect()
 
 
@@ -89,17 +89,17 @@ async def _connect(client: QMPClient, address: Address) -> None:
     if isinstance(address, FdAddress):
         sock.setblocking(False)
     try:
-        async with asyncio.timeout(GREETING):
+        async with asyncio.timeout(GREETING_TIMEOUT):
             await client.connect(sock)
     except TimeoutError as error:
         sock.close()
         raise UnavailableError(
-            f"{address}: it accepts connections but sends no greeting. QEMU talks to one client at a time, and another "
-            "one has this monitor; where that is a guard, give the guard's own socket"
+            f"{address}: it accepts connections but sends no greeting. QEMU serves one client of a monitor at a time, "
+            "and another client has this monitor; if that client is a guard, give the guard's own socket"
         ) from error
     except (QMPError, OSError) as error:
         sock.close()
-        raise UnavailableError(f"{address}: what answers there is no QMP: {error}") from error
+        raise UnavailableError(f"{address}: the answer there is not QMP: {error}") from error
 
 
 def _version(client: QMPClient) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A report on a live VM: which migrations would be refused if they began now, by which rule, why, and what helps."""
+"""A report on a live VM: the migrations that would be refused if they began now, with rule, reason and fix."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qmpguard.policy.forecast import CPR, Forecast, Passes, arrivals, forecasts,
 from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
-from qmpguard.remote.inspection import EVERYTHING, visit
-from qmpguard.remote.standing import standing_of
+from qmpguard.remote.effective_policy import effective_policy_at
+from qmpguard.remote.inspection import ALL_FACTS, open_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was seen, and what it means; with each forecast, why no migration in that direction can begin now."""
+    """The facts about a VM and its forecasts. The text beside a forecast says why that migration cannot begin now."""
 
     address: str
     version: str
@@ -38,25 +38,27 @@ class Report:
 
 
 async def check(address: str, policy: Policy | None = None, change: Callable[[Policy], Policy] | None = None) -> Report:
-    """Look at a live VM, at a guard's socket or QEMU's own, and return what would become of its migrations.
+    """Return a report on the VM at an address: a guard's socket, or QEMU's own.
 
-    Judged by ``policy``, or as the guard there judges; ``change`` is made to either. Asks QEMU a few questions and
-    changes nothing. Raises `UnavailableError` when nobody answers there, and `UsageError` for what is no address.
+    Judges by ``policy``; None: by the guard's policy. ``change`` is applied to either. Sends QEMU a few queries and
+    changes nothing. Raises `UnavailableError` when no QEMU answers there, and `UsageError` for an unreadable address.
     """
     where = parse_address(address)
-    stands = (await asyncio.to_thread(standing_of, where)).by(policy, "the given policy")
-    stands = stands.changed(change) if change else stands
-    policy = stands.policy
-    async with visit(where) as guest:
-        known = replace(stands.memory, version=numbers(guest.version))
-        facts = await guest.ask(observe(policy, known, EVERYTHING))
-        version, package = guest.version, guest.package
+    judged_by = (await asyncio.to_thread(effective_policy_at, where)).replaced_by(policy, "the given policy")
+    judged_by = judged_by.changed_by(change) if change else judged_by
+    policy = judged_by.policy
+    async with open_vm(where) as vm:
+        known = replace(judged_by.memory, version=numbers(vm.version))
+        facts = await vm.ask(observe(policy, known, ALL_FACTS))
+        version, package = vm.version, vm.package
     out = ((forecast, obstacle(facts, Start.OUTGOING)) for forecast in forecasts(facts, policy))
-    more = ((forecast, _hinders(forecast, facts)) for forecast in others(facts, policy))
+    more = ((forecast, _obstacle_for(forecast, facts)) for forecast in others(facts, policy))
     into = ((forecast, obstacle(facts, Start.INCOMING)) for forecast in arrivals(facts, policy))
-    return Report(str(where), version, package, policy.profile.value, facts, (*out, *more, *into), stands.words)
+    return Report(
+        str(where), version, package, policy.profile.value, facts, (*out, *more, *into), judged_by.description
+    )
 
 
-def _hinders(forecast: Forecast, facts: Facts) -> str:
+def _obstacle_for(forecast: Forecast, facts: Facts) -> str:
     """Return why a snapshot, CPR or COLO cannot begin now, whatever the rules say."""
     return obstacle(facts, Start.OUTGOING) or (lacks_cpr(facts) if forecast.way == CPR else "")

@@ -339,7 +339,7 @@ async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytes
 
 
 def test_where_several_guards_are_meant_each_is_named_with_its_vms(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [consoles.Found("a", 12, {"web1": [], "web2": []}), consoles.Found("b", 13, {"db": []})]
-    monkeypatch.setattr(consoles, "every", lambda pid: iter(found))
+    found = [consoles.ConsoleInfo("a", 12, {"web1": [], "web2": []}), consoles.ConsoleInfo("b", 13, {"db": []})]
+    monkeypatch.setattr(consoles, "all_consoles", lambda pid: iter(found))
     with pytest.raises(UsageError, match=r"several guards: say --pid 12 \(web1, web2\) or --pid 13 \(db\)"):
-        consoles.find(None, None)
+        consoles.find_console(None, None)

@@ -11,7 +11,8 @@ from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.migration import Progress
 from qmpguard.policy.operations import AddDevice, CallUnlisted
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.survey import Answer, Missing, Query, Unexpected, drive, inquire, observe
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.machine import OVER
+from qmpguard.policy.migration import OVER
 from qmpguard.policy.survey import Unexpected
 from qmpguard.proxy.limits import DRIFT_INTERVAL
 
