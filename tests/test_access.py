@@ -11,7 +11,7 @@ from qmpguard.access import OPEN, OVERFLOW, Access, Role
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.record import Decision, Peer
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, connected
 
@@ -68,7 +68,7 @@ async def test_an_observer_may_ask_and_nothing_else(tmp_path: Path) -> None:
         told = [e.what for e in fleet.guards["one"].vm.journal.since(0) if isinstance(e.what, Decision)]
         assert told[0].text == reply["error"]["desc"]
         assert len(told) == 3
-        fleet.fit([vm(qemu)])
+        fleet.apply([vm(qemu)])
         assert await qmp.ask("stop") == {"return": {}}
 
 

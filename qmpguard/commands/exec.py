@@ -75,7 +75,7 @@ def _environ() -> dict[str, str]:
 
 
 def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
-    from qmpguard.daemon.monitors import doubtful, monitors
+    from qmpguard.daemon.monitors import monitors, possible_monitors
     from qmpguard.policy.policy import Mode
     from qmpguard.policy.rules import modes
 
@@ -86,5 +86,5 @@ def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
         if mode is Mode.ENFORCE:
             raise UsageError(f"{found} would open a way around the guard (rule new-monitor); leave it out")
         log.warning("%s opens a way around the guard", found)
-    for found in doubtful(command):
+    for found in possible_monitors(command):
         log.warning("%s may open a way around the guard", found)

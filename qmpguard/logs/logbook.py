@@ -37,7 +37,7 @@ class JournalSource(Protocol):
         """Tell somebody of everything that happens."""
         ...
 
-    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
         """Show somebody every request; None: nobody."""
         ...
 
@@ -147,7 +147,7 @@ class Logbook:
 
     def _attend(self) -> None:
         traffic = self._now.traffic
-        self._fleet.overhear(None if traffic is None else Traffic(traffic, self._now.config.exclude).passed)
+        self._fleet.set_request_log(None if traffic is None else Traffic(traffic, self._now.config.exclude).passed)
 
     def _heard(self, entry: Entry) -> None:
         if self._now.audit is not None:

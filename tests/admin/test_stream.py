@@ -40,7 +40,7 @@ class OneVm:
 
 
 @dataclass
-class Fleet:
+class Supervisor:
     """VMs that come and go, and everything that has happened to them."""
 
     run: Run = field(default_factory=lambda: Run("abc"))
@@ -99,7 +99,7 @@ class Listener:
         self.stream = None
 
 
-async def _something(chance: random.Random, fleet: Fleet, listeners: list[Listener], size: int) -> None:
+async def _something(chance: random.Random, fleet: Supervisor, listeners: list[Listener], size: int) -> None:
     """One thing that may happen next."""
     match chance.randrange(8):
         case 0 if len(fleet.vms) < 6:
@@ -120,7 +120,7 @@ async def _something(chance: random.Random, fleet: Fleet, listeners: list[Listen
 async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 -- repeatable
     size = chance.choice([SIZE, 1000])
-    fleet = Fleet()
+    fleet = Supervisor()
     for _ in range(3):
         fleet.add(size)
     feed = EventFeed(lambda: fleet.vms, fleet.run)
@@ -148,7 +148,7 @@ async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(
 
 
 async def test_what_has_happened_since_the_opening_and_left_its_ring_ends_the_stream_and_is_never_skipped() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vm = fleet.add()
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     dropped: list[bool] = []
@@ -161,7 +161,7 @@ async def test_what_has_happened_since_the_opening_and_left_its_ring_ends_the_st
 
 @pytest.mark.parametrize("more", range(SIZE * 2 + 2))
 def test_the_past_may_leave_its_ring_but_what_comes_after_it_may_not(more: int) -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vm = fleet.add()
     for _ in range(SIZE):
         fleet.happen(vm, DECISION)
@@ -197,7 +197,7 @@ async def test_of_a_state_only_the_latest_is_told_and_of_names_too() -> None:
 
 
 async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vms = [fleet.add(1000) for _ in range(5)]
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=0, vm=None, kinds=KINDS, drop=lambda: None) as stream:
@@ -209,7 +209,7 @@ async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() ->
 
 
 async def test_a_fault_in_the_feed_reaches_no_journal_and_its_streams_may_resume() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vm = fleet.add()
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=None, vm=None, kinds=KINDS, drop=lambda: None) as stream:
@@ -220,7 +220,7 @@ async def test_a_fault_in_the_feed_reaches_no_journal_and_its_streams_may_resume
 
 
 def test_the_latest_decisions_are_found_from_the_newest_backwards() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vms = [fleet.add() for _ in range(3)]
     numbers = [fleet.happen(vms[n % 3], HAPPENINGS[n % 2 + 1]) for n in range(60)]
     kept = sorted(e.number for vm in vms for e in vm.journal.since(0) if isinstance(e.what, Decision))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.config import LogConfig, LogFormat
-from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.errors import ConfigError
 from qmpguard.logs.formats import JsonFormatter
 from qmpguard.logs.journald import Journald, encode, is_ours
@@ -24,7 +24,7 @@ from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.logbook import Logbook
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.record import Peer
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected, eventually
 
@@ -37,7 +37,7 @@ REF = re.compile(r"; ref ([0-9a-f]+-\d+)\)")
 
 
 @asynccontextmanager
-async def written_down(tmp_path: Path, config: LogConfig) -> AsyncGenerator[tuple[FakeQemu, Fleet, Logbook]]:
+async def written_down(tmp_path: Path, config: LogConfig) -> AsyncGenerator[tuple[FakeQemu, Supervisor, Logbook]]:
     strict = Policy(profile=Profile.STRICT)
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu, policy=strict)) as fleet:
         qemu.devices["gpu0"] = "vfio-pci"

@@ -97,7 +97,7 @@ class NoVms:
     def listen(self, listener: Callable[[Entry], None]) -> None:
         self.heard = listener
 
-    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
         self.traffic = traffic
 
 

@@ -13,7 +13,7 @@ from qmpguard.logs.formats import TextFormatter
 from qmpguard.logs.journald import Journald
 from qmpguard.logs.stderr import StderrLog
 from qmpguard.record import Peer
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected
 

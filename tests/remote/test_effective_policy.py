@@ -14,7 +14,7 @@ from qmpguard.policy.policy import Mode, Policy, Profile, Rule
 from qmpguard.record import Peer
 from qmpguard.remote.effective_policy import effective_policy_at
 from tests.daemon.test_console import console_of
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, capabilities
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.supervisor import Supervisor
 
 TOGETHER = json.dumps({"execute": "migrate-set-capabilities", "arguments": capabilities(postcopy_ram=True)})
 WARNING = Policy(mode=Mode.WARN, profile=Profile.STRICT, rules={"vfio-state-lost": Mode.OFF})
 
 
 @asynccontextmanager
-async def guarded(folder: Path, policy: Policy) -> AsyncGenerator[Fleet]:
+async def guarded(folder: Path, policy: Policy) -> AsyncGenerator[Supervisor]:
     """A guard with a console, and its VM with a VFIO device."""
     async with (
         FakeQemu(folder / "q") as qemu,
