@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol, cast
 
 from qmpguard.errors import QmpguardError
-from qmpguard.logs.descriptors import complain, hold_standard_descriptors
+from qmpguard.logs.descriptors import hold_standard_descriptors, print_error
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def provide_streams() -> None:
 def say(text: str) -> None:
     """Write an error on standard error in one line, if that takes it."""
     line = " ".join(text.splitlines())
-    complain(f"qmpguard: {line.encode(errors='backslashreplace').decode()}")
+    print_error(f"qmpguard: {line.encode(errors='backslashreplace').decode()}")
 
 
 def _execute(words: Sequence[str]) -> int:

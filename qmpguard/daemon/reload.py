@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from qmpguard.config import Config
     from qmpguard.daemon.supervisor import Changes, Supervisor
-    from qmpguard.logs.logbook import Logbook as Files
+    from qmpguard.logs.log_files import LogFiles
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Reloads:
     """
 
     def __init__(
-        self, load: Callable[[], Config], supervisor: Supervisor, files: Files, follow: Callable[[Config], None]
+        self, load: Callable[[], Config], supervisor: Supervisor, files: LogFiles, follow: Callable[[Config], None]
     ) -> None:
         self.done = 0
         self.failed = 0
@@ -79,7 +79,7 @@ class Reloads:
         except BaseException:
             self._files.discard(prepared)
             raise
-        self._files.follow(prepared)
+        self._files.apply(prepared)
         return changes
 
     def _fail(self, fault: str, error: Exception | None = None) -> None:

@@ -18,7 +18,7 @@ from qmpguard.daemon.restarts import restore_socket_files, run_with_restarts
 from qmpguard.daemon.store import restore_links, store_links
 from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.daemon.systemd import Notifier, PassedSockets
-from qmpguard.logs.logbook import Logbook
+from qmpguard.logs.log_files import LogFiles
 from qmpguard.logs.stderr import stderr_log
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.state.counters import Upkeep
@@ -69,14 +69,16 @@ async def serve(
         async with AsyncExitStack() as last, Tasks() as tasks, Tasks() as vms:
             run = Run()
             supervisor = Supervisor(vms, Schemas(), sockets, run)
-            logbook = Logbook(config.log, supervisor)
-            last.callback(logbook.close)
+            log_files = LogFiles(config.log, supervisor)
+            last.callback(log_files.close)
             last.callback(supervisor.cancel)  # on every exit path, so that no socket file is left behind
             if child is not None:
                 last.push_async_callback(child.ended)
-            reloads = Reloads(load or (lambda: config), supervisor, logbook, lambda now: _warn_of_ignored(config, now))
-            signals.obey(_signal_handlers(ending, (reloads.ask, look.set), logbook, child))
-            interface = _interface(config.admin, supervisor, sockets, run, reloads, logbook)
+            reloads = Reloads(
+                load or (lambda: config), supervisor, log_files, lambda now: _warn_of_ignored(config, now)
+            )
+            signals.obey(_signal_handlers(ending, (reloads.ask, look.set), log_files, child))
+            interface = _interface(config.admin, supervisor, sockets, run, reloads, log_files)
             supervisor.apply(config.vms)
             restore_links(sockets, notifier, supervisor.guards)
             console = Console(supervisor, *socket_paths())
@@ -125,7 +127,7 @@ async def serve(
 
 
 def _signal_handlers(
-    ending: Ending, hangup: Sequence[Callable[[], None]], logbook: Logbook, child: Child | None
+    ending: Ending, hangup: Sequence[Callable[[], None]], log_files: LogFiles, child: Child | None
 ) -> dict[int, Callable[[], None]]:
     """Return a handler for each signal.
 
@@ -134,7 +136,7 @@ def _signal_handlers(
     loop = asyncio.get_running_loop()
     calls: dict[int, Callable[[], None]] = {
         signal.SIGHUP: _in_loop(loop, *hangup),
-        signal.SIGUSR1: _in_loop(loop, logbook.reopen),
+        signal.SIGUSR1: _in_loop(loop, log_files.reopen),
         signal.SIGTERM: ending.ask,
         signal.SIGINT: ending.ask,
     }
@@ -158,12 +160,12 @@ def _interface(
     sockets: PassedSockets,
     run: Run,
     reloads: Reloads,
-    logbook: Logbook,
+    log_files: LogFiles,
 ) -> Interface | None:
     """Return the admin interface; None where none is configured. Raises `ConfigError`."""
     if config is None:
         return None
-    return Interface(config, supervisor, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, logbook.lost))
+    return Interface(config, supervisor, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, log_files.lost))
 
 
 def _flush() -> None:
@@ -201,14 +203,14 @@ def _export(supervisor: Supervisor) -> Callable[[], Coroutine[Any, Any, None]]:
     from qmpguard.logs.otel import Telemetry
 
     telemetry = Telemetry()
-    supervisor.listen(telemetry.told)
+    supervisor.listen(telemetry.on_entry)
     return telemetry.close
 
 
 def _notify_ready(notifier: Notifier, supervisor: Supervisor, sockets: PassedSockets) -> None:
     """Notify the service manager that clients can connect, with QEMU or without, and of each change of a link."""
     if sockets.unused:
-        log.warning("systemd passed sockets that no setting uses: %s", ", ".join(sockets.unused))
+        log.warning("sockets that systemd passes and nothing listens at: %s", ", ".join(sockets.unused))
     loop = asyncio.get_running_loop()
 
     def changed(entry: Entry) -> None:

@@ -125,7 +125,7 @@ async def test_work_that_fails_again_and_again_is_begun_anew_ever_later(
     async with Tasks() as tasks:
         await run_with_restarts(tasks, "work", work)
     assert tasks.faults == {"work": 4}
-    delays = [r.getMessage() for r in caplog.records if "anew" in r.getMessage()]
+    delays = [r.getMessage() for r in caplog.records if "restarts" in r.getMessage()]
     assert delays == [f"task=work restarts in {delay} s" for delay in ("0.001", "0.002", "0.004", "0.004")]
 
 
