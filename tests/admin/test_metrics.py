@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import parser
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
-from qmpguard.admin.metrics import Meter, documentation
+from qmpguard.admin.metrics import MetricsCollector, documentation
 from qmpguard.proxy.state.counters import Upkeep
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import capabilities, connected, eventually, guarding
@@ -85,7 +85,7 @@ async def test_a_status_that_is_not_known_is_other_and_makes_no_label(tmp_path: 
 
 
 def test_what_the_process_counts_has_no_vm() -> None:
-    meter = Meter(list, lambda: Upkeep(reloads=2, failed_reloads=1, lost={"audit": 3}))
+    meter = MetricsCollector(list, lambda: Upkeep(reloads=2, failed_reloads=1, lost={"audit": 3}))
     samples = {(s.name, *s.labels.values()): s.value for family in meter.collect() for s in family.samples}
     assert samples["qmpguard_reloads_total", "done"] == 2
     assert samples["qmpguard_reloads_total", "failed"] == 1

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.admin import serialize
-from qmpguard.admin.history import latest
+from qmpguard.admin.event_stream import Backlog, EventStream, FellBehindError, Ring
+from qmpguard.admin.history import latest_entries
 from qmpguard.admin.sse import EventFeed
-from qmpguard.admin.stream import Backlog, EventStream, FellBehindError, Ring
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Event, Happening, Journal, LinkChange, Peer, Run
 
@@ -79,7 +79,9 @@ class Listener:
             self.connect()
         assert self.stream is not None
         await asyncio.sleep(0)
-        if not (self.stream.stale or self.stream.names or not self.stream.greeted or self.stream.backlog._heads):
+        if not (
+            self.stream.next_stale or self.stream.names_pending or not self.stream.is_live or self.stream.backlog._heads
+        ):
             return
         data = await self.feed.next(self.stream, 0)
         if data is None:
@@ -185,15 +187,15 @@ def test_the_past_may_leave_its_ring_but_what_comes_after_it_may_not(more: int) 
 
 async def test_of_a_state_only_the_latest_is_told_and_of_names_too() -> None:
     stream = EventStream(None, KINDS, 0, lambda: None)
-    stream.greet(["a", "b"])
+    stream.go_live(["a", "b"])
     for _ in range(1000):
-        stream.changed("a")
-        stream.renamed()
-    assert stream.stale == "a"
-    stream.told("a")
-    assert stream.stale == "b"
-    stream.told("b")
-    assert stream.stale is None
+        stream.on_state_changed("a")
+        stream.on_vms_changed()
+    assert stream.next_stale == "a"
+    stream.on_state_sent("a")
+    assert stream.next_stale == "b"
+    stream.on_state_sent("b")
+    assert stream.next_stale is None
 
 
 async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() -> None:
@@ -213,7 +215,7 @@ async def test_a_fault_in_the_feed_reaches_no_journal_and_its_streams_may_resume
     vm = fleet.add()
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=None, vm=None, kinds=KINDS, drop=lambda: None) as stream:
-        feed._touched = None  # type: ignore[assignment]
+        feed._dirty = None  # type: ignore[assignment]
         fleet.happen(vm, DECISION)
         assert await feed.next(stream, 0) is None
     assert feed._faults.drops["fault"] == 1
@@ -226,8 +228,11 @@ def test_the_latest_decisions_are_found_from_the_newest_backwards() -> None:
     kept = sorted(e.number for vm in vms for e in vm.journal.since(0) if isinstance(e.what, Decision))
     assert set(kept) < {n for n, (_, kind) in fleet.all.items() if kind == "decision"}
     journals = [vm.journal for vm in vms]
-    assert [e.number for e in latest(journals, {"decision"}, 0, numbers[-1]) if e] == kept[::-1]
-    assert [e.number for e in latest(journals, {"decision"}, kept[-3], numbers[-1]) if e] == [kept[-1], kept[-2]]
-    assert [e.number for e in latest(journals, {"decision"}, 0, kept[-2]) if e] == kept[-2::-1]
+    assert [e.number for e in latest_entries(journals, {"decision"}, 0, numbers[-1]) if e] == kept[::-1]
+    assert [e.number for e in latest_entries(journals, {"decision"}, kept[-3], numbers[-1]) if e] == [
+        kept[-1],
+        kept[-2],
+    ]
+    assert [e.number for e in latest_entries(journals, {"decision"}, 0, kept[-2]) if e] == kept[-2::-1]
     wanted = sorted(e.number for vm in vms for e in vm.journal.since(0))
-    assert [e.number for e in latest(journals, KINDS, 0, numbers[-1]) if e] == wanted[::-1]
+    assert [e.number for e in latest_entries(journals, KINDS, 0, numbers[-1]) if e] == wanted[::-1]

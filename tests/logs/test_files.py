@@ -20,9 +20,9 @@ from qmpguard.logs import linefile
 from qmpguard.logs import log_files as module
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
-from tests.logs.process import guard, listening
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
+from tests.support.stderr import guard, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
