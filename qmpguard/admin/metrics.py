@@ -122,7 +122,7 @@ _G, _C = GaugeMetricFamily, CounterMetricFamily
 
 VM_METRICS = (
     VmMetric("upstream_up", _G, "1 while there is a link to QEMU.", lambda s: _single(s.link.up)),
-    VmMetric("upstream_answers", _G, "1 while QEMU answers the heartbeat; absent where QEMU offers no out-of-band.",
+    VmMetric("upstream_answers", _G, "1 while QEMU answers the heartbeat; absent without a link or out-of-band.",
              lambda s: () if s.qemu.pulse is Pulse.UNKNOWN else _single(s.qemu.pulse is not Pulse.SILENT)),
     VmMetric("upstream_connects", _C, "Links to QEMU that came up.", lambda s: _single(s.counts.links)),
     VmMetric("clients", _G, "Clients connected now.", lambda s: _single(len(s.clients))),

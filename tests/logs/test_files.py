@@ -117,7 +117,7 @@ def open_files(path: Path) -> int:
 async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linefile, "OPENING", 0.2)
+    monkeypatch.setattr(linefile, "OPEN_TIMEOUT", 0.2)
     path, fleet = tmp_path / "hung", NoVms()
     files = LogFiles(LogConfig(audit=str(tmp_path / "audit")), fleet)
     with hung(monkeypatch, "open", path) as reached:
@@ -145,7 +145,7 @@ async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_u
 
 
 async def test_files_that_hang_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linefile, "OPENING", 0.01)
+    monkeypatch.setattr(linefile, "OPEN_TIMEOUT", 0.01)
     monkeypatch.setattr(module, "MAX_ENDING", 3)
     files = LogFiles(LogConfig(), NoVms())
     path = tmp_path / "hung"
@@ -175,7 +175,7 @@ async def test_of_two_new_files_one_that_is_unusable_closes_the_other(tmp_path: 
 async def test_leaving_a_file_that_hangs_does_not_wait_and_its_lines_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(linefile, "LAST_WORDS", 0.1)
+    monkeypatch.setattr(linefile, "FLUSH_TIMEOUT", 0.1)
     monkeypatch.setattr(module, "FLUSH_TIMEOUT", 0.1)
     monkeypatch.setattr(module, "NOTICE_TIMEOUT", 0.1)
     old = tmp_path / "old"
