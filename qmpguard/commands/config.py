@@ -41,10 +41,10 @@ def _check(file: str) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from qmpguard.settings.options import Words
-    from qmpguard.settings.read import read_words
+    from qmpguard.settings.options import OptionValues
+    from qmpguard.settings.read import read_options
     from qmpguard.settings.show import lines
 
-    for line in lines(read_words(Words(vars(arguments)))):
+    for line in lines(read_options(OptionValues(vars(arguments)))):
         print(line)
     return 0

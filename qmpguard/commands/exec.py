@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError, UsageError
-from qmpguard.settings.options import OPTIONS, Words
+from qmpguard.settings.options import OPTIONS, OptionValues
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,14 +48,14 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.daemon.openfiles import raise_limit
     from qmpguard.daemon.serve import serve
     from qmpguard.logs.stderr import log_to_stderr
-    from qmpguard.settings.read import read_words
+    from qmpguard.settings.read import read_options
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise UsageError("exec needs QEMU's command line, behind --")
     with closing(Child(command, raise_limit())) as child:
         flags = {**vars(arguments), "qemu": f"fd:{child.detach()}"}
-        config = read_words(Words(flags, _environ())).config
+        config = read_options(OptionValues(flags, _environ())).config
         log_to_stderr(config.log)
         _look_for_monitors(command, config.vms[0])
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from qmpguard.address import Inbound, TcpAddress, UnixAddress, parse_address
@@ -19,7 +18,6 @@ from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.sockets import name_of
 from qmpguard.proxy.closing import CloseReason
-from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.qemu_listener import QemuListener, own
 from qmpguard.proxy.listening.takeover import take_over
@@ -66,7 +64,7 @@ class Guard:
         self.config = config
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
-        self.vm = Vm(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
+        self.vm = Vm(config.name, config.qemu, config.policy, config.limits, schemas, run, budget)
         self.vm.gate.own = _socket_names(config)
         self.vm.connections.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _ignore
@@ -148,7 +146,7 @@ class Guard:
         """
         self.config = config
         self.vm.gate.own = _socket_names(config)
-        self.vm.adopt(config.policy, limits(config))
+        self.vm.adopt(config.policy, config.limits)
 
     async def run(self) -> None:
         """Guard until cancelled. Raises the errors of `open` and `open_for_qemu` where the sockets are not open yet."""
@@ -235,12 +233,6 @@ async def _wait_for_qemu(guard: Guard, qemu: str) -> None:
     except TimeoutError:
         reason = guard.vm.recorder.standing.reason
         raise UnavailableError(f"QEMU did not answer at {qemu} within {START_TIMEOUT:g} s: {reason}") from None
-
-
-def limits(config: VmConfig) -> Limits:
-    """Return what a config says of the clients: each limit that it names, by the same name."""
-    named = {field.name for field in fields(VmConfig)}
-    return Limits(**{field.name: getattr(config, field.name) for field in fields(Limits) if field.name in named})
 
 
 def _socket_names(config: VmConfig) -> frozenset[str]:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.facts import numbers
+from qmpguard.config import Limits
 from qmpguard.policy.forecast import WAYS, Forecast, Passes
 from qmpguard.policy.rules import added, modes
 from qmpguard.proxy.clients.registry import SessionRegistry
@@ -20,7 +20,6 @@ from qmpguard.proxy.judging.drift_watch import DriftWatch
 from qmpguard.proxy.judging.gate import BUSY, Gate
 from qmpguard.proxy.judging.overrides import Overrides
 from qmpguard.proxy.judging.schemas import Schemas, VmSchema
-from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.qemu.connections import QemuConnections
 from qmpguard.proxy.qemu.heartbeat import Heartbeat
 from qmpguard.proxy.serving import Serving

@@ -40,8 +40,8 @@ HANDLERS = {
 }
 #: every task of the admin interface, and what of it is made to fail
 TASKS = {
-    "admin-feed": (Admin, "_keep_feeding"),
-    "admin-socket": (Admin, "_keep_socket"),
+    "admin-feed": (Admin, "_run_feed"),
+    "admin-socket": (Admin, "_restore_socket_file"),
     "admin-connection": (Admin, "_serve"),
 }
 
