@@ -22,7 +22,7 @@ from qmpguard.errors import QmpguardError, UnavailableError, UsageError
 from qmpguard.policy.portrait import draw_memory, draw_policy
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listening.listener import Listener
-from qmpguard.proxy.listening.socket_file import is_deserted
+from qmpguard.proxy.listening.socket_file import is_unused
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def remove_stale(folder: Path) -> None:
     for path in folder.glob(f"{NAME}-*.sock"):
         pid = path.stem.rpartition("-")[2]
         with suppress(OSError):
-            if not Path(f"/proc/{pid}").exists() and path.is_socket() and is_deserted(path):
+            if not Path(f"/proc/{pid}").exists() and path.is_socket() and is_unused(path):
                 path.unlink()
 
 
@@ -123,7 +123,7 @@ class Console:
             if not path.startswith("\0"):
                 remove_stale(Path(path).parent)
             try:
-                return Listener(UnixAddress(path), self._accepted, label="console", admits=self._refusal)
+                return Listener(UnixAddress(path), self._accepted, label="console", refuse=self._refusal)
             except UnavailableError as error:
                 errors.append(str(error))
         log.warning("no overrides are possible: %s", "; ".join(errors))

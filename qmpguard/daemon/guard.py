@@ -19,7 +19,7 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.sockets import name_of
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.listening.listener import Listener
-from qmpguard.proxy.listening.qemu_listener import QemuListener, own
+from qmpguard.proxy.listening.qemu_listener import QemuListener, duplicate_listening
 from qmpguard.proxy.listening.takeover import take_over
 from qmpguard.proxy.qemu.absence import Cause
 from qmpguard.proxy.qemu.connections import Presence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.proxy.judging.schemas import Schemas
-    from qmpguard.proxy.listening.listener import Place
+    from qmpguard.proxy.listening.listener import PathKeeper
     from qmpguard.proxy.sockets.budget import Budget
     from qmpguard.record import Run
 
@@ -84,7 +84,7 @@ class Guard:
             return take_over(config.takeover, self.vm.attach)
         address = self._sockets.resolve(config.listen)
         if address is config.listen:
-            address = own(address)
+            address = duplicate_listening(address)
         mode, group = config.socket_mode, config.socket_group
         return Listener(address, self.vm.attach, mode=mode, group=group, label=f"vm={config.name}")
 
@@ -101,7 +101,7 @@ class Guard:
     def listen(self, listener: Listener) -> None:
         """Serve the clients of a listening socket."""
         self.listener = listener
-        listener.accepted = self.vm.attach
+        listener.on_accept = self.vm.attach
         listener.label = f"vm={self.config.name}"
         listener.on_full = self.vm.counts.no_descriptors
         self.listening.set()
@@ -157,8 +157,8 @@ class Guard:
             self.vm.connections.listener = self.open_for_qemu()
         try:
             async with Tasks(f"vm={self.config.name}", self.vm.counts.faults) as tasks:
-                if (place := self.listener.place) is not None:
-                    tasks.start("takeover", self._keep_takeover(tasks, self.listener, place))
+                if (path_keeper := self.listener.path_keeper) is not None:
+                    tasks.start("takeover", self._keep_takeover(tasks, self.listener, path_keeper))
                 await self._serve(tasks)
         finally:
             self.close()
@@ -173,10 +173,10 @@ class Guard:
                 self.vm.recorder.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
             await asyncio.sleep(RESTART_DELAY)
 
-    async def _keep_takeover(self, tasks: Tasks, listener: Listener, place: Place) -> None:
+    async def _keep_takeover(self, tasks: Tasks, listener: Listener, path_keeper: PathKeeper) -> None:
         while True:
             try:
-                await place.keep(listener, self.vm.connected)
+                await path_keeper.keep(listener, self.vm.connected)
             except Exception as error:  # noqa: BLE001 -- the link stays up, and the next check follows
                 tasks.record("takeover", error)
             await asyncio.sleep(RESTART_DELAY)

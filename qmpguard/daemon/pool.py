@@ -45,7 +45,7 @@ class SocketPool:
             listener = guard.open(vm)
             undo.callback(listener.close)
             return listener
-        undo.callback(listener.permit, *listener.permit(vm.socket_mode, vm.socket_group))
+        undo.callback(listener.set_permissions, *listener.set_permissions(vm.socket_mode, vm.socket_group))
         if listener.suspended and not guard.refuses(vm):
             listener.resume()
             undo.callback(listener.suspend)

@@ -11,7 +11,7 @@ from qmpguard.address import MAX_UNIX_PATH, Inbound, TcpAddress, UnixAddress
 from qmpguard.config import Absent, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.policy.policy import Mode, Policy, Profile, Rule
 from qmpguard.policy.rules import UNVERIFIED, added, table
-from qmpguard.proxy.listening.takeover import ASIDE
+from qmpguard.proxy.listening.takeover import MOVED_SUFFIX
 from qmpguard.settings import accounts, values
 from qmpguard.settings.combinations import read_combinations
 from qmpguard.settings.plugins import plugins
@@ -112,14 +112,16 @@ def _read_takeover(settings: Table) -> _Endpoints:
         if settings.has(key):
             raise settings.item(key).error("it excludes takeover, which sets both addresses by one path")
     path = settings.require("takeover", _takeover_path)
-    return _Endpoints(UnixAddress(path + ASIDE), UnixAddress(path), path)
+    return _Endpoints(UnixAddress(path + MOVED_SUFFIX), UnixAddress(path), path)
 
 
 def _takeover_path(item: Item) -> str:
     """Return the path of a socket that can be moved to PATH.qemu."""
     path = values.socket_path(item)
-    if len(os.fsencode(path + ASIDE)) > MAX_UNIX_PATH:
-        raise item.error(f"with {ASIDE!r} appended it is longer than the {MAX_UNIX_PATH} bytes of a socket's path")
+    if len(os.fsencode(path + MOVED_SUFFIX)) > MAX_UNIX_PATH:
+        raise item.error(
+            f"with {MOVED_SUFFIX!r} appended it is longer than the {MAX_UNIX_PATH} bytes of a socket's path"
+        )
     return path
 
 

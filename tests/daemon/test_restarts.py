@@ -146,7 +146,7 @@ async def test_files_of_many_sockets_are_looked_after_by_one_task(tmp_path: Path
     for listener in listeners:
         if listener is not None:
             with closing(listener):
-                assert listener.still_ours
+                assert listener.has_socket_file
 
 
 async def test_an_admin_socket_that_cannot_be_had_is_told_at_the_start(tmp_path: Path) -> None:

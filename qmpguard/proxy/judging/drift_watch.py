@@ -47,7 +47,7 @@ class DriftWatch:
         self._gate.baseline.ends(request.command, request.arguments or {})
 
     def on_event(self, event: QemuEvent) -> None:
-        """Called with an event of QEMU, which may tell of a change."""
+        """Called with each event of QEMU."""
         changed = self._gate.baseline.happened(event.name, event.data)
         if self._gate.last_seen.happened(event) or changed:
             self.soon()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.errors import UnavailableError
+from qmpguard.logs.linefile import PRIVATE
 from qmpguard.proxy.listening import takeover as module
-from qmpguard.proxy.listening.takeover import PRIVATE, take_over
+from qmpguard.proxy.listening.takeover import take_over
 from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
