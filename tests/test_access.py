@@ -29,7 +29,7 @@ BOTH = Access(frozenset({7}), frozenset({8}))
         (OPEN, Peer(1, 2, OVERFLOW, OVERFLOW), None),
         (USERS, Peer(1, 2, 7, 9), None),
         (USERS, Peer(1, 2, 0, 0), "user 0 is on no list"),
-        (USERS, Peer(1), "nobody can tell who it is"),
+        (USERS, Peer(1), "it has no user: not a unix socket"),
         (USERS, Peer(1, 2, OVERFLOW, 8), "its user has no id here (65534: another user namespace)"),
         (GROUPS, Peer(1, 2, 3, 8), None),
         (GROUPS, Peer(1, 2, 3, 4, (5, 8)), None),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.state.counters import Counters
     from qmpguard.proxy.state.last_seen import MigrationHistory
     from qmpguard.proxy.state.snapshot import Client, Snapshot
-    from qmpguard.record import Entry, Happening, Peer, Run
+    from qmpguard.record import Entry, Peer, Record, Run
 
 Object: TypeAlias = dict[str, Any]
 
@@ -98,7 +98,7 @@ def entry(one: Entry, run: Run) -> Object:
     return {"id": run.ref(one.number), "time": one.time, "vm": one.vm, "kind": kind, **more}
 
 
-def kind_of(what: Happening) -> str:
+def kind_of(what: Record) -> str:
     """Return the kind of a record: ``decision``, ``drift``, ``link``, ``event`` or ``override``."""
     match what:
         case Decision():
@@ -150,7 +150,7 @@ def readiness(vms: Sequence[Object], *, by_name: bool) -> Object:
     return {"ready": ready, "reasons": [f"{vm['name']}: {why}" for vm in vms for why in vm["reasons"]], "vms": vms}
 
 
-def _entry_members(what: Happening) -> tuple[str, Object]:
+def _entry_members(what: Record) -> tuple[str, Object]:
     kind = kind_of(what)
     match what:
         case Decision():

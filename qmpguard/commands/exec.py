@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Guard QEMU until it ends, and return its exit status."""
-    from qmpguard.signals import BY_SIGNAL, TAKEN, TO_CHILD, Signals
+    from qmpguard.signals import EXIT_BY_SIGNAL, HANDLED, TO_CHILD, Signals
 
-    signals = Signals(TAKEN | TO_CHILD, early=TO_CHILD, status=lambda number: BY_SIGNAL + number)
+    signals = Signals(HANDLED | TO_CHILD, exit_early=TO_CHILD, exit_code=lambda number: EXIT_BY_SIGNAL + number)
     signals.start()
     from qmpguard.daemon.child import Child
     from qmpguard.daemon.openfiles import raise_limit

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.daemon.openfiles import soft_limit
 from qmpguard.errors import UsageError
-from qmpguard.signals import BY_SIGNAL, TO_CHILD
+from qmpguard.signals import EXIT_BY_SIGNAL, TO_CHILD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +66,7 @@ class Child:
         with self._lock, self._theirs:
             self._begun = True
             if self._early:
-                self._end(BY_SIGNAL + self._early)
+                self._end(EXIT_BY_SIGNAL + self._early)
                 return
             try:
                 self._pid = self._spawn()
@@ -116,7 +116,7 @@ class Child:
             self._pid = 0
         code = os.waitstatus_to_exitcode(status)
         with suppress(RuntimeError):  # the loop has ended before
-            loop.call_soon_threadsafe(self._end, code if code >= 0 else BY_SIGNAL - code)
+            loop.call_soon_threadsafe(self._end, code if code >= 0 else EXIT_BY_SIGNAL - code)
 
     def _end(self, status: int) -> None:
         self.status = status

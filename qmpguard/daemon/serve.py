@@ -23,7 +23,7 @@ from qmpguard.logs.stderr import stderr_log
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.record import LinkChange, Run
-from qmpguard.signals import EXIT_LIMIT, HUNG, STOP_LIMIT, Ending
+from qmpguard.signals import EXIT_HUNG, EXIT_TIMEOUT, STOP_TIMEOUT, Shutdown
 from qmpguard.tasks import Tasks
 from qmpguard.version import __version__
 
@@ -58,13 +58,13 @@ async def serve(
 
     ``sockets``: the sockets that a service manager passed. ``load`` reads the config again, at SIGHUP. ``child``: a
     QEMU to start; the guard forwards signals to it and stops when it ends. After the return the process must exit: it
-    is killed after `EXIT_LIMIT` seconds.
+    is killed after `EXIT_TIMEOUT` seconds.
     """
     gc.freeze()  # imported modules stay for ever: keep the garbage collector from scanning them
     sockets, notifier = sockets or PassedSockets(), Notifier()
     stop, look = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    ending = Ending(_in_loop(loop, stop.set), _flush)
+    shutdown = Shutdown(_in_loop(loop, stop.set), _flush)
     try:
         async with AsyncExitStack() as last, Tasks() as tasks, Tasks() as vms:
             run = Run()
@@ -77,7 +77,7 @@ async def serve(
             reloads = Reloads(
                 load or (lambda: config), supervisor, log_files, lambda now: _warn_of_ignored(config, now)
             )
-            signals.obey(_signal_handlers(ending, (reloads.ask, look.set), log_files, child))
+            signals.set_handlers(_signal_handlers(shutdown, (reloads.ask, look.set), log_files, child))
             interface = _interface(config.admin, supervisor, sockets, run, reloads, log_files)
             supervisor.apply(config.vms)
             restore_links(sockets, notifier, supervisor.guards)
@@ -112,7 +112,7 @@ async def serve(
             if child is not None:
                 await child.ended()  # QEMU may close its monitor long before it exits
             log.info("stopping")
-            ending.limit(STOP_LIMIT, HUNG)
+            shutdown.exit_after(STOP_TIMEOUT, EXIT_HUNG)
             notifier.stopping()
             await supervisor.drain()
             await store_links(notifier, supervisor.guards)
@@ -122,12 +122,12 @@ async def serve(
     except ExceptionGroup as group:
         raise _first_error(group) from None
     finally:
-        signals.obey({})
-        ending.limit(EXIT_LIMIT, child.status if child is not None and child.status is not None else HUNG)
+        signals.set_handlers({})
+        shutdown.exit_after(EXIT_TIMEOUT, child.status if child is not None and child.status is not None else EXIT_HUNG)
 
 
 def _signal_handlers(
-    ending: Ending, hangup: Sequence[Callable[[], None]], log_files: LogFiles, child: Child | None
+    shutdown: Shutdown, hangup: Sequence[Callable[[], None]], log_files: LogFiles, child: Child | None
 ) -> dict[int, Callable[[], None]]:
     """Return a handler for each signal.
 
@@ -137,8 +137,8 @@ def _signal_handlers(
     calls: dict[int, Callable[[], None]] = {
         signal.SIGHUP: _in_loop(loop, *hangup),
         signal.SIGUSR1: _in_loop(loop, log_files.reopen),
-        signal.SIGTERM: ending.ask,
-        signal.SIGINT: ending.ask,
+        signal.SIGTERM: shutdown.request,
+        signal.SIGINT: shutdown.request,
     }
     return {**calls, **(forwarding_handlers(child) if child else {})}
 

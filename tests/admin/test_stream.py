@@ -16,14 +16,14 @@ from qmpguard.admin.event_stream import Backlog, EventStream, FellBehindError, R
 from qmpguard.admin.history import latest_entries
 from qmpguard.admin.sse import EventFeed
 from qmpguard.policy.verdict import Verdict
-from qmpguard.record import Decision, Event, Happening, Journal, LinkChange, Peer, Run
+from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Record, Run
 
 if TYPE_CHECKING:
     from qmpguard.proxy.state.snapshot import Snapshot
 
 KINDS = frozenset({"decision", "drift", "link", "event", "override"})
 DECISION = Decision("x", Peer(1), "migrate", Verdict(), "11.1")
-HAPPENINGS: tuple[Happening, ...] = (Event("STOP", "{}"), LinkChange(up=True, what="11.1"), DECISION)
+RECORDS: tuple[Record, ...] = (Event("STOP", "{}"), LinkChange(up=True, what="11.1"), DECISION)
 #: rings of the tests: small, so that they overflow
 SIZE = 8
 
@@ -52,7 +52,7 @@ class Supervisor:
         self.vms.append(vm)
         return vm
 
-    def happen(self, vm: OneVm, what: Happening) -> int:
+    def happen(self, vm: OneVm, what: Record) -> int:
         entry = vm.journal.add(1.0, what)
         self.all[entry.number] = (vm.name, serialize.kind_of(what))
         return entry.number
@@ -108,7 +108,7 @@ async def _something(chance: random.Random, fleet: Supervisor, listeners: list[L
             fleet.happen(fleet.add(size), LinkChange(up=True, what="new"))
         case 1 | 2 | 3 | 4:
             for _ in range(chance.randrange(4)):
-                fleet.happen(chance.choice(fleet.vms), chance.choice(HAPPENINGS))
+                fleet.happen(chance.choice(fleet.vms), chance.choice(RECORDS))
         case 5 | 6:
             await chance.choice(listeners).read()
         case 7:
@@ -127,7 +127,7 @@ async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(
         fleet.add(size)
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     for _ in range(10):
-        fleet.happen(chance.choice(fleet.vms), chance.choice(HAPPENINGS))
+        fleet.happen(chance.choice(fleet.vms), chance.choice(RECORDS))
     listeners = [
         Listener(feed, chance.choice([None, None, "vm1"]), frozenset(chance.sample(sorted(KINDS), 3)) | {"link"}, 0)
         for _ in range(3)
@@ -224,7 +224,7 @@ async def test_a_fault_in_the_feed_reaches_no_journal_and_its_streams_may_resume
 def test_the_latest_decisions_are_found_from_the_newest_backwards() -> None:
     fleet = Supervisor()
     vms = [fleet.add() for _ in range(3)]
-    numbers = [fleet.happen(vms[n % 3], HAPPENINGS[n % 2 + 1]) for n in range(60)]
+    numbers = [fleet.happen(vms[n % 3], RECORDS[n % 2 + 1]) for n in range(60)]
     kept = sorted(e.number for vm in vms for e in vm.journal.since(0) if isinstance(e.what, Decision))
     assert set(kept) < {n for n, (_, kind) in fleet.all.items() if kind == "decision"}
     journals = [vm.journal for vm in vms]

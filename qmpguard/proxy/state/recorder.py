@@ -15,7 +15,7 @@ from qmpguard.record import Decision, Event, Journal, LinkChange
 if TYPE_CHECKING:
     from qmpguard.policy.drift import Drift
     from qmpguard.policy.verdict import Verdict
-    from qmpguard.record import Entry, Happening, Peer, Run
+    from qmpguard.record import Entry, Peer, Record, Run
     from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Recorder:
         self.qemu = "gone"
         self._name = name
 
-    def happened(self, what: Happening) -> Entry:
+    def happened(self, what: Record) -> Entry:
         """Put anything on record."""
         return self.journal.add(time.time(), what)
 
