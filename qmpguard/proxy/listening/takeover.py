@@ -38,8 +38,7 @@ log = logging.getLogger(__name__)
 #: the suffixes of QEMU's moved socket, and of the lock
 MOVED_SUFFIX, LOCK_SUFFIX = ".qemu", ".qemu.lock"
 #: Seconds between two checks of the path, with a link to QEMU and without. A QEMU that restarts takes the path, and
-#: until
-#: the next check clients can connect to it directly. QEMU takes a tenth of a second to start.
+#: until the next check clients can connect to it directly. QEMU takes a tenth of a second to start.
 CHECK_WHILE_LINKED, CHECK_WHILE_UNLINKED = 0.1, 0.02
 #: permissions of QEMU's socket while it is moved
 MOVED_MODE = 0o600

@@ -124,7 +124,7 @@ async def test_a_shortage_that_lasts_is_few_lines_of_log(
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), OSError(errno.ENOTCONN, "gone"), MemoryError(), KeyError(1)])
-@pytest.mark.parametrize("where", ["accepted", "peer_of", "admits"])
+@pytest.mark.parametrize("where", ["on_accept", "peer_of", "refuse"])
 async def test_an_exception_for_one_client_closes_that_client_only(
     where: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +133,7 @@ async def test_an_exception_for_one_client_closes_that_client_only(
 
     clients = Clients(error if where == "accepted" else None)
     with monkeypatch.context() as patch, ExitStack() as stack:
-        options = {"admits": fails} if where == "admits" else {}
+        options = {"refuse": fails} if where == "refuse" else {}
         listener = stack.enter_context(listening(tmp_path / "s", clients, **options))
         if where == "peer_of":
             patch.setattr(module, "peer_of", fails)
@@ -149,7 +149,7 @@ async def test_who_may_not_come_in_is_closed_before_anything_is_made_and_the_log
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients = Clients()
-    with listening(tmp_path / "s", clients, admits=lambda _: "on no list"):
+    with listening(tmp_path / "s", clients, refuse=lambda _: "on no list"):
         for _ in range(50):
             with dial(tmp_path / "s") as sock:
                 assert await is_closed(sock)

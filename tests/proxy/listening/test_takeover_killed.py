@@ -130,7 +130,7 @@ async def test_whatever_fails_while_the_place_is_kept_it_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "LINKED", 0.001)
+    monkeypatch.setattr(module, "CHECK_WHILE_LINKED", 0.001)
     path, tries, again = tmp_path / "q", 0, Takeover._retake
 
     def sometimes(*arguments: object, **options: object) -> None:
