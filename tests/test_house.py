@@ -53,7 +53,6 @@ UNTESTED = {
     "proxy/judging/refusal.py",
     "proxy/judging/schemas.py",
     "proxy/judging/surveyor.py",
-    "proxy/limits.py",
     "proxy/qemu/absence.py",
     "proxy/qemu/heartbeat.py",
     "proxy/qemu/link.py",

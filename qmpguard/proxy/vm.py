@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from qmpguard.config import Limits
+from qmpguard.policy.facts import numbers
 from qmpguard.policy.forecast import WAYS, Forecast, Passes
 from qmpguard.policy.rules import added, modes
 from qmpguard.proxy.clients.registry import SessionRegistry

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Clients accepted in one iteration of the event loop. Each takes 0.1 ms, so other clients wait a millisecond more;
-#: with 64 they waited 8.
+#: clients accepted in one iteration of the event loop, at 0.1 ms each
 BATCH = 8
 #: clients accepted when a socket is about to be closed, so that pending connections are not lost
 MAX_FINAL_ACCEPTS = 64

@@ -131,7 +131,7 @@ async def test_an_exception_for_one_client_closes_that_client_only(
     def fails(*_: object) -> None:
         raise error
 
-    clients = Clients(error if where == "accepted" else None)
+    clients = Clients(error if where == "on_accept" else None)
     with monkeypatch.context() as patch, ExitStack() as stack:
         options = {"refuse": fails} if where == "refuse" else {}
         listener = stack.enter_context(listening(tmp_path / "s", clients, **options))
