@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from qmpguard.logs.secret import PARTS
-from qmpguard.proxy.sockets.budget import Budget
+from qmpguard.proxy.sockets.budget import CHECKS, Budget
 
 
 class Hoard:
@@ -19,7 +18,7 @@ class Hoard:
         self.reasons.append(reason)
 
 
-LIMIT = 100 * PARTS  # so that 100 bytes are the step between two reckonings
+LIMIT = 100 * CHECKS  # so that 100 bytes are the step between two reckonings
 
 
 def closed(*hoards: Hoard) -> list[bool]:

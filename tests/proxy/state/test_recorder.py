@@ -16,7 +16,7 @@ from qmpguard.record import Decision, Event, LinkChange, Peer, Run
 from qmpguard.wire.qemu_messages import QemuEvent
 
 if TYPE_CHECKING:
-    from qmpguard.record import Happening
+    from qmpguard.record import Record
 
 PEER = Peer(3, 10, 20, 30)
 
@@ -26,7 +26,7 @@ def recorder() -> Recorder:
     return Recorder("vm", Run())
 
 
-def happened(recorder: Recorder) -> list[Happening]:
+def happened(recorder: Recorder) -> list[Record]:
     return [entry.what for entry in recorder.journal.since(0)]
 
 
