@@ -83,7 +83,9 @@ def test_of_what_is_no_qemu_only_the_beginning_is_shown() -> None:
 
 #: the longest time between two attempts, by cause; None: there was a link
 LONGEST: dict[Cause | None, float] = {
-    **dict.fromkeys((*sorted(GONE, key=str), Cause.DENIED, Cause.SHORTAGE, Cause.UNREACHABLE, Cause.DIALS), LONGEST_DELAY),
+    **dict.fromkeys(
+        (*sorted(GONE, key=str), Cause.DENIED, Cause.SHORTAGE, Cause.UNREACHABLE, Cause.DIALS), LONGEST_DELAY
+    ),
     **dict.fromkeys((Cause.OCCUPIED, Cause.CLOSED, Cause.FOREIGN, Cause.HUNG, Cause.FAULT), LONGEST_UNFIT),
     **dict.fromkeys((Cause.REFUSED, None), LONGEST_UNFIT),
 }
