@@ -1,1 +1,1 @@
-"""QMP on the wire: bytes in, messages out. No sockets, no clock, no policy."""
+"""The wire layer: QMP messages from bytes, and bytes from messages. No sockets, no clock, no policy."""

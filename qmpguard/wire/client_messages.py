@@ -1,7 +1,7 @@
-"""Requests, replies and the greeting, as QEMU words them.
+"""Requests of clients, and the replies that the guard itself sends, with QEMU's texts.
 
-One request is checked member by member as QEMU does it, so that what is wrong with it is said in QEMU's
-own words (QEMU qapi/qmp-dispatch.c: qmp_dispatch_check_obj). Sources of the texts are named beside them.
+A request is checked member by member in QEMU's order, so that an error has QEMU's text (QEMU qapi/qmp-dispatch.c:
+qmp_dispatch_check_obj). The source of each text is beside it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NOT_NEGOTIATED = "Expecting capabilities negotiation with 'qmp_capabilities'"
 #: QEMU qapi/qmp-dispatch.c: qmp_dispatch()
 NOT_AN_OBJECT = "QMP input must be a JSON object"
 
-#: QEMU ends each message so (monitor/monitor.c: monitor_puts_locked turns \n into \r\n)
+#: the end of each message of QEMU (monitor/monitor.c: monitor_puts_locked turns \n into \r\n)
 EOL = b"\r\n"
 
 
 class Request(NamedTuple):
-    """A well-formed request; ``id`` is its text as it goes back to the client, None where it had none.
+    """A well-formed request; ``id`` is the text of its id for the reply, None where it has none.
 
-    One is made for every command, and a frozen dataclass takes three times as long to make as a tuple.
+    It is a tuple, since one is created for every command and a frozen dataclass takes three times as long.
     """
 
     command: str
@@ -38,7 +38,7 @@ class Request(NamedTuple):
     oob: bool
 
     def encode(self, number: int) -> bytes:
-        """Return the request in our own words, with our own id in place of the client's."""
+        """Return the request re-encoded, with the guard's ``number`` in place of the client's id."""
         execute = b'{"exec-oob": ' if self.oob else b'{"execute": '
         if self.arguments is None:
             return b'%b%b, "id": %d}\n' % (execute, encode_for_qemu(self.command), number)
@@ -50,7 +50,7 @@ class Request(NamedTuple):
         )
 
     def pieces(self, number: int) -> Iterator[bytes]:
-        """Yield what `encode` returns in pieces of some milliseconds each, for a request that is long."""
+        """Yield the bytes of `encode` in pieces of some milliseconds each, for a long request."""
         return pieces(self._fragments(number))
 
     def _fragments(self, number: int) -> Iterator[str]:
@@ -64,14 +64,14 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """An object that is no request: QEMU's words for why, and the id to answer with."""
+    """An invalid request: QEMU's error text, and the id for the reply."""
 
     desc: str
     id: bytes | None
 
 
 class Echo:
-    """The echo of a long message's id, made a piece at a time; for a message without an id there is nothing to do."""
+    """The id of a long message for its reply, encoded in pieces. Without an id there is nothing to encode."""
 
     def __init__(self, value: Value) -> None:
         self.value = value
@@ -80,7 +80,7 @@ class Echo:
         self._made: list[bytes] = []
 
     def is_made(self) -> bool:
-        """Make the next piece, some milliseconds' work; True when ``text`` is complete, and not to be called again."""
+        """Encode the next piece, in some milliseconds. True: ``text`` is complete; do not call it again."""
         if self._pieces is not None:
             if (piece := next(self._pieces, None)) is not None:
                 self._made.append(piece)
@@ -90,10 +90,10 @@ class Echo:
 
 
 def read_request(value: Value, *, oob: bool, identity: bytes | None = None) -> Request | BadRequest:
-    """Check a parsed message as QEMU does; ``oob`` says whether the client negotiated out-of-band.
+    """Check a parsed message as QEMU does; ``oob``: the client has negotiated out-of-band.
 
-    ``identity`` is the id's echo where it has been made already. Never raises. Which of several faults is reported
-    follows QEMU's order of members, which is that of its hash table (QEMU qobject/qdict.c), not the client's.
+    ``identity`` is the encoded id, if that exists already. Never raises. Of several errors the one is reported that is
+    first in QEMU's order of members: the order of QEMU's hash table (QEMU qobject/qdict.c), not the client's.
     """
     if not isinstance(value, dict):
         return BadRequest(NOT_AN_OBJECT, None)
@@ -107,7 +107,7 @@ def read_request(value: Value, *, oob: bool, identity: bytes | None = None) -> R
 
 
 def _is_plain(value: dict[str, Value]) -> bool:
-    """Say whether an object with an ``execute`` has nothing else that needs a closer look."""
+    """Say whether an object with ``execute`` has no members but ``arguments`` (an object) and ``id``."""
     known = 1 + ("id" in value)
     if "arguments" in value:
         return type(value["arguments"]) is dict and len(value) == known + 1
@@ -118,7 +118,7 @@ def _check_members(value: dict[str, Value], identity: bytes | None, *, oob: bool
     command: str | None = None
     key: str | None = None
     arguments: dict[str, Value] | None = None
-    names = [*reversed(value)]  # within a bucket, what came last is first (qobject/qdict.c: qdict_put_obj)
+    names = [*reversed(value)]  # within a bucket the last member is first (qobject/qdict.c: qdict_put_obj)
     names.sort(key=_bucket)
     for name in names:
         member = value[name]
@@ -161,10 +161,10 @@ def success_reply(value: Value, identity: bytes | None) -> bytes:
 
 
 def read_enable(arguments: dict[str, Value] | None, offered: frozenset[str]) -> frozenset[str] | str:
-    """Return what ``qmp_capabilities`` enables, or QEMU's words for why it cannot.
+    """Return the capabilities that ``qmp_capabilities`` enables, or QEMU's error text.
 
-    ``offered`` is what the greeting offers (QEMU monitor/qmp-cmds.c: qmp_caps_accept; the argument errors
-    are those of QEMU's qobject input visitor).
+    ``offered`` are the capabilities in the greeting (QEMU monitor/qmp-cmds.c: qmp_caps_accept). The errors for
+    arguments are those of QEMU's qobject input visitor.
     """
     arguments = arguments or {}
     enable = arguments.get("enable", [])
@@ -174,7 +174,7 @@ def read_enable(arguments: dict[str, Value] | None, offered: frozenset[str]) -> 
         if not isinstance(capability, str):
             return f"Invalid parameter type for 'enable[{i}]', expected: string"
         if capability != "oob":
-            # a list's element has no name of its own there, and QEMU prints it so (qapi/qapi-visit-core.c)
+            # an element of a list has no name there, and QEMU prints "null" (qapi/qapi-visit-core.c)
             return f"Parameter 'null' does not accept value '{capability}'"
     for name in arguments:
         if name != "enable":

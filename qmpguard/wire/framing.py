@@ -1,9 +1,9 @@
-"""Cuts a client's bytes into messages exactly as QEMU does, with QEMU's words for what is none.
+"""Splits a client's bytes into messages exactly as QEMU does, with QEMU's error texts for invalid ones.
 
-QEMU frames by structure: a message is over when its brackets balance or can balance no more, a lexical error
-begins anew. Ordinary messages are read by the standard library, in one go; all others, and whatever there is
-doubt about, by `Lexer` and `Parser`. At disconnection QEMU drops an unfinished message without a word
-(monitor/qmp.c: monitor_qmp_event), so there is nothing to call then.
+QEMU frames by structure: a message ends when its brackets balance or can no longer balance, and after a lexical error
+a new one begins. Ordinary messages are parsed by the standard library at once; all others, and every doubtful one, by
+`Lexer` and `Parser`. At a disconnection QEMU drops an incomplete message (monitor/qmp.c: monitor_qmp_event), so there
+is no method for that.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from qmpguard.wire.json import Number, Value
 from qmpguard.wire.lexer import START, Kind, Lexer
 from qmpguard.wire.parser import Fault, Parser, legible, read_integer
 
-#: a message's tokens in bytes; QEMU's own is 64 MiB (qobject/json-streamer.c: MAX_TOKEN_SIZE), no known client needs it
+#: bytes of a message's tokens; QEMU's limit is 64 MiB (qobject/json-streamer.c: MAX_TOKEN_SIZE), which no client needs
 MAX_REQUEST = 4 << 20
-#: QEMU's limit (qobject/json-streamer.c: MAX_TOKEN_COUNT), less the tokens of `, "id": N`, which are added on the way
+#: QEMU's limit (qobject/json-streamer.c: MAX_TOKEN_COUNT), less the tokens of `, "id": N`, which re-encoding adds
 MAX_TOKENS = (2 << 20) - 4
 #: QEMU qobject/json-streamer.c: MAX_NESTING
 MAX_NESTING = 1 << 10
-#: how much of a stray token an error quotes; QEMU quotes all of it, and each byte may become six in the reply
+#: bytes of a stray token in an error. QEMU quotes the whole token, and each byte may become six in the reply
 MAX_STRAY: Final = 64 << 10
-#: tokens in one `Framer.pull`, a few milliseconds; bytes are bounded by the lexer's block
+#: tokens in one `Framer.pull`, which takes a few milliseconds; the lexer's block limits the bytes
 BUDGET: Final = 1024
 
-#: bytes of memory that a token becomes, about: an empty list is three tokens with its comma, a number is two
+#: estimated bytes of memory for a token: an empty list is three tokens with its comma, a number is two
 NODE: Final = 64
-#: bytes of a message whose tokens are not worth counting
+#: bytes of a message that is too small to count its tokens
 SMALL: Final = 4096
 
 _LINE_ENDS = ("\r\n", "\n")
@@ -39,14 +39,14 @@ _SPACE = re.compile(r"[ \t\r\n]+")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A well-formed value, be it an object or not."""
+    """A well-formed JSON value: an object or any other."""
 
     value: Value
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Bytes that are no message, in QEMU's words: ``JSON parse error, stray 'x'``."""
+    """Bytes that are not a message, with QEMU's error text: ``JSON parse error, stray 'x'``."""
 
     desc: str
 
@@ -54,10 +54,11 @@ class Malformed:
 class Framer:
     """Bytes in, messages out, at most ``max_size`` bytes of tokens each.
 
-    Bad input is an item, never an exception. Linear in the bytes, however they are cut. What follows a limit
-    decides which later bytes are a request: QEMU up to 11.0 begins anew within the message, and with ``skips``,
-    as QEMU 11.1, the rest of it is skipped until its brackets balance. It always is after our own limit of size,
-    where QEMU would read on. Source: QEMU qobject/json-streamer.c: json_message_process_token.
+    Invalid input is an item, never an exception. The time is linear in the bytes, however they are split. The action
+    after an exceeded limit decides which later bytes are a request: QEMU up to 11.0 begins a new message at once. With
+    ``skips``, as in QEMU 11.1, the rest of the message is skipped until its brackets balance; so it is always after the
+    guard's own limit of size, where QEMU would read on. Source: QEMU qobject/json-streamer.c:
+    json_message_process_token.
     """
 
     def __init__(self, *, max_size: int = MAX_REQUEST, skips: bool = False) -> None:
@@ -72,23 +73,23 @@ class Framer:
         self._brackets = 0
         self._tokens = 0
         self._size = 0
-        self.size = 0  # of the last message in memory, about, in bytes: of its text and of what it was made into
+        self.size = 0  # estimated bytes of memory of the last message: its text and its value
 
     @property
     def busy(self) -> bool:
-        """Say whether `pull` has bytes left to look at."""
+        """Say whether `pull` has bytes left to process."""
         lexer = self._lexer
         return lexer.position < len(lexer.text) or len(lexer.inbox) > 0
 
     @property
     def held(self) -> int:
-        """Bytes held: those not looked at yet, and the size of the unfinished message in memory."""
+        """Bytes held: those not processed yet, and the size of the incomplete message in memory."""
         return self._lexer.held + self._size + NODE * self._tokens
 
     def pull(self, budget: int = BUDGET) -> Message | Malformed | None:
-        """Return the next item. None: it needs more bytes, or, if `busy`, another call after the others' turn.
+        """Return the next item. None: it needs more bytes, or, if `busy`, another call after other sessions' turn.
 
-        A call looks at 64 KiB and ``budget`` tokens at most, which is positive. Never raises.
+        A call processes at most 64 KiB and ``budget`` tokens, which is positive. Never raises.
         """
         lexer = self._lexer
         if lexer.position == len(lexer.text):
@@ -104,15 +105,15 @@ class Framer:
         return None
 
     def pull_whole(self) -> Message | Malformed | None:
-        """Return the next item in as many turns as it takes, for who keeps nobody waiting. None: it needs more."""
+        """Return the next item without yielding to other sessions. None: it needs more bytes."""
         while (item := self.pull()) is None and self.busy:
             pass
         return item
 
     def _read_ordinary(self) -> Message | None:
-        """Read an object that lies complete in the block and on which the standard library and QEMU agree.
+        """Return an object that is complete in the block and that the standard library parses as QEMU does.
 
-        If there is none, not a byte is used up, and the first token goes to the parser: a message is tried once.
+        None: no byte is consumed, and the first token goes to the parser. So each message is tried only once.
         """
         lexer = self._lexer
         text, start = lexer.text, lexer.position
@@ -131,7 +132,7 @@ class Framer:
         self.size = end - start
         if self.size > SMALL:
             self.size += 2 * NODE * text.count(",", start, end)
-        # with its line's end the block is mostly used up, and nobody has to look at it again
+        # with the newline the block is usually consumed
         lexer.position = len(text) if text[end : end + 3] in _LINE_ENDS else end
         return Message(value)
 
@@ -176,7 +177,7 @@ class Framer:
 
     def _over_limit(self, limit: str, kind: Kind) -> Malformed:
         error = Malformed(f"JSON {limit} limit exceeded")
-        # the rest of an overlong token is still to come, brackets or not
+        # the rest of an overlong token follows, even without open brackets
         is_over = not self._is_open() and kind is not Kind.OVERLONG
         if is_over or not (self._skips or limit == "token size"):
             self._begin()
@@ -204,9 +205,10 @@ class Framer:
 
 
 def _is_ordinary(text: str, start: int, end: int) -> bool:
-    r"""Say whether an object that the standard library has read means the same to QEMU.
+    r"""Say whether QEMU parses an object like the standard library does.
 
-    ``\u`` may stand for what is no character, bytes beyond ASCII are not decoded here, and depth is not limited.
+    Excluded are ``\u``, which may encode a noncharacter, bytes beyond ASCII, which are not
+    decoded here, and depth beyond the limit.
     """
     if text.find("\\u", start, end) >= 0 or not (text.isascii() or text[start:end].isascii()):
         return False
@@ -224,12 +226,12 @@ def _distinct(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
 
 def _float(text: str) -> Number:
     if text.lstrip("-")[:2] in ("0e", "0E"):
-        raise Fault("an exponent after zero: three tokens to QEMU")
+        raise Fault("an exponent after zero: three tokens in QEMU")
     return Number(text)
 
 
 def _constant(text: str) -> Value:
-    raise Fault(f"{text} is no JSON")
+    raise Fault(f"{text} is not JSON")
 
 
 _decode = JSONDecoder(

@@ -1,6 +1,6 @@
-"""QEMU's dialect of JSON: what its values are in Python, and how QEMU spells them.
+"""QEMU's dialect of JSON: its values in Python, and QEMU's encoding of them.
 
-Reading is in `qmpguard.wire.framing`, because in this dialect a message ends where its brackets balance.
+`qmpguard.wire.framing` has the decoding, since in this dialect a message ends where its brackets balance.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number kept as it was spelled, because an `int` would not give it back: ``2.0``, ``1e400``, ``-0``."""
+    """A number that keeps its spelling, since an `int` would lose it: ``2.0``, ``1e400``, ``-0``."""
 
     text: str
 
 
 Value: TypeAlias = bool | int | str | Number | list["Value"] | dict[str, "Value"] | None
 
-#: everything that QEMU does not write as it is (qobject/json-writer.c: quoted_str)
+#: the characters that QEMU escapes (qobject/json-writer.c: quoted_str)
 _ESCAPED = re.compile(r'["\\]|[^ -~]')
 _SHORT = {'"': r"\"", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _REPLACEMENT = 0xFFFD
-#: the longest integer that QEMU keeps as one, with its sign
+#: characters of the longest integer that QEMU keeps as an integer, with its sign
 _INT64_SIZE = 20
 
 _ordinary = JSONEncoder(check_circular=False).encode
 
-#: characters whose text is made in one go
+#: characters that are encoded in one piece
 PIECE = 16 << 10
 
 
 def encode(value: Value) -> bytes:
-    r"""Return a value in QEMU's own words: ASCII, ``", "`` and ``": "``, ``\uXXXX`` in upper case.
+    r"""Return a value as QEMU encodes it: ASCII, ``", "`` and ``": "``, ``\uXXXX`` in upper case.
 
-    Any depth, keys in their order, numbers as they were spelled. Never raises for what `Framer` returns. Code
-    points that QEMU's reader refuses (surrogates, noncharacters) become U+FFFD, as in QEMU's writer. Source:
-    QEMU qobject/qjson.c: to_json, qobject/json-writer.c.
+    Any depth, keys in their order, numbers in their spelling. Never raises for a value from `Framer`. Code points that
+    QEMU's parser refuses (surrogates, noncharacters) become U+FFFD, as in QEMU's writer. Source: QEMU qobject/qjson.c:
+    to_json, qobject/json-writer.c.
     """
     try:
         text = encode_basestring_ascii(value) if type(value) is str else _ordinary(value)
-        # the standard library differs in the case of its \uXXXX and in DEL, and in nothing else
+        # the standard library differs only in the case of its \uXXXX and in DEL
         if "\\u" not in text and "\x7f" not in text:
             return text.encode("ascii")
     except (TypeError, RecursionError):  # it has a Number, or is deep
@@ -56,9 +56,9 @@ def encode(value: Value) -> bytes:
 
 
 def encode_for_qemu(value: Value) -> bytes:
-    r"""Return a value for QEMU to read: as `encode`, but ``\uXXXX`` in lower case, which is as good and much quicker.
+    r"""Return a value for QEMU: as `encode`, but with ``\uXXXX`` in lower case, which is much faster.
 
-    For what `Framer` returns, in which no code point is left that QEMU's reader refuses. Never raises.
+    It is for values from `Framer`, which have no code point that QEMU's parser refuses. Never raises.
     """
     try:
         return _ordinary(value).encode("ascii")
@@ -67,14 +67,14 @@ def encode_for_qemu(value: Value) -> bytes:
 
 
 def fragments_for_qemu(value: Value) -> Iterator[str]:
-    """Yield what `encode_for_qemu` returns in small fragments, for `pieces`. Never raises."""
+    """Yield the text of `encode_for_qemu` in small fragments, for `pieces`. Never raises."""
     return _fragments(value, _FOR_QEMU)
 
 
 def echo(value: Value) -> bytes:
-    """Return a value as QEMU writes one that it has read: as `encode`, but ``2.0`` is 2, and 0.1 has seventeen digits.
+    """Return a value as QEMU writes one that it has parsed: as `encode`, but ``2.0`` is 2, and 0.1 has 17 digits.
 
-    A number too large for a double stays as it was spelled: QEMU writes ``inf``, which no client can read.
+    A number too large for a double keeps its spelling: QEMU writes ``inf``, which no client can parse.
     Source: QEMU qobject/json-parser.c: parse_literal, qobject/json-writer.c: json_writer_double.
     """
     if type(value) is str or (type(value) is int and abs(value) < 1 << 63):
@@ -83,12 +83,12 @@ def echo(value: Value) -> bytes:
 
 
 def echo_in_pieces(value: Value) -> Iterator[bytes]:
-    """Yield what `echo` returns in pieces of some milliseconds each, whatever the value is. Never raises."""
+    """Yield the bytes of `echo` in pieces of some milliseconds each, for any value. Never raises."""
     return pieces(_fragments(value, _AS_READ))
 
 
 def _reread(text: str) -> str:
-    """Return a number as QEMU writes it when it has read it."""
+    """Return a number as QEMU writes it after parsing it."""
     if text.lstrip("-").isdecimal() and len(text) <= _INT64_SIZE and -(1 << 63) <= int(text) < 1 << 64:
         return str(int(text))
     number = float(text)
@@ -96,7 +96,7 @@ def _reread(text: str) -> str:
 
 
 def pieces(fragments: Iterable[str]) -> Iterator[bytes]:
-    """Yield fragments of ASCII text joined to pieces, none of them empty, of some milliseconds each. Never raises."""
+    """Yield fragments of ASCII text joined to non-empty pieces of some milliseconds each. Never raises."""
     gathered: list[str] = []
     size = 0
     for fragment in fragments:
@@ -111,7 +111,7 @@ def pieces(fragments: Iterable[str]) -> Iterator[bytes]:
 
 
 def _fragments(value: Value, spelling: _Spelling) -> Iterator[str]:
-    """Yield the text of a value; each fragment is at most PIECE characters of it, as they are escaped."""
+    """Yield the text of a value; each fragment encodes at most PIECE characters."""
     unfinished: list[tuple[Iterator[tuple[str, str | None, Value]], str]] = [(iter([("", None, value)]), "")]
     while unfinished:
         members, closing = unfinished[-1]
@@ -192,7 +192,7 @@ def _escape(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Spelling:
-    """How strings and the texts of numbers are written."""
+    """The encoding of strings, and of the texts of numbers."""
 
     string: Callable[[str], str]
     number: Callable[[str], str]

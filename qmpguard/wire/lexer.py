@@ -1,7 +1,7 @@
-"""Cuts QEMU's dialect of JSON into tokens, however its bytes arrive. Knows no grammar and no messages.
+"""Splits QEMU's dialect of JSON into tokens, however its bytes arrive. It has no grammar and no messages.
 
-The states are those of QEMU qobject/json-lexer.c without interpolation, which QMP does not enable. Bytes are
-handled as text of the same code points (Latin-1): strings are decoded when they are read, as in QEMU.
+The states are those of QEMU qobject/json-lexer.c without interpolation, which QMP does not enable. Bytes are handled as
+text of the same code points (Latin-1): strings are decoded in the parser, as in QEMU.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from enum import Enum
 from string import ascii_lowercase
 from typing import Final
 
-#: bytes that are scanned before the caller gets its turn
+#: bytes of a block: the caller may yield to other sessions between two blocks
 BLOCK: Final = 64 << 10
 
 
 class Kind(Enum):
-    """What a token is."""
+    """The kind of a token."""
 
     LCURLY = "{"
     RCURLY = "}"
@@ -28,15 +28,15 @@ class Kind(Enum):
     FLOAT = "float"
     KEYWORD = "keyword"
     STRING = "string"
-    STRAY = "stray"  # a lexical error: the unfinished token with the byte that cannot be part of it
-    OVERLONG = "overlong"  # an unfinished token that is one byte longer than the limit; its end will be a token
+    STRAY = "stray"  # a lexical error: the incomplete token with the byte that cannot be part of it
+    OVERLONG = "overlong"  # an incomplete token that is one byte longer than the limit; its end will be a token
 
 
 class _State:
-    """Where the lexer is within a token.
+    """A state of the lexer.
 
-    ``run`` matches bytes that do not lead elsewhere. A byte in ``leads`` is consumed and leads to a state or
-    completes a token; at any other byte, ``otherwise`` holds without consuming it, but `Kind.STRAY` consumes it.
+    ``run`` matches bytes that do not change the state. A byte in ``leads`` is consumed, and leads to a state or
+    completes a token. At any other byte ``otherwise`` applies without consuming it; only `Kind.STRAY` consumes it.
     """
 
     __slots__ = ("leads", "otherwise", "run")
@@ -51,7 +51,7 @@ _DIGIT = "0123456789"
 _PRINTABLE = "".join(map(chr, range(0x20, 0xFE)))  # 0xFE and 0xFF are impossible in UTF-8
 
 START = _State(r"[ \t\r\n]+")
-# structural characters and control characters other than tab are where a client may begin anew
+# after an error, structural characters and control characters other than tab begin a new message
 _RECOVERY = _State(r"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]+", otherwise=START)
 _DOUBLE = _State(r'[^"\\\x00-\x1f\xfe\xff]*(?:\\[\x20-\xfd][^"\\\x00-\x1f\xfe\xff]*)*')
 _DOUBLE_ESCAPE = _State()
@@ -90,7 +90,7 @@ _E_SIGN.leads = dict.fromkeys(_DIGIT, _EXPONENT)
 
 
 class Lexer:
-    """Bytes in, tokens out; ``limit`` is the size above which a token is not kept."""
+    """Turns bytes into tokens; ``limit`` is the size above which a token is not kept."""
 
     def __init__(self, limit: int) -> None:
         self.text = ""  # the block that is being scanned
@@ -98,30 +98,30 @@ class Lexer:
         self._limit = limit
         self.state = START
         self._token = bytearray()  # the beginning of a token, from earlier blocks
-        self._overlong = False  # it has been reported already, and is dropped as it comes
-        self.inbox = bytearray()  # what follows the block
+        self._overlong = False  # the token was reported as overlong, and its rest is dropped
+        self.inbox = bytearray()  # the bytes after the block
 
     def feed(self, data: bytes) -> None:
-        """Take bytes."""
+        """Append bytes."""
         if self.inbox or self.position < len(self.text) or len(data) > BLOCK:
             self.inbox += data
-        else:  # mostly: they are the next block as they are
+        else:  # usually the bytes are the next block
             self.text, self.position = data.decode("latin-1"), 0
 
     def turn(self) -> None:
-        """Begin the next block, after this one is used up."""
+        """Begin the next block, after this one is consumed."""
         self.text = self.inbox[:BLOCK].decode("latin-1")
         self.position = 0
         del self.inbox[:BLOCK]
 
     @property
     def unscanned(self) -> int:
-        """Bytes that no token has been made of yet."""
+        """The number of bytes that were not scanned yet."""
         return len(self.inbox) + len(self.text) - self.position
 
     @property
     def held(self) -> int:
-        """Bytes held, with those of the unfinished token."""
+        """The number of bytes held, with those of the incomplete token."""
         return self.unscanned + len(self._token)
 
     def next(self) -> tuple[Kind, str] | None:

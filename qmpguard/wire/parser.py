@@ -1,7 +1,7 @@
-"""Makes a value of tokens, one at a time: QEMU's grammar, and what its strings and numbers mean.
+"""Parses tokens one at a time into a value: QEMU's grammar, and its decoding of strings and numbers.
 
-QEMU collects the tokens of a message and then descends; here the first error is kept until the message is
-over, so that both report the same one (QEMU qobject/json-parser.c). Depth is a list's, never the stack's.
+QEMU collects the tokens of a message and then parses them recursively. Here the first error is kept until the message
+ends, so that both report the same one (QEMU qobject/json-parser.c). Nesting uses a list, not the call stack.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 from qmpguard.wire.json import Number, Value
 from qmpguard.wire.lexer import Kind
 
-#: the buffer that an error is printed into, without its NUL (qobject/json-parser.c: parse_error)
+#: bytes of the buffer for an error, without its NUL (qobject/json-parser.c: parse_error)
 MAX_FAULT: Final = 1023
-#: integers with more digits cannot be 64 bits wide and are kept as they are spelled
+#: integers with more digits cannot have 64 bits and keep their spelling
 MAX_DIGITS: Final = 20
 
 # well-formed UTF-8 beyond ASCII, without noncharacters and with QEMU's C0 80 for NUL
@@ -29,7 +29,7 @@ _UTF8 = (
 )
 _HIGH = r"\\u[Dd][89ABab][0-9A-Fa-f]{2}"
 _LOW = r"\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
-# what a string may consist of; a bounded number of times, because the engine remembers each
+# the elements of a valid string; a bounded number of them, since the regex engine stores each
 _SOUND = re.compile(
     r"(?:[ -\[\]-\x7f]+"
     r"|\\[\"'\\/bfnrt]"
@@ -47,14 +47,14 @@ _NO_CHARACTER = re.compile(
     + "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
     + "]"
 )
-#: what is part of every noncharacter's UTF-8, and of some others'
+#: parts of the UTF-8 of every noncharacter, and of some other characters
 _NO_CHARACTER_HERE = ("\xef\xb7", "\xbf\xbe", "\xbf\xbf")
 _unescape = JSONDecoder(strict=False).decode
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
-class Fault(ValueError):  # noqa: N818  -- a client's, not ours
-    """A message is not what the grammar wants; its text is QEMU's."""
+class Fault(ValueError):  # noqa: N818  -- an error of the client
+    """A message violates the grammar; its text is QEMU's."""
 
 
 class _Expect(Enum):
@@ -70,7 +70,7 @@ class _Expect(Enum):
 
 
 class Parser:
-    """The value of one message, as far as it is known; ``fault`` is the first error in it."""
+    """The parser of one message. ``value`` is its value when it is complete, ``fault`` the first error in it."""
 
     def __init__(self) -> None:
         self.value: Value = None
@@ -82,7 +82,7 @@ class Parser:
         self._outer: list[tuple[_Expect, list[Value], dict[str, Value], str]] = []
 
     def accept(self, kind: Kind, text: str) -> None:
-        """Take the message's next token. After a fault, tokens change nothing."""
+        """Process the message's next token. After a fault, tokens are ignored."""
         if self.fault is not None:
             return
         try:
@@ -165,14 +165,14 @@ def read_scalar(kind: Kind, text: str) -> Value:
 
 
 def read_integer(text: str) -> int | Number:
-    """Return an integer as `int` if that gives its spelling back and it may have 64 bits. Never raises."""
+    """Return an integer as `int` if that keeps its spelling and it may have 64 bits. Never raises."""
     if text == "-0" or len(text.lstrip("-")) > MAX_DIGITS:
         return Number(text)
     return int(text)
 
 
 def read_string(token: str) -> str:
-    """Return what a string token says. Raises `Fault` at the first thing in it that QEMU refuses.
+    """Return the text of a string token. Raises `Fault` at the first part of it that QEMU refuses.
 
     Source: QEMU qobject/json-parser.c: parse_string.
     """
@@ -185,9 +185,9 @@ def read_string(token: str) -> str:
 
 
 def _read_quickly(body: str) -> str | None:
-    """Return what the standard library makes of a string's inside where QEMU is sure to make the same of it, else None.
+    """Return a string's content as the standard library decodes it; None where QEMU may decode it differently.
 
-    The library is stricter, but for the code points that QEMU does not take for characters; it is much faster.
+    The library is much faster. It is stricter than QEMU, except for the code points that QEMU refuses as characters.
     """
     try:
         text = body if body.isascii() else body.encode("latin-1").decode()
@@ -207,7 +207,7 @@ def _read_carefully(token: str) -> str:
         end = sound.end()
     if end < len(body):
         raise Fault(_complaint(token, end + 1))
-    # escaped backslashes out of the way, every other backslash begins an escape; no string has a raw \x01
+    # replace escaped backslashes first: then each backslash begins an escape; no string has a raw \x01
     body = body.replace(r"\\", "\x01").replace(r"\'", "'").replace(r"\"", '"')
     body = body.replace('"', r"\"").replace("\x01", r"\\").replace("\xc0\x80", "\0")
     return str(_unescape('"' + body.encode("latin-1").decode() + '"'))
@@ -223,7 +223,7 @@ def _complaint(token: str, at: int) -> str:
 
 
 def legible(text: str) -> str:
-    """Return bytes of a client as text, with U+FFFD where QEMU's output has it. Never raises.
+    """Return bytes of a client as text, with U+FFFD where QEMU writes it. Never raises.
 
     Source: QEMU qobject/json-writer.c: quoted_str, util/unicode.c: mod_utf8_codepoint.
     """

@@ -1,8 +1,8 @@
-"""What QEMU sends: the greeting, replies, events; cut into messages and given to the client's id, mostly unparsed.
+"""Messages of QEMU: greeting, replies and events. They are split, and a reply gets the client's id, usually unparsed.
 
-QEMU ends each message with CR LF and escapes both inside strings, so a message on one line is one line. With
-``pretty=on`` it spans lines and ends with a brace at their beginning. An id stands first in an error and last in a
-success: with ids of our own, it is found without parsing the 200 KB before it.
+QEMU ends each message with CR LF and escapes both inside strings, so a message is one line. With ``pretty=on`` it spans
+several lines, and the last line begins with a brace. The id is the first member of an error and the last of a success.
+Since the guard chooses the ids, it finds them without parsing the 200 KB before.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from dataclasses import dataclass
 
 from qmpguard.wire.json import Value, encode
 
-#: the largest reply; the largest that QEMU has is its schema, a quarter of a megabyte
+#: bytes of the largest reply; QEMU's largest is its schema, a quarter of a megabyte
 MAX_REPLY = 64 << 20
 
 #: the largest part of a version, and characters of a package's name
 MAX_VERSION, MAX_PACKAGE = 9999, 256
 
 _ID, _END = b', "id": ', b"}\r\n"
-# no number of ours has more digits, and Python refuses to read thousands of them
+# the guard's ids have no more digits, and Python refuses to parse thousands of them
 _TAIL = re.compile(rb',\s*"id": (\d{1,19})\s*\}\r?\n\Z')
 _HEAD = re.compile(rb'\{\s*"id": (\d{1,19}),\s*')
-#: how far from the end of a reply its id can begin, with room for QEMU's pretty printing
+#: bytes from the end of a reply in which its id begins, with room for QEMU's pretty printing
 _TAIL_SIZE = 64
 
 
 class Splitter:
-    """Cuts QEMU's bytes into messages. Linear in their number, however they arrive."""
+    """Splits QEMU's bytes into messages. The time is linear in the bytes, however they arrive."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of a line that has no end yet
-        self._lines: list[bytes] = []  # of a pretty message that has no end yet
+        self._pieces: list[bytes] = []  # of an incomplete line
+        self._lines: list[bytes] = []  # of an incomplete message with pretty=on
         self.held = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that these bytes complete, each with its line end.
 
-        Raises `OverflowError` where a message is longer than any that QEMU sends.
+        Raises `OverflowError` where a message is longer than `MAX_REPLY`.
         """
         end = data.find(b"\n") + 1
         if end == len(data) and data[-3:] == b"}\r\n" and not self._pieces and not self._lines:
-            return [data]  # mostly: one message, whole
+            return [data]  # usually: one complete message
         if not end:
             self._hold(self._pieces, data)
             return []
@@ -74,8 +74,8 @@ class Splitter:
 
 
 def find_id(message: bytes) -> tuple[int, int] | None:
-    """Return where a reply's id begins and ends; None for events, and for ids where no known QEMU puts them."""
-    # as all of QEMU's successes end; an expression would take twice as long
+    """Return begin and end of a reply's id; None for events, and for ids at an unknown place."""
+    # the end of every success of QEMU; a regular expression would take twice as long
     found = message.rfind(_ID, -_TAIL_SIZE)
     start, end = found + len(_ID), len(message) - len(_END)
     if found >= 0 and message[start:end].isdigit() and message.endswith(_END):
@@ -85,7 +85,7 @@ def find_id(message: bytes) -> tuple[int, int] | None:
 
 
 def with_id(message: bytes, place: tuple[int, int], identity: bytes | None) -> bytes:
-    """Return a reply with another id than the one at that place, or with none."""
+    """Return a reply with another id in place of the one at ``place``; None: without an id."""
     start, end = place
     if identity is not None:
         return message[:start] + identity + message[end:]
@@ -95,10 +95,10 @@ def with_id(message: bytes, place: tuple[int, int], identity: bytes | None) -> b
 
 
 class Greeting:
-    """QEMU's greeting: its bytes for the clients, its version, and what it offers."""
+    """QEMU's greeting: its bytes for the clients, the version, and the offered capabilities."""
 
     def __init__(self, line: bytes) -> None:
-        """Read a greeting; raises `ValueError` for anything else, whatever it is."""
+        """Parse a greeting; raises `ValueError` for any other message."""
         try:
             qmp = json.loads(line)["QMP"]
             version = qmp["version"]["qemu"]
@@ -107,11 +107,11 @@ class Greeting:
             #: the capabilities that it offers
             self.offered = frozenset(_text(capability) for capability in qmp["capabilities"])
         except (KeyError, TypeError, RecursionError, AttributeError) as error:
-            raise ValueError("this is no greeting of QEMU") from error
+            raise ValueError("this is not a greeting of QEMU") from error
         self.version = ".".join(map(str, numbers))
-        #: what its packager calls it; it is shown and logged, so it has a limit and no control characters
+        #: the name of the package; it is shown and logged, so it is cut and has no control characters
         self.package = "".join(filter(str.isprintable, _text(package)))[:MAX_PACKAGE]
-        #: what follows a limit of its parser is skipped until the brackets balance, see `Framer`
+        #: whether its parser skips the rest of a message after a limit, see `Framer`
         self.skips = (numbers[0], numbers[1]) >= (11, 1)
         self.line = line
 
@@ -126,29 +126,29 @@ class QemuEvent:
 
 
 def _small(value: object) -> int:
-    """Return a part of a version. Raises `ValueError` for what cannot be one: no text, no fraction, no huge number."""
+    """Return a part of a version. Raises `ValueError` unless it is an integer from 0 to `MAX_VERSION`."""
     if type(value) is not int or not 0 <= value <= MAX_VERSION:
-        raise ValueError("this is no version of QEMU")
+        raise ValueError("this is not a version of QEMU")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("this is no greeting of QEMU")
+        raise ValueError("this is not a greeting of QEMU")
     return value
 
 
 class OddReply:
-    """A message that has no id where QEMU puts it: an event, or a reply that must be parsed."""
+    """A message without an id at QEMU's usual place: an event, or a reply that must be parsed."""
 
     def __init__(self, message: bytes) -> None:
-        """Parse it; raises `ValueError` for what is no JSON object, and for an event without a name."""
+        """Parse a message; raises `ValueError` where it is not a JSON object, or is an event without a name."""
         try:
             members = json.loads(message)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
         if not isinstance(members, dict):
-            raise ValueError("no object")
+            raise ValueError("not an object")
         self.event = _event(message, members) if "event" in members else None
         number = members.pop("id", None)
         self.number = number if type(number) is int else None
@@ -170,17 +170,17 @@ def _event(message: bytes, members: dict[str, Value]) -> QemuEvent:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a reply of QEMU says: whether it is a success, and the text that a line of HMP returned."""
+    """A parsed reply of QEMU: whether it is a success, and the error's text or the output of an HMP line."""
 
     accepted: bool
     text: str = ""
 
 
 def read_reply(message: bytes) -> Reply | None:
-    """Return what a reply of QEMU says; None for what cannot be read. Never raises.
+    """Return the parsed reply; None where it cannot be parsed. Never raises.
 
-    ``message`` is as QEMU sent it, with the guard's own id: an id of a client may be a number or a nesting that
-    no parser takes.
+    ``message`` is as QEMU sent it, with the guard's id: a client's id may be a number or a nesting that the parser
+    refuses.
     """
     try:
         members = json.loads(message)
