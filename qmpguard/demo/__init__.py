@@ -1,1 +1,1 @@
-"""A real QEMU with a real VFIO device, for `qmpguard demo` and for the tests. The guard itself needs none of it."""
+"""A real QEMU with a real VFIO device, for `qmpguard demo` and for the tests. The guard itself does not use it."""

@@ -1,4 +1,4 @@
-"""The QEMUs for the demo and the tests: which ones this machine has, and how to get the one with a VFIO device.
+"""The QEMUs for the demo and the tests: which ones this machine has, and how to install the one with a VFIO device.
 
 `vfio-user-pci` came with QEMU 10.1; `fetch` unpacks QEMU 11.1 from Debian's trixie-backports into the user's cache,
 installs nothing, and needs no privilege: mmdebstrap in its chrootless mode runs no code of the packages.
@@ -26,8 +26,8 @@ FETCH = 1800.0
 _SUITE = "trixie"
 _PREFERENCES = f"Package: qemu* seabios ipxe*\nPin: release n={_SUITE}-backports\nPin-Priority: 900\n"
 
-# Its own loader and libraries, so that it runs on any x86-64 Linux; and its own modules before those that another
-# QEMU may have at the path that is built in.
+# This loader and these libraries let it run on any x86-64 Linux. These modules come before those that another QEMU
+# may have installed at the built-in path.
 _LAUNCHER = """\
 #!/bin/sh
 root=$(dirname "$(realpath "$0")")/root
@@ -39,16 +39,16 @@ QEMU_MODULE_DIR=$lib/qemu exec "$lib/ld-linux-x86-64.so.2" --library-path "$lib"
 
 #: the system call's number (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h)
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
-#: what gives it to ordinary users, until the machine restarts
+#: how to allow it to ordinary users, until the machine restarts
 _ALLOW = "`sysctl vm.unprivileged_userfaultfd=1` allows it"
 
 
 class LabUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, not a fault
-    """A QEMU that the demo or a test needs is not there; the text is one line that says how to get it."""
+    """A QEMU that the demo or a test needs is missing; the text is one line that says how to install it."""
 
 
 def system_qemu() -> Path:
-    """Return the system's qemu-system-x86_64, or what QMPGUARD_QEMU_BINARY names; raises LabUnavailable."""
+    """Return the system's qemu-system-x86_64, or the one that QMPGUARD_QEMU_BINARY names; raises LabUnavailable."""
     if found := _named_by("QMPGUARD_QEMU_BINARY") or _on_path():
         return found
     raise LabUnavailable("qemu-system-x86_64 is not on PATH: `make lab` installs it (Debian: qemu-system-x86)")
@@ -65,7 +65,7 @@ def vfio_qemu() -> Path:
 
 
 def fetch() -> Path:
-    """Get QEMU 11.1 unless there is a QEMU that will do, and return it. Two at once do no harm.
+    """Return a QEMU with `vfio-user-pci`, after unpacking QEMU 11.1 if there was none. May run twice at the same time.
 
     Raises LabUnavailable, with the reason.
     """
@@ -94,7 +94,7 @@ def userfaultfd() -> None:
 
 
 def version(binary: Path) -> str:
-    """Return the first line of what a QEMU says of its version; raises LabUnavailable when it does not run."""
+    """Return the first line that a QEMU prints for --version; raises LabUnavailable if it does not run."""
     return _run([str(binary), "--version"], limit=ASK).partition("\n")[0]
 
 
@@ -108,7 +108,7 @@ def _named_by(variable: str) -> Path | None:
         return None
     if found := shutil.which(name):
         return Path(found)
-    raise LabUnavailable(f"{variable}={name} is no program: correct it, or unset it and `make lab`")
+    raise LabUnavailable(f"{variable}={name} is not a program: correct it, or unset it and run `make lab`")
 
 
 def _on_path() -> Path | None:
@@ -122,7 +122,7 @@ def _fetched() -> Path | None:
 
 
 def _capable(binary: Path | None) -> Path | None:
-    """Return the binary if it has the device. Asks for this one device: a full list would load every module."""
+    """Return the binary if it has the device. Only this device is queried: a full list would load every module."""
     try:
         return binary if binary and _run([str(binary), "-device", "vfio-user-pci,help"], limit=ASK) else None
     except LabUnavailable:
@@ -130,7 +130,7 @@ def _capable(binary: Path | None) -> Path | None:
 
 
 def _install(home: Path) -> None:
-    """Make the folder in a place of its own and move it to ``home`` when it is complete."""
+    """Create the folder at a temporary path and move it to ``home`` when it is complete."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="fetch-") as folder:
         new = Path(folder, home.name)
@@ -138,7 +138,7 @@ def _install(home: Path) -> None:
         try:
             new.rename(home)
         except OSError:
-            if not _fetched():  # by another one, in the meantime
+            if not _fetched():  # else another process was faster
                 raise
 
 
@@ -147,7 +147,7 @@ def _unpack(home: Path) -> None:
         raise LabUnavailable(f"QEMU 11.1 can be unpacked on x86-64 only, and this is {platform.machine()}")
     mirror = _mirror()
     home.mkdir()
-    # a shell command, which mmdebstrap gives the new root as $1
+    # a shell command; mmdebstrap passes the new root as $1
     prefer = (
         f'mkdir -p "$1/etc/apt/preferences.d" && printf %s {shlex.quote(_PREFERENCES)} >"$1/etc/apt/preferences.d/qemu"'
     )
@@ -164,25 +164,25 @@ def _unpack(home: Path) -> None:
 
 
 def _mirror() -> str:
-    """Return the Debian mirror that apt uses already."""
+    """Return the Debian mirror that apt uses."""
     answer = _run([_tool("apt-get"), "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"], limit=ASK)
     for uri in answer.split():
         if re.search(r"/debian(\.list)?/?$", uri):  # a list: apt-transport-mirror(1)
             return uri
-    raise LabUnavailable("apt on this machine knows no Debian mirror, so QEMU 11.1 cannot be fetched")
+    raise LabUnavailable("apt on this machine has no Debian mirror configured, so QEMU 11.1 cannot be downloaded")
 
 
 def _tool(name: str) -> str:
     if found := shutil.which(name):
         return found
-    raise LabUnavailable(f"{name} is not here, so QEMU 11.1 cannot be unpacked: on Debian, `make lab` installs it")
+    raise LabUnavailable(f"{name} is not installed, so QEMU 11.1 cannot be unpacked: on Debian, `make lab` installs it")
 
 
 def _run(command: list[str], *, limit: float) -> str:
-    """Return what a program says; raises LabUnavailable with its reason when it fails."""
+    """Return the standard output of a program; raises LabUnavailable with the reason if it fails."""
     name = Path(command[0]).name
     try:
-        done = subprocess.run(  # noqa: S603 - no shell, and nothing of it comes from outside this machine
+        done = subprocess.run(  # noqa: S603 - no shell, and no argument comes from outside this machine
             command,
             capture_output=True,
             text=True,
@@ -198,9 +198,9 @@ def _run(command: list[str], *, limit: float) -> str:
     return done.stdout
 
 
-def _reason(said: str) -> str:
-    """Return the first error as apt and mmdebstrap mark them, or else the last line."""
-    lines = said.strip().splitlines() or ["no reason given"]
+def _reason(output: str) -> str:
+    """Return the first line that apt or mmdebstrap marks as an error, or else the last line."""
+    lines = output.strip().splitlines() or ["no reason given"]
     return next((line for line in lines if line.startswith("E: ")), lines[-1])
 
 
@@ -239,7 +239,7 @@ def _show() -> int:
 
 
 def main() -> int:
-    """Print which QEMUs are here, get the missing one, or try userfaultfd. Return 0 when all is there."""
+    """Print which QEMUs are installed, install the missing one, or try userfaultfd. Return 0 if nothing is missing."""
     parser = argparse.ArgumentParser(prog="python -m qmpguard.demo.lab", description="The QEMUs for demo and tests.")
     parser.add_argument("action", nargs="?", choices=["show", "fetch", "userfaultfd"], default="show")
     return {"show": _show, "fetch": _fetch, "userfaultfd": _userfaultfd}[parser.parse_args().action]()

@@ -1,4 +1,4 @@
-"""One running QEMU: started in a directory, ready when entered, gone when left. It knows nothing of the guard."""
+"""One running QEMU: started in a directory, ready when entered, ended when left. Independent of the guard."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 START = 20.0
 #: seconds for a QEMU to end by itself after SIGTERM
 STOP = 5.0
-#: bytes of QEMU's own words that an error repeats
-WORDS = 2000
+#: bytes of QEMU's standard error that an exception repeats
+MAX_STDERR = 2000
 
 
 class QemuDied(RuntimeError):  # noqa: N818 - says what happened
-    """A QEMU was not ready in time or ended before it was; the text has what it said on standard error."""
+    """A QEMU ended early or was not ready in time; the text has its standard error."""
 
 
 class Qemu:
@@ -34,7 +34,7 @@ class Qemu:
     """
 
     process: asyncio.subprocess.Process
-    _killed: bool  # a second signal could take the exit status away from who waits for it
+    _killed: bool  # a second signal could take the exit status away from the waiting task
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class Qemu:
 
     async def __aenter__(self) -> Self:
         for path in self.monitors:
-            path.unlink(missing_ok=True)  # of one that was killed
-        # One more monitor, on a pair of sockets, tells when QEMU is ready: it negotiates only when the machine is
-        # complete and the main loop runs, and the end of the process ends the connection. A socket's file would
-        # only tell that an early step of the start is done.
+            path.unlink(missing_ok=True)  # left by a killed QEMU
+        # One more monitor, on a pair of sockets, shows when QEMU is ready: it negotiates only when the machine is
+        # complete and the main loop runs, and the connection ends with the process. A socket's file would only
+        # show that an early step of the start is done.
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -79,13 +79,13 @@ class Qemu:
         await self.stop()
 
     def kill(self) -> None:
-        """End it at once, as a crash would (SIGKILL); nothing happens when it has ended already."""
+        """Kill it (SIGKILL), like a crash; does nothing if it has already ended."""
         if self.process.returncode is None and not self._killed:
             self._killed = True
             self.process.kill()
 
     async def stop(self) -> None:
-        """End it (SIGTERM, and SIGKILL if that does not do) and wait for its end."""
+        """End it (SIGTERM, then SIGKILL if it is still running) and wait for its end."""
         try:
             if self.process.returncode is None and not self._killed:
                 self.process.terminate()
@@ -130,8 +130,8 @@ class Qemu:
             raise self._died("ended before it was ready")
 
     def _died(self, what: str) -> QemuDied:
-        words = self.stderr.read_bytes()[-WORDS:].decode(errors="replace").strip()
-        return QemuDied(f"{self._command[0]} {what}: {words or 'it said nothing'}")
+        text = self.stderr.read_bytes()[-MAX_STDERR:].decode(errors="replace").strip()
+        return QemuDied(f"{self._command[0]} {what}: {text or 'no output on standard error'}")
 
 
 def vfio_user_device(socket_path: Path, *, id: str = "vfio0") -> dict[str, Any]:  # noqa: A002 - QEMU's word

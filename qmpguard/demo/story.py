@@ -1,4 +1,4 @@
-"""The demo: one real VFIO device, one real QEMU without and with the guard, told as a transcript."""
+"""The demo: a real QEMU with a real VFIO device, without and with the guard, printed as a transcript."""
 
 from __future__ import annotations
 
@@ -30,28 +30,30 @@ _BOLD, _RED, _GREEN, _DIM, _END = "\033[1m", "\033[31m", "\033[32m", "\033[2m", 
 _POSTCOPY = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
 _SNAPSHOT = {"capabilities": [{"capability": "background-snapshot", "state": True}]}
 _AWAY = {"uri": "exec:cat >/dev/null"}
-#: bytes per second, so that the migration stays where one can look at it
+#: bytes per second, so that the migration takes long enough to be observed
 _SLOWLY = {"max-bandwidth": 50_000, "max-postcopy-bandwidth": 10_000}
 
 
-#: what a destination says on the return path, each a type, a size and a number: that it has the devices' states, and
-#: that it has all. Source: QEMU migration/migration.c: migrate_send_rp_pong, QEMU_VM_PING_PACKAGED_LOADED;
-#: migrate_send_rp_shut
+#: two messages of a destination on the return path, each a type, a size and a number: the devices' state is loaded,
+#: and the migration is complete. Source: QEMU migration/migration.c: migrate_send_rp_pong,
+#: QEMU_VM_PING_PACKAGED_LOADED; migrate_send_rp_shut
 _HAS_ALL = struct.pack(">HHIHHI", 2, 4, 0x42, 1, 4, 0)
 
 
 async def tell() -> int:
-    """Tell the story and return 0. Raises `UnavailableError` where the QEMU for it cannot be had, or fails."""
+    """Run the demo and return 0. Raises `UnavailableError` if there is no QEMU for it, or it fails."""
     try:
         await _tell(vfio_qemu())
     except (LabUnavailable, QemuDied, QMPError, EOFError, TimeoutError, ExceptionGroup) as error:
         raise UnavailableError(f"the demo cannot go on: {_reason(error)}") from error
-    print(_paint(_BOLD, "\nThat is all: early, whichever way it is asked for, and nothing else is touched."))
+    print(
+        _paint(_BOLD, "\nThe guard refuses the combination early, however it is requested, and changes nothing else.")
+    )
     return 0
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's text as one line; of a group's, the first."""
+    """Return an error's text as one line; for a group, that of its first error."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return " ".join(str(error).split()) or f"no answer within {STEP:.0f} s"
@@ -67,19 +69,17 @@ async def _tell(binary: Path) -> None:
 
 
 def _whole() -> bool:
-    """Say whether a QEMU can be the destination of a postcopy migration here; where none can, print what helps."""
+    """Say whether a QEMU can be the destination of a postcopy migration here; if not, print how to allow it."""
     try:
         userfaultfd()
     except LabUnavailable as error:
-        print(
-            f"{error}.\nWithout it, the destination of a migration is here no QEMU but a socket that takes everything."
-        )
+        print(f"{error}.\nWithout it, the destination of each migration is a socket that reads everything, not a QEMU.")
         return False
     return True
 
 
 class Story:
-    """The three chapters; each starts a QEMU of its own. ``whole``: destinations are QEMUs as well."""
+    """The three chapters; each starts a new QEMU. ``whole``: the destinations are QEMUs too."""
 
     def __init__(self, binary: Path, folder: Path, device: Path, *, whole: bool = True) -> None:
         self._whole = whole
@@ -88,8 +88,8 @@ class Story:
         self._device = device
 
     async def without(self) -> None:
-        """QEMU alone lets it happen."""
-        chapter(1, "QEMU alone, with a VFIO device: it lets a postcopy migration happen")
+        """QEMU alone allows the combination."""
+        chapter(1, "QEMU alone, with a VFIO device: it allows a postcopy migration")
         async with (
             self._qemu("alone", device=True) as qemu,
             self._destination("alone-to", device=True) as uri,
@@ -102,7 +102,7 @@ class Story:
             await reached(qmp, "active")
             await say(qmp, "migrate-start-postcopy")
             await reached(qmp, "postcopy-active")
-            note("The destination now throws guest RAM away that a real device has pinned, and the guest is lost.")
+            note("The destination now discards guest RAM that a real device has pinned, and the guest is lost.")
 
     async def guarded(self) -> None:
         """The guard refuses the combination and lets a plain migration pass, with a warning."""
@@ -116,12 +116,14 @@ class Story:
             await say(qmp, "query-status")
             await say(qmp, "migrate-set-capabilities", _POSTCOPY)
             await say(qmp, "migrate-set-capabilities", _SNAPSHOT)
-            note("QEMU itself, asked on a second monitor, never heard of it:")
+            note("QEMU never received these commands, as its second monitor shows:")
             await say(behind, "query-migrate-capabilities", only=("postcopy-ram", "background-snapshot"))
-            note("Now somebody switches it on behind the guard's back, on that second monitor:")
+            note("Now another client switches it on through that second monitor, without the guard:")
             await say(behind, "migrate-set-capabilities", _POSTCOPY)
             await say(qmp, "migrate", _AWAY)
-            note("Switching it off again passes, and so does a plain migration; the guard warns of the device's state:")
+            note(
+                "The client may switch it off again and start a plain migration; the guard warns of the device's state:"
+            )
             await say(
                 qmp, "migrate-set-capabilities", {"capabilities": [{"capability": "postcopy-ram", "state": False}]}
             )
@@ -150,7 +152,7 @@ class Story:
 
     @contextlib.asynccontextmanager
     async def _destination(self, name: str, *, device: bool) -> AsyncGenerator[str]:
-        """Start what takes a postcopy migration, a QEMU if that is possible, and give the URI to it."""
+        """Start the destination of a postcopy migration, a QEMU if that is possible, and yield its URI."""
         if not self._whole:
             async with sink(self._folder / f"{name}.sock") as uri:
                 yield uri
@@ -164,7 +166,7 @@ class Story:
 
     @contextlib.asynccontextmanager
     async def _guard(self, qemu: Qemu) -> AsyncGenerator[Path]:
-        """Run the real thing as a user would, and show its warnings."""
+        """Run `qmpguard run` as a user would, and print its warnings."""
         socket = qemu.monitors[0].with_name("guard.sock")
         note(f"$ qmpguard run --qemu {qemu.monitors[0].name} --listen {socket.name}")
         process = await asyncio.create_subprocess_exec(
@@ -189,7 +191,7 @@ class Story:
 
 @contextlib.asynccontextmanager
 async def sink(path: Path) -> AsyncGenerator[str]:
-    """Listen for a migration, take all of it and say that it has arrived; give the URI."""
+    """Accept a migration, read all of it and report it as complete; yield the URI."""
     writers = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -230,7 +232,7 @@ async def client(socket: Path) -> AsyncGenerator[QMPClient]:
 async def say(
     qmp: QMPClient, command: str, arguments: Mapping[str, object] | None = None, *, only: tuple[str, ...] = ()
 ) -> None:
-    """Send a command and print it with its answer; ``only`` picks entries of a list of capabilities."""
+    """Send a command and print it with its answer; ``only`` selects entries of a list of capabilities."""
     request: dict[str, object] = {"execute": command}
     if arguments:
         request["arguments"] = arguments

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-#: bytes of data in one region access, as told to the client (max_data_xfer_size); its default in the specification
+#: bytes of data in one region access, as announced to the client (max_data_xfer_size); its default in the specification
 MAX_TRANSFER = 1 << 20
 #: bytes in one message: the largest region write, with room for both headers
 MAX_MESSAGE = MAX_TRANSFER + 64
@@ -53,7 +53,7 @@ _BAR0, _CONFIG, _REGIONS, _IRQS = 0, 7, 9, 5
 
 _BAR_SIZE = 4096
 _CONFIG_SIZE = 256
-#: what software may change in configuration space: offset and mask. BAR 0 tells its size by the bits that stay 0.
+#: what software may change in configuration space: offset and mask. BAR 0 shows its size by the bits that stay 0.
 _WRITABLE = {
     0x04: b"\xff\xff",  # command
     0x0C: b"\xff",  # cache line size
@@ -65,7 +65,7 @@ _MASK = {start + i: bits for start, mask in _WRITABLE.items() for i, bits in enu
 
 @dataclass(frozen=True, slots=True)
 class VfioUserRefusal:
-    """An answer that says no, with an errno."""
+    """A negative reply, with an errno."""
 
     number: int
 
@@ -80,12 +80,12 @@ class VfioUserDevice:
         self.regions = {_BAR0: bytearray(_BAR_SIZE), _CONFIG: config}
 
     def read(self, region: int, offset: int, count: int) -> bytes | None:
-        """Return the bytes, or None where there are none."""
+        """Return the bytes, or None outside the region."""
         memory = self.regions.get(region, b"")
         return bytes(memory[offset : offset + count]) if offset + count <= len(memory) else None
 
     def write(self, region: int, offset: int, data: bytes) -> bool:
-        """Take the bytes; False where there is no room for them. Read-only bits stay what they are."""
+        """Write the bytes, except read-only bits; False outside the region."""
         memory = self.regions.get(region, bytearray())
         if offset + len(data) > len(memory):
             return False
@@ -95,7 +95,7 @@ class VfioUserDevice:
         return True
 
     def reset(self) -> None:
-        """Become what it was when it was plugged in."""
+        """Restore the state at plugging."""
         self.regions = VfioUserDevice().regions
 
 
@@ -154,7 +154,7 @@ def _reset(device: VfioUserDevice, _: bytes) -> bytes:
     return b""
 
 
-#: the commands by their number: what a body must at least be, and who answers
+#: the commands by number: the shortest body, and the function that replies
 COMMANDS: Mapping[int, tuple[struct.Struct, Callable[[VfioUserDevice, bytes], bytes | VfioUserRefusal]]] = {
     1: (_VERSION, _version),
     2: (_NOTHING, _nothing_to_do),  # DMA_MAP
@@ -170,7 +170,7 @@ COMMANDS: Mapping[int, tuple[struct.Struct, Callable[[VfioUserDevice, bytes], by
 
 
 def answer(device: VfioUserDevice, command: int, body: bytes) -> bytes | VfioUserRefusal:
-    """Return the body of the reply to one command, or why there is none; never raises."""
+    """Return the body of the reply to one command, or the refusal; never raises."""
     if command not in COMMANDS:
         return VfioUserRefusal(ENOTSUP)
     least, reply = COMMANDS[command]
@@ -180,8 +180,8 @@ def answer(device: VfioUserDevice, command: int, body: bytes) -> bytes | VfioUse
 class VfioUserServer:
     """A vfio-user server at a unix socket, in the caller's event loop, from `async with` to its end.
 
-    It serves any number of connections, each with a device of its own. A connection whose framing cannot be right
-    is closed; everything else is answered. Entering may raise OSError, when there can be no socket at ``path``.
+    It serves any number of connections, each with a separate device. A connection with invalid framing is closed;
+    everything else is answered. Entering raises OSError if no socket can be created at ``path``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -203,19 +203,19 @@ class VfioUserServer:
         self.path.unlink(missing_ok=True)
         for writer in self._connections:
             writer.transport.abort()
-        await self._tasks.__aexit__(None, None, None)  # what happened in the caller's block passes as it is
+        await self._tasks.__aexit__(None, None, None)  # the exception of the caller's block is not wrapped
         await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Guest memory and eventfds come along with DMA_MAP and SET_IRQS. asyncio reads by recv(), which offers no
-        # room for control messages, so the kernel closes such descriptors (unix(7), SCM_RIGHTS): none can leak here.
+        # DMA_MAP and SET_IRQS pass guest memory and eventfds as descriptors. asyncio reads with recv(), which has no
+        # buffer for control messages, so the kernel closes such descriptors (unix(7), SCM_RIGHTS): none can leak.
         self._connections.add(writer)
         self._tasks.create_task(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         device = VfioUserDevice()
         try:
-            # the other side may go away in the middle of anything
+            # the other side may disconnect at any point
             with contextlib.suppress(asyncio.IncompleteReadError, OSError):
                 while await _exchange(device, reader, writer):
                     pass
@@ -227,7 +227,7 @@ class VfioUserServer:
 
 
 async def _exchange(device: VfioUserDevice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Take one command and answer it; False when what came is no command."""
+    """Read one command and reply; False if the message is not a command."""
     number, command, size, flags, _ = HEADER.unpack(await reader.readexactly(HEADER.size))
     if flags & _TYPE != _COMMAND or not HEADER.size <= size <= MAX_MESSAGE:
         return False
@@ -247,7 +247,7 @@ def _framed(number: int, command: int, reply: bytes | VfioUserRefusal) -> bytes:
 
 
 async def serve(path: Path) -> None:
-    """Serve at ``path`` until SIGTERM or SIGINT; says `ready` on standard output when clients may come."""
+    """Serve at ``path`` until SIGTERM or SIGINT; prints `ready` when clients can connect."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

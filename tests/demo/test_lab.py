@@ -139,7 +139,7 @@ async def test_a_qemu_that_is_never_ready_is_ended(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("qmpguard.demo.qemu.START", 0.3)
     monkeypatch.setattr("qmpguard.demo.qemu.STOP", 0.1)
     qemu = Qemu(program(tmp_path / "stuck", "#!/bin/sh\nexec sleep 600\n"), tmp_path)
-    with pytest.raises(QemuDied, match="not ready after 0 s: it said nothing"):
+    with pytest.raises(QemuDied, match="not ready after 0 s: no output on standard error"):
         await qemu.__aenter__()
     assert qemu.process.returncode == -9
 
@@ -153,7 +153,7 @@ def test_a_variable_that_names_no_program_is_said_in_one_line(
     monkeypatch.setenv(variable, "/nowhere/qemu")
     with pytest.raises(LabUnavailable) as error:
         find()
-    assert str(error.value) == f"{variable}=/nowhere/qemu is no program: correct it, or unset it and `make lab`"
+    assert str(error.value) == f"{variable}=/nowhere/qemu is not a program: correct it, or unset it and run `make lab`"
 
 
 def test_a_missing_qemu_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_two_may_fetch_at_once(tools: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ),
         ("mmdebstrap", "mkdir -p /dev/null/x", "mmdebstrap failed: "),
         ("mmdebstrap", "exit 0", "does not run here"),
-        ("apt-get", "echo http://mirror.test/ubuntu/", "apt on this machine knows no Debian mirror"),
+        ("apt-get", "echo http://mirror.test/ubuntu/", "apt on this machine has no Debian mirror configured"),
     ],
 )
 def test_fetching_that_fails_says_why_and_leaves_nothing(
@@ -267,7 +267,7 @@ def test_what_is_there_is_shown(
     assert main() == 1
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"system     QEMU emulator version 99.1  {qemu}"
-    assert second.startswith("with VFIO  QMPGUARD_QEMU11_BINARY=/nowhere/qemu is no program")
+    assert second.startswith("with VFIO  QMPGUARD_QEMU11_BINARY=/nowhere/qemu is not a program")
 
 
 def test_a_program_that_does_not_run_is_said_in_one_line(tmp_path: Path) -> None:
