@@ -1,4 +1,4 @@
-# Made by `make docs` from the parser of the command line: change that, not this.
+# Made by `make docs` from the parser of the command line: change the parser, not this file.
 _qmpguard() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=qmpguard word
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do

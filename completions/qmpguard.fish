@@ -1,4 +1,4 @@
-# Made by `make docs` from the parser of the command line: change that, not this.
+# Made by `make docs` from the parser of the command line: change the parser, not this file.
 complete -c qmpguard -f -n '__fish_use_subcommand' -a run -d 'guard a QEMU'
 complete -c qmpguard -f -n '__fish_use_subcommand' -a exec -d 'start a QEMU whose only monitor is the guard'\''s'
 complete -c qmpguard -f -n '__fish_use_subcommand' -a check -d 'show which migrations of a live VM would be refused, why, and the fix'

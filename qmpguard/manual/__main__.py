@@ -12,7 +12,7 @@ from qmpguard.manual.tree import tree
 
 
 def files() -> dict[str, str]:
-    """Return every file with its text."""
+    """Return the text of each generated file, by its path."""
     top = tree(parser())
     return {
         "docs/qmpguard.1": page(top),
@@ -23,7 +23,7 @@ def files() -> dict[str, str]:
 
 
 def main(directory: str = ".") -> None:
-    """Write them."""
+    """Write the files below a directory."""
     for name, text in files().items():
         path = Path(directory, name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Completions for bash, zsh and fish. A value is completed by its choices, or else by the shell's own file names."""
+"""Completions for bash, zsh and fish. A value is completed from its choices; without choices, by file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from qmpguard.manual.tree import Subcommand
 
-_MADE = "# Made by `make docs` from the parser of the command line: change that, not this."
+_MADE = "# Made by `make docs` from the parser of the command line: change the parser, not this file."
 
 _BASH = """\
 {made}

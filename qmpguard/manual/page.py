@@ -1,4 +1,7 @@
-"""qmpguard(1), in the language of man(7). What is said here and not by the parser holds for all commands."""
+"""The manual page qmpguard(1), written with the macros of man(7).
+
+The texts of this module describe the whole program; everything about single commands comes from the parser.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,24 @@ if TYPE_CHECKING:
     from qmpguard.manual.tree import Argument, Subcommand
 
 _EXIT = (
-    ("0", "All is well."),
-    ("1", "Something is refused, or is not ready: the answer of a command that asks."),
-    ("2", "The command line, the environment or an address cannot be read."),
-    ("69", "There is no such socket, or nothing answers there."),
-    ("70", "A fault of qmpguard itself. With QMPGUARD_TRACE=1 a command shows where it is."),
-    ("74", "Standard output takes no more: the disk is full."),
-    ("78", "A configuration cannot be used."),
-    ("130", "It was interrupted (SIGINT)."),
-    ("141", "Nobody reads the pipe that it prints to."),
+    ("0", "Success."),
+    ("1", "A query command answers that something is refused or not ready."),
+    ("2", "The command line, the environment or an address is invalid."),
+    ("69", "A socket does not exist, or nothing answers there."),
+    ("70", "An internal error of qmpguard. With QMPGUARD_TRACE=1 a command prints the traceback."),
+    ("74", "Standard output cannot be written, for example because the disk is full."),
+    ("78", "The configuration is invalid."),
+    ("130", "The command was interrupted (SIGINT)."),
+    ("141", "The pipe on standard output was closed."),
 )
 _SIGNALS = (
-    ("SIGTERM, SIGINT", "Take no more requests, wait up to 5 seconds for replies that are under way, and end."),
-    ("SIGHUP", "Read the configuration again. What cannot be used changes nothing."),
+    ("SIGTERM, SIGINT", "Accept no more requests, wait up to 5 seconds for outstanding replies, and exit."),
+    ("SIGHUP", "Reload the configuration. If the new one is invalid, the old one stays in force."),
 )
 _FILES = (
-    ("/etc/qmpguard/NAME.env", "What qmpguard@NAME.service sets: variables, one a line."),
-    ("/etc/qmpguard/qmpguard.toml", "What qmpguard.service reads."),
-    ("/run/qmpguard/NAME.sock", "Where the clients of qmpguard@NAME.socket connect."),
+    ("/etc/qmpguard/NAME.env", "Environment variables of qmpguard@NAME.service, one per line."),
+    ("/etc/qmpguard/qmpguard.toml", "The configuration of qmpguard.service."),
+    ("/run/qmpguard/NAME.sock", "The socket of qmpguard@NAME.socket, where clients connect."),
 )
 
 
@@ -40,7 +43,7 @@ def page(top: Subcommand) -> str:
 
 
 def _lines(top: Subcommand) -> Iterator[str]:
-    yield '.\\" Made by `make docs` from the parser of the command line: change that, not this.'
+    yield '.\\" Made by `make docs` from the parser of the command line: change the parser, not this file.'
     yield f'.TH QMPGUARD 1 "" "qmpguard {_text(__version__)}" "User Commands"'
     yield ".SH NAME"
     yield f"{top.name} \\- {_text(top.description[:1].lower() + top.description[1:].rstrip('.'))}"
@@ -63,7 +66,8 @@ def _lines(top: Subcommand) -> Iterator[str]:
     yield ".SH ENVIRONMENT"
     yield "An option of"
     yield ".B run"
-    yield "can come from the environment: its variable stands behind it. A flag wins."
+    yield "can also be set by the environment variable that its description names. An option on the command line"
+    yield "takes precedence."
     yield from _section("SIGNALS", _SIGNALS)
     yield from _section("EXIT STATUS", _EXIT)
     yield from _section("FILES", _FILES)
@@ -73,7 +77,7 @@ def _lines(top: Subcommand) -> Iterator[str]:
 
 
 def _leaves(command: Subcommand, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Subcommand]]:
-    """Yield the commands that do something, with the words that call them."""
+    """Yield the commands without subcommands, each with its full name."""
     words = (*words, command.name)
     if not command.commands:
         yield words, command
@@ -99,6 +103,6 @@ def _section(title: str, rows: tuple[tuple[str, str], ...] | list[tuple[str, str
 
 
 def _text(text: str) -> str:
-    """Return words as roff takes them literally (man-pages(7): a hyphen that is to be copied is escaped)."""
+    """Escape a text for roff (man-pages(7): a hyphen that may be copied is escaped)."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "")
     return f"\\&{escaped}" if escaped.startswith((".", "\\(aq")) else escaped

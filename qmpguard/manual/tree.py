@@ -1,4 +1,4 @@
-"""The command line as a tree of plain values, read from argparse. What is written about it is elsewhere."""
+"""The command line as a tree of plain values, read from argparse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An option with its flags, or a positional argument without any. ``metavar`` is empty where it takes no value."""
+    """An option, or a positional argument, which has no flags. ``metavar`` is empty if it takes no value."""
 
     flags: tuple[str, ...]
     metavar: str
@@ -24,7 +24,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
-    """A command with its arguments, and the commands below it. ``name`` is the last word."""
+    """A command with its arguments and subcommands. ``name`` is its last word."""
 
     name: str
     summary: str
@@ -40,18 +40,18 @@ class Subcommand:
 
     @property
     def positionals(self) -> tuple[Argument, ...]:
-        """The arguments that have none."""
+        """The arguments without flags."""
         return tuple(a for a in self.arguments if not a.flags)
 
 
 def tree(parser: argparse.ArgumentParser, name: str = "qmpguard", summary: str = "") -> Subcommand:
-    """Return what a parser knows."""
+    """Return the commands and arguments of a parser."""
     arguments: list[Argument] = []
     commands: list[Subcommand] = []
-    for action in parser._actions:  # noqa: SLF001 -- argparse has no door to what it knows, and this has not changed
+    for action in parser._actions:  # noqa: SLF001 -- argparse has no public interface for this
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 -- as above
-            said = {pseudo.dest: pseudo.help or "" for pseudo in action._choices_actions}  # noqa: SLF001 -- as above
-            commands += [tree(inner, name, said.get(name, "")) for name, inner in action.choices.items()]
+            summaries = {pseudo.dest: pseudo.help or "" for pseudo in action._choices_actions}  # noqa: SLF001 -- as above
+            commands += [tree(inner, name, summaries.get(name, "")) for name, inner in action.choices.items()]
         elif action.help != argparse.SUPPRESS:
             arguments.append(_argument(action))
     return Subcommand(name, summary, parser.description or "", parser.epilog or "", tuple(arguments), tuple(commands))
