@@ -40,7 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _json(report: Report) -> dict[str, object]:
-    from qmpguard.policy.portrait import draw
+    from qmpguard.policy.machine_json import facts_to_json
 
     return {
         "address": report.address,
@@ -60,7 +60,7 @@ def _json(report: Report) -> dict[str, object]:
             }
             for forecast, obstacle in report.forecasts
         ],
-        "machine": draw(report.facts),
+        "machine": facts_to_json(report.facts),
     }
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.qemu_check import QemuCheck
-    from qmpguard.policy.reading.result import Unreadable
+    from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.verdict import Verdict
     from qmpguard.remote.effective_policy import EffectivePolicy
     from qmpguard.wire.client_messages import Request
@@ -118,8 +118,7 @@ def _request(text: str) -> Request:
 def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
     from qmpguard.policy.judgment import concerns
     from qmpguard.policy.operations import CallUnlisted
-    from qmpguard.policy.readers import read
-    from qmpguard.policy.reading.result import Harmless
+    from qmpguard.policy.readers import Harmless, read
 
     reading = read(request.command, request.arguments or {}, policy)
     if reading is None:
@@ -129,7 +128,7 @@ def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
 
 def _judged(request: Request, reading: Operation | Unreadable, machine: str, judged_by: EffectivePolicy) -> Explanation:
     from qmpguard.address import parse_address
-    from qmpguard.policy.reading.result import Unreadable
+    from qmpguard.policy.readers import Unreadable
     from qmpguard.policy.rules import unverified_mode
     from qmpguard.policy.verdict import unverified
 
@@ -159,7 +158,7 @@ def _judge_saved(request: Request, operation: Operation, facts: Facts, policy: P
     from qmpguard.policy.facts import Unknown
     from qmpguard.policy.judgment import judge
     from qmpguard.policy.machine import Machine
-    from qmpguard.policy.portrait import with_type
+    from qmpguard.policy.machine_json import with_type
 
     try:
         verdict = judge(operation, Machine(with_type(facts, operation)), policy)
@@ -177,13 +176,13 @@ def _starts_migration(operation: Operation) -> bool:
 
 def _own_reason(operation: Operation, facts: Facts) -> QemuCheck | None:
     from qmpguard.policy.machine import Machine
-    from qmpguard.policy.qemu_check import of_start
+    from qmpguard.policy.qemu_check import check_of_start
 
-    return of_start(Machine(facts)) if _starts_migration(operation) else None
+    return check_of_start(Machine(facts)) if _starts_migration(operation) else None
 
 
 def _read_saved(path: Path) -> Facts:
-    from qmpguard.policy.portrait import read_portrait
+    from qmpguard.policy.machine_json import facts_from_json
 
     try:
         with path.open("rb") as file:
@@ -191,7 +190,7 @@ def _read_saved(path: Path) -> Facts:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'it is not JSON'}") from error
     try:
-        return read_portrait(value["machine"] if isinstance(value, dict) and "machine" in value else value)
+        return facts_from_json(value["machine"] if isinstance(value, dict) and "machine" in value else value)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import UnixAddress
 from qmpguard.errors import QmpguardError, UnavailableError, UsageError
-from qmpguard.policy.portrait import draw_memory, draw_policy
+from qmpguard.policy.machine_json import memory_to_json, policy_to_json
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.socket_file import is_unused
@@ -234,4 +234,4 @@ def _policy_answer(name: str, guard: Guard) -> Object:
     """Return a VM's effective policy, with its overrides, and the facts that its guard remembers."""
     vm = guard.vm
     answer = _vm(name, vm.overrides)
-    return answer | {"policy": draw_policy(vm.overrides.policy), "memory": draw_memory(vm.gate.known)}
+    return answer | {"policy": policy_to_json(vm.overrides.policy), "memory": memory_to_json(vm.gate.known)}

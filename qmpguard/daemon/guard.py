@@ -16,7 +16,7 @@ from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.sockets import name_of
+from qmpguard.policy.sockets import socket_name
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.qemu_listener import QemuListener, duplicate_listening
@@ -241,7 +241,7 @@ def _socket_names(config: VmConfig) -> frozenset[str]:
     A socket that was passed as a descriptor has no name here, so no request can name it.
     """
     addresses = (config.qemu, config.listen)
-    paths = {name_of(address.path) for address in addresses if isinstance(address, UnixAddress)}
+    paths = {socket_name(address.path) for address in addresses if isinstance(address, UnixAddress)}
     ports = {f":{address.port}" for address in addresses if isinstance(address, TcpAddress)}
     return frozenset(paths | ports)
 

@@ -1,5 +1,5 @@
-"""The judgment: machines, operations, rules, verdicts. No bytes, no sockets, no clock, no JSON text.
+"""The policy layer: machines, operations, rules, verdicts. No bytes, no sockets, no clock, no JSON text.
 
-Commands describe the future; rules judge the future. A reader turns a request into an operation,
-``operation.after(machine)`` is the machine as it would be, and each rule looks at a machine.
+A reader turns a request into an operation. ``operation.after(machine)`` is the machine after the request. Each rule
+judges a machine.
 """

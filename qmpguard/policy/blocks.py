@@ -1,8 +1,8 @@
-"""VFIO in the block layer: block nodes whose driver has a host device of its own, and maps guest RAM for its DMA.
+"""VFIO in the block layer: block nodes whose driver owns a host device and maps guest RAM for its DMA.
 
-QEMU's `nvme` driver (block/nvme.c) maps every RAM block when it opens; libblkio's (block/blkio.c) do where they pin.
-None of them is a QOM device, has a migration blocker, or is seen by QEMU's own check. `query-named-block-nodes` lists
-them.
+QEMU's `nvme` driver (block/nvme.c) maps every RAM block when it opens. The drivers of libblkio (block/blkio.c) do so
+where they pin memory. These nodes are not QOM devices, add no migration blocker, and QEMU's own check does not cover
+them. `query-named-block-nodes` lists them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.argument_values import TooManyValuesError, walk_members
 from qmpguard.policy.device import Device
-from qmpguard.policy.values import TooManyError, members
 
 if TYPE_CHECKING:
     from qmpguard.wire.json import Value
 
-#: the drivers of such nodes
+#: the drivers of these nodes
 DRIVERS = frozenset({"nvme", "virtio-blk-vfio-pci", "virtio-blk-vhost-vdpa"})
 #: commands that can open a node, by its options or by a file name
 COMMANDS = frozenset(
@@ -26,7 +26,7 @@ COMMANDS = frozenset(
         *("block-commit", "transaction"),
     }
 )
-#: lines of HMP that can
+#: HMP commands that can
 LINES = frozenset(
     {"drive_add", "drive_mirror", "drive_backup", "change", "snapshot_blkdev", "block_stream", "commit", "qemu-io"}
 )
@@ -34,16 +34,16 @@ LINES = frozenset(
 _NAMES = "|".join(sorted(map(re.escape, DRIVERS)))
 _ADDRESS = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 _PROTOCOL = re.compile(r"\bnvme:")
-#: a driver as options and JSON spell it: `driver=nvme`, `file.driver=nvme`, `format=nvme`, `"driver": "nvme"`
+#: a driver in options and in JSON: `driver=nvme`, `file.driver=nvme`, `format=nvme`, `"driver": "nvme"`
 _SPELLED = re.compile(rf"""\b(?:driver|format)["']?\s*[=:]\s*["']?(?P<driver>{_NAMES})(?![\w-])""")
 
 
-def opened(arguments: Value) -> Device | None:
-    """Return the first such node that a request would open, as a device; None where it would open none.
+def opened_vfio_node(arguments: Value) -> Device | None:
+    """Return the first VFIO block node that a request would open, as a device; None where it would open none.
 
-    What an image names as its backing file shows only when it has been opened. Raises `TooManyError`.
+    The backing file that an image names is known only after the image is opened. Raises `TooManyValuesError`.
     """
-    for key, value, options in members(arguments):
+    for key, value, options in walk_members(arguments):
         if not isinstance(value, str):
             continue
         if key.rpartition(".")[2] in ("driver", "format") and value in DRIVERS:
@@ -53,27 +53,27 @@ def opened(arguments: Value) -> Device | None:
     return None
 
 
-def opened_by_line(text: str) -> Device | None:
-    """Return the node that a line of HMP would open, if any; raises `TooManyError` where JSON in it hides names.
+def vfio_node_in_line(text: str) -> Device | None:
+    """Return the VFIO block node that an HMP line would open; None where it would open none.
 
-    An escape in JSON may spell any name; nobody writes one in a line that people type.
+    Raises `TooManyValuesError` for JSON with escapes, which could spell any name.
     """
     plain = text.replace(",,", ",").replace('\\"', '"')
     if "json:" in plain and "\\u" in plain:
-        raise TooManyError
+        raise TooManyValuesError
     if (spelled := _SPELLED.search(plain)) is not None:
         return _described(spelled["driver"], {"device": _address(plain)})
     return _described("nvme", {"device": _address(plain)}) if _PROTOCOL.search(plain) else None
 
 
-def listed(answer: Value) -> tuple[Device, ...]:
-    """Return the nodes that ``query-named-block-nodes`` lists; raises `ValueError` for an answer of another form."""
+def listed_vfio_nodes(answer: Value) -> tuple[Device, ...]:
+    """Return the VFIO block nodes in the answer to ``query-named-block-nodes``. Raises `ValueError`."""
     if not isinstance(answer, list):
-        raise ValueError("the list of block nodes is none")
+        raise ValueError("the block nodes are not a list")
     found = []
     for entry in answer:
         if not isinstance(entry, dict):
-            raise ValueError("a block node is no object")
+            raise ValueError("a block node is not an object")
         driver, file = entry.get("drv"), entry.get("file")
         if not isinstance(driver, str) or not isinstance(file, str):
             raise ValueError("a block node has no driver or no file")

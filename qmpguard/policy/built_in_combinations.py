@@ -1,11 +1,11 @@
-"""The combinations that QEMU does not survive, one row each. A configuration adds rows of its own to them."""
+"""The built-in combinations: those that QEMU does not survive, one row each. A configuration can add rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.combination import MIGRATION, At, Capability, Combination
+from qmpguard.policy.combination import MIGRATION, Capability, Combination, Moment
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM
 
 if TYPE_CHECKING:
@@ -22,20 +22,21 @@ BUILT_IN = (
         "VFIO migration is not supported with postcopy migration",
         text="""Refuse a VFIO device together with `postcopy-ram`.
 
-The destination discards guest RAM that the device has pinned, fails to map it again and dies; the guest is
-lost. QEMU 8.2 and later say so at `migrate`, for `vfio-pci` without `failover_pair_id`, on the source only.
+The destination discards guest RAM that the device has pinned, fails to map it again and dies. The guest is lost. QEMU
+8.2 and later refuse it at `migrate`, for `vfio-pci` without `failover_pair_id`, on the source only.
 
-It is refused where the two would come together: when the capability is switched on, when the device is plugged in,
-and when a migration or its postcopy phase starts. QEMU leaves the capability on when a migration is over. One that
-was on in it, and is on still, is left over: a device may be plugged in, with a warning, and the next migration is
-refused. In profile strict, and where the guard has not seen that migration, it is to be turned off first.
+A command is refused when it would bring the two together: when the capability is switched on, when the device is
+plugged in, and when a migration or its postcopy phase starts. QEMU leaves the capability on after a migration. A
+capability that was on in the last migration, and is still on, is stale: a device may be plugged in, with a warning, and
+the next migration is refused. In profile strict, and where the guard has not seen that migration, the capability must
+be switched off first.
 
-The primary of a failover pair counts too. QEMU unplugs it on the source, but on the destination it is plugged in again
-while the standby is being loaded, and mapping its memory fails once postcopy has begun. `allow_failover_primary` lets
-pairs pass whose standby is there; that this is safe has not been shown.
+The primary of a failover pair counts too. QEMU unplugs it on the source. On the destination it is plugged in again
+while the standby is being loaded, and mapping its memory fails after postcopy has begun. With `allow_failover_primary`
+a pair passes whose standby is present. It has not been shown that this is safe.
 
-A block node of driver `nvme`, `virtio-blk-vfio-pci` or `virtio-blk-vhost-vdpa` counts as a VFIO device: it has a host
-device of its own and maps guest RAM for it. It is named by its node name and its PCI address.""",
+A block node of driver `nvme`, `virtio-blk-vfio-pci` or `virtio-blk-vhost-vdpa` counts as a VFIO device: it owns a host
+device and maps guest RAM for it. It is identified by its node name and its PCI address.""",
     ),
     Combination(
         "vfio-background-snapshot",
@@ -45,8 +46,9 @@ device of its own and maps guest RAM for it. It is named by its node name and it
         "VFIO migration is not supported with background snapshot",
         text="""Refuse a VFIO device together with `background-snapshot`.
 
-The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and nothing says so. It is
-refused where `vfio-postcopy` refuses. `snapshot-save` and HMP's `savevm` are something else and pass.""",
+The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and QEMU reports no error. It is
+refused at the same commands as `vfio-postcopy`. `snapshot-save` and HMP's `savevm` do not use this capability and
+pass.""",
     ),
     Combination(
         "vfio-colo",
@@ -56,21 +58,21 @@ refused where `vfio-postcopy` refuses. `snapshot-save` and HMP's `savevm` are so
         "VFIO migration is not supported with COLO",
         text="""Refuse a VFIO device together with `x-colo`.
 
-QEMU has no check: it accepts the migration, and its checkpoints call the device's handlers without having set them up.
-It is refused where `vfio-postcopy` refuses.""",
+QEMU has no check: it accepts the migration, and its checkpoints call handlers of the device that were not set up.
+It is refused at the same commands as `vfio-postcopy`.""",
     ),
     Combination(
         "snapshot-foreign-dma",
         ("vhost-user-*", "vhost-vdpa*"),
         Capability(BACKGROUND_SNAPSHOT),
         MIGRATION,
-        "this device's data is written into guest RAM by others than QEMU, which background snapshot does not see",
+        "another process or the hardware writes this device's data into guest RAM, unseen by the background snapshot",
         text="""Refuse `background-snapshot` with devices into whose memory another process or the hardware writes.
 
-That is `vhost-user-*`, virtio-fs among them, and `vhost-vdpa*`. A background snapshot relies on userfaultfd, which sees
-only what QEMU and the guest write: what such a device writes after the start stands in the snapshot, beside memory of
+These are `vhost-user-*`, with virtio-fs, and `vhost-vdpa*`. A background snapshot relies on userfaultfd, which detects
+only writes of QEMU and of the guest. The snapshot mixes data that such a device writes after the start with memory from
 before the start. Seen on QEMU 7.2 and 11.1. `vfio-user-pci` is refused by `vfio-background-snapshot`. A `virtio-net`
-device whose back end is vhost-user or vhost-vdpa has the same hazard, and its type does not show it.""",
+device whose back end is vhost-user or vhost-vdpa has the same hazard, but its type does not show the back end.""",
     ),
     Combination(
         "vdpa-postcopy",
@@ -81,31 +83,32 @@ device whose back end is vhost-user or vhost-vdpa has the same hazard, and its t
         text="""Refuse a `vhost-vdpa-device` together with `postcopy-ram`.
 
 It pins guest RAM as a VFIO device does, and no version of QEMU checks it. A `virtio-net` device whose back end is
-`vhost-vdpa` has the same hazard, and its type does not show it. It is refused where `vfio-postcopy` refuses.""",
+`vhost-vdpa` has the same hazard, but its type does not show the back end. It is refused at the same commands as
+`vfio-postcopy`.""",
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """The settings that a combination looks at when they are set."""
+class WatchedSettings:
+    """The settings that some combination judges when they are set."""
 
     capabilities: frozenset[str]
     parameters: frozenset[str]
 
 
 def combinations(policy: Policy) -> tuple[Combination, ...]:
-    """Return the combinations that a policy knows: the built-in ones, then its own."""
+    """Return the combinations of a policy: the built-in ones, then its own."""
     return BUILT_IN + policy.combinations
 
 
-def watched(policy: Policy) -> Watched:
-    """Return the settings that must be judged when they are set."""
-    settings = [row.setting for row in combinations(policy) if At.SET in row.at]
+def watched_settings(policy: Policy) -> WatchedSettings:
+    """Return the settings that are judged when they are set."""
+    settings = [row.setting for row in combinations(policy) if Moment.SET in row.at]
     on = frozenset(setting.name for setting in settings if isinstance(setting, Capability))
-    return Watched(on, frozenset(setting.name for setting in settings) - on)
+    return WatchedSettings(on, frozenset(setting.name for setting in settings) - on)
 
 
-def names(driver: str, policy: Policy) -> bool:
-    """Say whether a combination names a QOM type, be it a VFIO device or not."""
-    return any(At.PLUG in row.at and row.names(driver) for row in combinations(policy))
+def names_type(driver: str, policy: Policy) -> bool:
+    """Say whether a combination names a QOM type in its ``types``."""
+    return any(Moment.PLUG in row.at and row.matches(driver) for row in combinations(policy))

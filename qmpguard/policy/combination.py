@@ -1,7 +1,7 @@
-"""Combinations: kinds of devices that must not meet a capability or a migration parameter.
+"""Combinations: types of devices that are refused together with a capability or a migration parameter.
 
-A row says which devices, which setting, and at which moments it is looked at. QEMU's own rows, `vfio-postcopy` and its
-like, and the rows of a configuration (`[[policy.combination]]`) are judged by the same code.
+A row names the devices, the setting, and the moments at which it is judged. The built-in rows, such as `vfio-postcopy`,
+and the rows of a configuration (`[[policy.combination]]`) are judged by the same code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Start
 from qmpguard.policy.policy import Mode, Rule
-from qmpguard.policy.qemu_check import outgoing
+from qmpguard.policy.qemu_check import is_migrating_out
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.json import Number
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.wire.json import Value
 
-#: stands in a row's message for the name of the first device
+#: replaced by the name of the first device in a row's message
 DEVICE = "{device}"
-#: how HMP says that something is on or off (QEMU qapi/string-input-visitor.c: parse_type_bool)
-_SWITCHES = dict.fromkeys(("on", "yes", "y"), "true") | dict.fromkeys(("off", "no", "n"), "false")
+#: the booleans of HMP (QEMU qapi/string-input-visitor.c: parse_type_bool)
+_BOOLEANS = dict.fromkeys(("on", "yes", "y"), "true") | dict.fromkeys(("off", "no", "n"), "false")
 
 
-class At(Enum):
-    """A moment at which a combination is looked at."""
+class Moment(Enum):
+    """A moment at which a combination is judged."""
 
     SET = "set"  # the capability is switched on, or the parameter is set
     PLUG = "plug"  # a device is plugged in
@@ -38,29 +38,29 @@ class At(Enum):
     SNAPSHOT = "snapshot"  # a snapshot is saved to disk, or loaded
 
 
-#: the moments at which a migration can be harmed; a snapshot to disk is no migration
-MIGRATION = frozenset({At.SET, At.PLUG, At.START})
+#: the moments that matter for migrations; a snapshot to disk is not a migration
+MIGRATION = frozenset({Moment.SET, Moment.PLUG, Moment.START})
 
 
-def moment(machine: Machine) -> At | None:
-    """Return what an operation has just done to a machine; None for a machine that nothing was done to."""
+def moment_of(machine: Machine) -> Moment | None:
+    """Return the moment that an operation has brought a machine to; None for a machine without an operation."""
     if machine.starting is not None:
-        return At.SNAPSHOT if machine.starting in (Start.SAVE, Start.LOAD) else At.START
+        return Moment.SNAPSHOT if machine.starting in (Start.SAVE, Start.LOAD) else Moment.START
     if machine.added or machine.added_others or machine.opened:
-        return At.PLUG
-    return At.SET if machine.setting else None
+        return Moment.PLUG
+    return Moment.SET if machine.setting else None
 
 
 class Setting(Protocol):
-    """A capability or a parameter, as a combination names it."""
+    """A capability or a parameter of a combination."""
 
     @property
     def name(self) -> str:
-        """Its name in QMP."""
+        """The name in QMP."""
         ...
 
     def is_on(self, machine: Machine) -> bool:
-        """Say whether a machine has it set so."""
+        """Say whether the setting holds on a machine."""
         ...
 
 
@@ -71,7 +71,7 @@ class Capability:
     name: str
 
     def is_on(self, machine: Machine) -> bool:
-        """Say whether a machine has it on."""
+        """Say whether the capability is on."""
         return machine.has(self.name)
 
 
@@ -83,12 +83,12 @@ class Parameter:
     value: str
 
     def is_on(self, machine: Machine) -> bool:
-        """Say whether a machine has the parameter set to the value."""
-        return _spelled(machine.parameter(self.name)) == _SWITCHES.get(self.value, self.value)
+        """Say whether the parameter has the value."""
+        return _as_text(machine.parameter(self.name)) == _BOOLEANS.get(self.value, self.value)
 
 
-def _spelled(value: Value) -> str | None:
-    """Return a parameter's value as text, in one spelling for QMP and HMP; None where it is no scalar."""
+def _as_text(value: Value) -> str | None:
+    """Return a parameter's value as text, in the same spelling for QMP and HMP; None for a list or an object."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -97,23 +97,23 @@ def _spelled(value: Value) -> str | None:
         case Number(text):
             return text
         case str():
-            return _SWITCHES.get(value, value)
+            return _BOOLEANS.get(value, value)
         case _:
             return None
 
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One row: devices that must not meet a setting.
+    """One row: devices that are refused together with a setting.
 
-    ``types`` are globs of QOM types; None: whatever counts as a VFIO device. ``message`` begins with the device's name,
-    or has it in place of `{device}`. Where ``fix`` is empty, what helps depends on the moment.
+    ``types`` are globs of QOM types; None: every device that counts as VFIO. The device's name is put before
+    ``message``, or in place of `{device}` in it. If ``fix`` is empty, the fix depends on the moment.
     """
 
     id: str
     types: tuple[str, ...] | None
     setting: Setting
-    at: frozenset[At]
+    at: frozenset[Moment]
     message: str
     fix: str = ""
     standard: Mode = Mode.ENFORCE
@@ -122,41 +122,41 @@ class Combination:
 
     @property
     def rule(self) -> Rule:
-        """The combination's line in the table of rules."""
+        """The combination as a rule."""
         return Rule(self.id, self.fails, self.standard, self.strict, self.text or _summary(self))
 
-    def names(self, driver: str) -> bool:
-        """Say whether the row names a QOM type; False of a row that speaks of VFIO devices."""
+    def matches(self, driver: str) -> bool:
+        """Say whether a glob of the row matches a QOM type; False for a row about VFIO devices."""
         return self.types is not None and any(fnmatchcase(driver, glob) for glob in self.types)
 
     def fails(self, machine: Machine, policy: Policy) -> Problem | None:
-        """Return the problem where a device and the setting meet."""
-        now = moment(machine)
-        looks = now is None or now in self.at or self._may_be_loaded(machine, policy)
-        if not looks or self._has_no_phase(machine) or not self.setting.is_on(machine):
+        """Return the problem where a machine has both a device and the setting."""
+        now = moment_of(machine)
+        looks = now is None or now in self.at or self._may_be_in_snapshot(machine, policy)
+        if not looks or self._is_irrelevant(machine) or not self.setting.is_on(machine):
             return None
-        devices = self._vfio(machine, policy) if self.types is None else self._named(machine)
+        devices = self._vfio(machine, policy) if self.types is None else self._of_types(machine)
         if not devices:
             return None
         name = devices[0].name
         message = self.message.replace(DEVICE, name) if DEVICE in self.message else f"{name}: {self.message}"
         labels = tuple(device.label for device in devices)
-        fix = self.fix or _way_out(machine, self.setting, devices)
+        fix = self.fix or _fix(machine, self.setting, devices)
         match self.setting:
             case Parameter(parameter, value):
                 return Problem(message, fix, labels, parameter=f"{parameter} is {value}")
             case setting:
                 return Problem(message, fix, labels, setting.name)
 
-    def _may_be_loaded(self, machine: Machine, policy: Policy) -> bool:
-        """Say whether a snapshot that is loaded may begin as the setting's migration does, made so by somebody.
+    def _may_be_in_snapshot(self, machine: Machine, policy: Policy) -> bool:
+        """Say whether a loaded snapshot may be a forged one that begins like a postcopy migration.
 
-        One that begins with POSTCOPY_ADVISE has all RAM discarded (migration/savevm.c: loadvm_postcopy_handle_advise).
+        QEMU discards all RAM at POSTCOPY_ADVISE (migration/savevm.c: loadvm_postcopy_handle_advise).
         """
         return policy.strict and machine.starting is Start.LOAD and self.setting.name == POSTCOPY_RAM
 
-    def _has_no_phase(self, machine: Machine) -> bool:
-        """Say whether the setting means nothing to what starts: a background snapshot has no postcopy phase."""
+    def _is_irrelevant(self, machine: Machine) -> bool:
+        """Say whether the setting does not matter: a background snapshot has no postcopy phase."""
         return machine.starting is Start.POSTCOPY and self.setting.name == BACKGROUND_SNAPSHOT
 
     def _vfio(self, machine: Machine, policy: Policy) -> tuple[Device, ...]:
@@ -167,25 +167,25 @@ class Combination:
             devices = tuple(d for d in devices if not machine.has_standby(d))
         return devices
 
-    def _named(self, machine: Machine) -> tuple[Device, ...]:
-        found = [device for device in (*machine.devices, *machine.others) if self.names(device.driver)]
+    def _of_types(self, machine: Machine) -> tuple[Device, ...]:
+        found = [device for device in (*machine.devices, *machine.others) if self.matches(device.driver)]
         return tuple(sorted(found, key=lambda device: device.path))
 
 
-def _way_out(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str:
-    if moment(machine) is At.PLUG and machine.runstate == "inmigrate":
+def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str:
+    if moment_of(machine) is Moment.PLUG and machine.runstate == "inmigrate":
         return "plug the device in after the migration has completed"
     if machine.starting is Start.POSTCOPY:
         return "let the migration go on as precopy, or cancel it with migrate_cancel"
-    if outgoing(machine):  # QEMU lets nothing be switched, plugged or unplugged while one runs
+    if is_migrating_out(machine):  # during a migration QEMU refuses to set capabilities and to (un)plug devices
         return "a migration is under way: cancel it with migrate_cancel, or try again when it has ended"
     if isinstance(setting, Parameter):
         return "set it otherwise with migrate-set-parameters, or unplug the device"
-    return "turn it off with migrate-set-capabilities, or unplug the device" + _for_pairs(machine, devices)
+    return "turn it off with migrate-set-capabilities, or unplug the device" + _failover_hint(machine, devices)
 
 
-def _for_pairs(machine: Machine, devices: tuple[Device, ...]) -> str:
-    """Name what lets a failover pair through, where a device is the primary of one."""
+def _failover_hint(machine: Machine, devices: tuple[Device, ...]) -> str:
+    """Return a hint at `allow_failover_primary` where a device is the primary of a failover pair; else nothing."""
     if not any(machine.has_standby(device) for device in devices):
         return ""
     return "; allow_failover_primary lets failover pairs through, at your own risk"

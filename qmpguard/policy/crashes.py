@@ -1,7 +1,7 @@
-"""Requests that are known to end QEMU, VFIO or not: one table, with the versions and the way in which each was seen.
+"""Requests that are known to end QEMU, with or without VFIO: one table, with the effect and the versions of each.
 
-What is not in the table passes. A row that depends on more than the request (`sure` is false: on the modules that are
-installed beside the running QEMU) warns in profile standard.
+A request that is not in the table passes. A row whose effect also depends on the installed modules (`is_certain` is
+false) only warns in profile standard.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.wire.json import Value
 
-#: channels that are looked through; QEMU takes two at most
+#: channels that are read; QEMU takes two at most
 MAX_CHANNELS = 8
 Arguments = Mapping[str, "Value"]
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """One row: a command with arguments, how QEMU ends, the first version that does not, and where it was seen."""
+    """One row: commands with an argument, the effect on QEMU, the versions it was seen on, the first fixed version."""
 
     commands: tuple[str, ...]
     argument: str
     matches: Callable[[Arguments], bool]
-    how: str
-    seen: str
+    effect: str
+    seen_on: str
     fix: str
-    mended: tuple[int, ...] | None = None
-    sure: bool = True
+    fixed_in: tuple[int, ...] | None = None
+    is_certain: bool = True
 
 
 def _cpr_alone(arguments: Arguments) -> bool:
@@ -83,7 +83,7 @@ CRASHES = (
         "abort or SIGSEGV",
         "7.2.22, not 11.1.3",
         _ASK_ELSEWHERE,
-        mended=(11, 1),
+        fixed_in=(11, 1),
     ),
     Crash(
         _PROPERTIES,
@@ -92,7 +92,7 @@ CRASHES = (
         "abort, or exit 1",
         "7.2.22 where the module is not installed, 11.1.3 with modules of another build",
         _ASK_ELSEWHERE,
-        sure=False,
+        is_certain=False,
     ),
     Crash(
         ("qom-list-types", "info qdm", "device_add help"),
@@ -101,13 +101,13 @@ CRASHES = (
         "abort",
         "10.0.13 and 11.1.3 with modules of another build, as after a package upgrade under a running VM",
         _ASK_ELSEWHERE,
-        sure=False,
+        is_certain=False,
     ),
 )
 
 
 def crash(command: str, arguments: Arguments) -> Crash | None:
-    """Return the row that a request, or the name of an HMP line, matches; None where none is known."""
+    """Return the row for a request, or for the name of an HMP line; None where there is none."""
     return next((row for row in CRASHES if command in row.commands and row.matches(arguments)), None)
 
 
@@ -117,10 +117,10 @@ def qemu_crash(machine: Machine, policy: Policy) -> Problem | None:
     `migrate` and `migrate-incoming` with a single channel of type `cpr`, or with `exec` and no `args`;
     `xen-load-devices-state` off Xen; `qom-list-properties` of some types in QEMU 7.2. Queries that load modules
     (`qom-list-types`, HMP's `info qdm` and `device_add help`, the properties of some types) abort a QEMU that was
-    upgraded on disk while its VM runs: they are warned of, and refused in profile strict. What is not known passes.
+    upgraded on disk while its VM runs: the rule warns of them, and refuses them in profile strict. Other requests pass.
     """
     row = machine.crash
-    if row is None or (row.mended is not None and not machine.is_older_than(row.mended, unknown=True)):
+    if row is None or (row.fixed_in is not None and not machine.is_older_than(row.fixed_in, unknown=True)):
         return None
-    text = f"QEMU may end here ({row.how}): {row.argument}; seen on {row.seen}"
-    return Problem(text, row.fix, advisory=not row.sure and not policy.strict)
+    text = f"QEMU may end here ({row.effect}): {row.argument}; seen on {row.seen_on}"
+    return Problem(text, row.fix, advisory=not row.is_certain and not policy.strict)

@@ -1,14 +1,14 @@
-"""One device of a VM: its type and its names; and which types are VFIO devices."""
+"""One device of a VM, and the test whether a QOM type is a VFIO device."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-#: types whose name contains "vfio" but that hold no passed-through device: a dummy bridge, and a back end
+#: types with "vfio" in their names that are not VFIO devices: a dummy bridge, and a back end
 NOT_DEVICES = frozenset({"vfio-pci-igd-lpc-bridge", "x-vfio-user-server"})
 
-#: properties that change what QEMU's own check sees, once an object is unrealized
+#: properties that decide whether QEMU's own check covers the device, once it is unrealized
 VFIO_PROPERTIES = frozenset({"realized", "failover_pair_id", "enable-migration", "x-enable-migration"})
 
 _SHORT_PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
@@ -17,7 +17,8 @@ _SHORT_PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 def is_vfio(driver: str, extra_types: frozenset[str] = frozenset()) -> bool:
     """Say whether a QOM type is a VFIO device.
 
-    By name, because asking QEMU for its class tree can abort a live VM. Anything new that calls itself vfio counts.
+    It decides by name, because a query of QEMU's class tree can abort a live VM. Every new type with vfio in its name
+    counts.
     """
     return ("vfio" in driver.lower() and driver not in NOT_DEVICES) or driver in extra_types
 
@@ -29,7 +30,7 @@ def is_failover_standby(driver: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device. The details are None until they are asked for, and where QEMU has no such property."""
+    """One device. The details are None before they are queried, and where QEMU has no such property."""
 
     path: str
     driver: str
@@ -41,14 +42,14 @@ class Device:
 
     @property
     def name(self) -> str:
-        """The name as QEMU says it in its own refusals: the host's address where it is known."""
+        """The name that QEMU uses in its errors: the host's address where it is known."""
         if self.sysfsdev:
             return self.sysfsdev.rstrip("/").rpartition("/")[2]
-        if self.host and self.host != "ffff:ff:ff.f":  # an mdev's host reads so
+        if self.host and self.host != "ffff:ff:ff.f":  # the host of an mdev device
             return f"0000:{self.host}" if _SHORT_PCI_ADDRESS.fullmatch(self.host) else self.host
         return self.id or self.path
 
     @property
     def label(self) -> str:
-        """How people find it: its id, or its place in the QOM tree."""
+        """The id, or the QOM path where there is none."""
         return self.id or self.path

@@ -1,7 +1,7 @@
-"""Drift: what has changed between two looks at a VM, and neither a command through the guard nor QEMU accounts for it.
+"""Drift: a change between two surveys of a VM that neither a command through the guard nor an event of QEMU explains.
 
-QEMU tells of devices that leave and of failover that is negotiated by events, whoever brought them about: the guest,
-the host, a command. What it has told of is no drift.
+QEMU sends events for devices that are unplugged and for failover that is negotiated, whether the guest, the host or a
+command caused it. A change with an event is not drift.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CAPABILITIES = frozenset({Fact.CAPABILITIES})
 _DEVICES = frozenset({Fact.DEVICES})
 _BOTH = _CAPABILITIES | _DEVICES
 
-#: the commands that change what is watched, and what of it
+#: the commands that change watched facts, and these facts
 CHANGES: Mapping[str, frozenset[Fact]] = {
     "migrate-set-capabilities": _CAPABILITIES,
     "migrate-set-parameters": _CAPABILITIES,
@@ -33,25 +33,25 @@ CHANGES: Mapping[str, frozenset[Fact]] = {
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One change: of what, from what, to what."""
+    """One change: the fact, its names before, and its names after."""
 
     fact: Fact
     before: tuple[str, ...]
     after: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return it as one sentence."""
+        """Return the change as one line."""
         before, after = (", ".join(names) or "none" for names in (self.before, self.after))
         return f"{self.fact.value}: {before} -> {after}"
 
 
-#: capabilities that QEMU switches by itself: up to 9.0 `migrate` with `blk` does so, and its end does again
+#: capabilities that QEMU switches by itself: up to 9.0 `migrate` with `blk` does so, and again at its end
 #: (migration/migration.c: migrate_set_block_enabled, block_cleanup_parameters)
-BY_ITSELF = frozenset({"block"})
+SET_BY_QEMU = frozenset({"block"})
 
 
 def _on(facts: Facts) -> tuple[str, ...] | None:
-    return None if facts.capabilities is None else tuple(sorted(facts.capabilities - BY_ITSELF))
+    return None if facts.capabilities is None else tuple(sorted(facts.capabilities - SET_BY_QEMU))
 
 
 def _plugged(facts: Facts) -> tuple[str, ...] | None:
@@ -65,7 +65,7 @@ _WATCHED: Mapping[Fact, Callable[[Facts], tuple[str, ...] | None]] = {
 
 
 def _changed_by(command: str, arguments: Mapping[str, Value]) -> frozenset[Fact]:
-    """Return what a command may change, of what is watched."""
+    """Return the watched facts that a command may change."""
     if command == "human-monitor-command":
         line = arguments.get("command-line")
         if isinstance(line, str) and isinstance(parser.read(line), commands.Info | commands.Rejected):
@@ -74,26 +74,26 @@ def _changed_by(command: str, arguments: Mapping[str, Value]) -> frozenset[Fact]
 
 
 class Baseline:
-    """What the next look is compared with: what the last one saw, without what has accountably changed since."""
+    """The facts that the next survey is compared with: those of the last one, without those that commands changed."""
 
     def __init__(self) -> None:
         self.facts = Facts()
-        self._negotiated: frozenset[str] = frozenset()  # the failover standbys whose primaries are about to show
+        self._negotiated: frozenset[str] = frozenset()  # the failover standbys whose primaries will appear in QOM
         self._changes = 0
 
     @property
     def ticket(self) -> int:
-        """To be taken before a look: whatever changes while it is under way spoils it."""
+        """The number of changes so far. Read it before a survey: a change during the survey makes it useless."""
         return self._changes
 
     def begins(self, command: str, arguments: Mapping[str, Value]) -> bool:
-        """Take notice that a command is on its way; say whether it may change what is watched."""
+        """Called when a command is sent; returns whether it may change a watched fact."""
         changed = _changed_by(command, arguments)
         self._forget(changed)
         return bool(changed)
 
     def ends(self, command: str, arguments: Mapping[str, Value]) -> None:
-        """Take notice that a command was answered: what was seen meanwhile may be of before or after it."""
+        """Called when a command was answered: a survey during the command may have read either state."""
         self._forget(_changed_by(command, arguments))
 
     def _forget(self, changed: frozenset[Fact]) -> None:
@@ -104,7 +104,7 @@ class Baseline:
             self.facts = replace(self.facts, devices=None)
 
     def happened(self, event: str, data: Mapping[str, Value]) -> bool:
-        """Take an event of QEMU's that accounts for a change of the devices; say whether it is one."""
+        """Called with each event of QEMU; returns whether it explains a change of the devices."""
         match event, data:
             case "DEVICE_DELETED", {"path": str(path)}:
                 self._left(path)
@@ -121,7 +121,7 @@ class Baseline:
             self.facts = replace(self.facts, devices=tuple(device for device in devices if device.path != path))
 
     def compare(self, seen: Facts, ticket: int) -> list[Drift]:
-        """Return what has drifted, and take what was seen as the new baseline."""
+        """Return the drifts, and make ``seen`` the new baseline."""
         if ticket != self._changes:
             return []
         if self._negotiated and seen.devices is not None:
@@ -140,7 +140,7 @@ class Baseline:
         return drifts
 
     def _with_primaries(self, seen: Facts) -> Facts:
-        """Take the primaries that negotiation has brought about into the baseline; what was seen must tell them."""
+        """Add the primaries that appeared after a negotiation to the baseline. They are known only with details."""
         if seen.details is None:
             return replace(seen, devices=None)
         primaries = [device for device in seen.details if device.failover_pair_id in self._negotiated]

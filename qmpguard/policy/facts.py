@@ -1,7 +1,7 @@
-"""What QEMU can be asked about a machine, and what it has said.
+"""The facts about a machine: those that can be queried from QEMU, and their values.
 
-A fact that was not asked yet is None in `Facts`, and `Machine` raises `Unknown` for it: nothing that is unknown is
-ever taken for absent.
+A fact that was not queried yet is None in `Facts`, and `Machine` raises `Unknown` for it: an unknown fact never counts
+as absent.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def numbers(version: str) -> tuple[int, ...] | None:
-    """Return a version's numbers, to be compared; None where it is none."""
+    """Return a version's numbers, for comparisons; None for an invalid version."""
     parts = version.split(".")
     return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
 
 
 class Fact(Enum):
-    """What QEMU can be asked about a machine; the survey has one way to ask for each."""
+    """The facts that can be queried from QEMU; `survey.ASK` has the queries of each."""
 
     CAPABILITIES = "migration capabilities"
     DEVICES = "devices"
@@ -41,8 +41,8 @@ class Fact(Enum):
     SOCKETS = "sockets at which QEMU listens"
 
 
-class Unknown(Exception):  # noqa: N818  -- no error: the survey's way to learn what to ask next
-    """A fact was read that QEMU has not been asked for yet."""
+class Unknown(Exception):  # noqa: N818  -- not an error: it tells the survey which fact to query next
+    """A fact was read that was not queried yet."""
 
     def __init__(self, fact: Fact) -> None:
         super().__init__(fact.value)
@@ -55,23 +55,23 @@ Parameters: TypeAlias = "Mapping[str, Value]"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What QEMU has said. ``None`` means: not asked."""
+    """The facts that were queried from QEMU, or remembered. ``None``: not queried."""
 
     capabilities: frozenset[str] | None = None
     devices: tuple[Device, ...] | None = None  # the VFIO devices, by QOM path
-    others: tuple[Device, ...] | None = None  # all other devices of the two folders, by QOM path
+    others: tuple[Device, ...] | None = None  # all other devices in the same QOM containers, by QOM path
     details: tuple[Device, ...] | None = None
     standbys: frozenset[str] | None = None
     runstate: str | None = None
     migration: Migration | None = None
     type: str | None = None
     commands: frozenset[str] | None = None  # every command of QEMU's schema
-    hidden: tuple[Device, ...] = ()  # failover primaries that QEMU keeps out of QOM; the guard remembers them
-    left_on: frozenset[str] = frozenset()  # capabilities that the last migration left on; the guard remembers them
-    confirmed: frozenset[str] = frozenset()  # rules that this QEMU was seen to enforce by itself
+    hidden: tuple[Device, ...] = ()  # failover primaries that are not in QOM yet; the guard remembers them
+    left_on: frozenset[str] = frozenset()  # stale capabilities of the last migration; the guard remembers them
+    confirmed: frozenset[str] = frozenset()  # rules that this QEMU has enforced itself
     parameters: Parameters | None = None
     shared_memory: tuple[str, ...] | None = None  # the ids of memory back ends with share=on
-    version: tuple[int, ...] | None = None  # QEMU's, from its greeting; here None means: not known
+    version: tuple[int, ...] | None = None  # QEMU's, from its greeting; None: invalid
     blocks: tuple[Device, ...] | None = None  # block nodes that are VFIO devices, by name
-    sockets: frozenset[str] | None = None  # where QEMU's character devices listen (`sockets`)
-    own: frozenset[str] = frozenset()  # where QEMU is reached and the guard listens, as its configuration says
+    sockets: frozenset[str] | None = None  # names of the sockets at which QEMU's character devices listen
+    own: frozenset[str] = frozenset()  # names of QEMU's monitor socket and the guard's socket, from the configuration

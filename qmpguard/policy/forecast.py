@@ -1,4 +1,4 @@
-"""The forecast: may this VM migrate, and how, as far as is known. The same rules judge it that judge a request."""
+"""The forecast: the verdict on each way to migrate this VM, by the same rules that judge a request."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from qmpguard.policy.built_in_combinations import COLO, watched
+from qmpguard.policy.built_in_combinations import COLO, watched_settings
 from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.qemu_check import UNTOLD, QemuCheck, Refuses
+from qmpguard.policy.qemu_check import UNKNOWN_CHECK, QemuCheck, Refuses
 from qmpguard.policy.snapshots import MULTIFD, NORMAL
 from qmpguard.policy.verdict import Verdict
 
-#: the ways to migrate that are told apart, each with the dangerous capability that it uses
+#: the ways to migrate out, each with the dangerous capability that it uses
 WAYS: Mapping[str, frozenset[str]] = {
     "plain": frozenset(),
     "postcopy": frozenset({POSTCOPY_RAM}),
     "background snapshot": frozenset({BACKGROUND_SNAPSHOT}),
 }
-#: the same for a VM that a migration comes to
+#: the ways to migrate in
 WAYS_IN: Mapping[str, frozenset[str]] = {"incoming": frozenset(), "incoming postcopy": frozenset({POSTCOPY_RAM})}
 
 SNAPSHOT, CPR = "snapshot to disk", "CPR"
-#: QEMU 10.2 and later of a snapshot (migration/options.c: migrate_can_snapshot)
+#: the error of QEMU 10.2 and later at a snapshot (migration/options.c: migrate_can_snapshot)
 _MULTIFD = "Snapshots are not compatible with multifd"
-#: QEMU 9.0 and later of a VFIO device in mode cpr-reboot (hw/vfio/cpr.c)
+#: the error of QEMU 9.0 and later for a VFIO device in mode cpr-reboot (hw/vfio/cpr.c)
 _SUSPENDED = "VFIO device only supports cpr-reboot for runstate suspended"
 
-#: what helps where a device and the way do not go together
+#: the fix where a device and the way are refused together
 INSTEAD = "migrate the plain way, or unplug the device first"
 
 
 class Passes(Enum):
-    """Whether a migration would be let through."""
+    """Whether a migration would pass."""
 
     YES = "yes"
     WARNED = "yes, with a warning"
@@ -47,30 +47,30 @@ class Passes(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One way to migrate: whether it would pass, and if not simply so, why, by which rule, and what would help."""
+    """One way to migrate: whether it would pass; if refused or warned of, the reason, the rule and the fix."""
 
     way: str
     passes: Passes
     reason: str = ""
     rule: str = ""
     fix: str = ""
-    qemu_check: QemuCheck = UNTOLD
+    qemu_check: QemuCheck = UNKNOWN_CHECK
 
 
 def forecasts(facts: Facts, policy: Policy) -> tuple[Forecast, ...]:
-    """Return what would become of each way to migrate out, begun now. A fact that is missing makes it unknown."""
+    """Return the forecast of each way to migrate out now. A missing fact makes it unknown."""
     return tuple(_forecast(way, Start.OUTGOING, on, facts, policy) for way, on in WAYS.items())
 
 
-def arrivals(facts: Facts, policy: Policy) -> tuple[Forecast, ...]:
-    """Return what would become of each way to migrate in, begun now."""
+def incoming_forecasts(facts: Facts, policy: Policy) -> tuple[Forecast, ...]:
+    """Return the forecast of each way to migrate in now."""
     return tuple(_forecast(way, Start.INCOMING, on, facts, policy) for way, on in WAYS_IN.items())
 
 
 def others(facts: Facts, policy: Policy) -> tuple[Forecast, ...]:
-    """Return what would become of what is told apart from the ways to migrate: a snapshot to disk, CPR, and COLO.
+    """Return the forecasts of a snapshot to disk, of CPR and of COLO.
 
-    The snapshot is taken with the capabilities and in the mode that are set now.
+    The snapshot's forecast is for the present capabilities and the present migration mode.
     """
     colo = _forecast("COLO", Start.OUTGOING, frozenset({COLO}), facts, policy)
     return _saved(facts, policy), _cpr(facts, policy), colo
@@ -86,8 +86,8 @@ def _saved(facts: Facts, policy: Policy) -> Forecast:
 
 
 def _cpr(facts: Facts, policy: Policy) -> Forecast:
-    """Return what would become of CPR in its mode `cpr-reboot`, which needs no preparation."""
-    machine = Machine(facts).with_capabilities((name, False) for name in watched(policy).capabilities)
+    """Return the forecast of CPR in mode `cpr-reboot`, which needs no preparation."""
+    machine = Machine(facts).with_capabilities((name, False) for name in watched_settings(policy).capabilities)
     forecast = _in_mode(CPR, Start.OUTGOING, machine.with_parameters([("mode", "cpr-reboot")]), policy)
     stays = facts.runstate != "suspended" and any(d.driver != "vfio-user-pci" for d in facts.devices or ())
     if forecast.passes is not Passes.NO and stays:
@@ -98,12 +98,12 @@ def _cpr(facts: Facts, policy: Policy) -> Forecast:
 
 
 def lacks_cpr(facts: Facts) -> str:
-    """Return why there can be no CPR; empty where this QEMU has it, or nobody has asked."""
+    """Return why CPR is impossible; empty where this QEMU has it, or the parameters were not queried."""
     return "" if facts.parameters is None or "mode" in facts.parameters else "this QEMU has no CPR"
 
 
 def obstacle(facts: Facts, start: Start) -> str:
-    """Return why no migration at all can begin now in a direction, VFIO or not; empty where one can."""
+    """Return why no migration in a direction can begin now, with or without VFIO; empty where one can."""
     waits = facts.runstate == "inmigrate"
     if start is Start.INCOMING:
         return "" if waits else "it was not started with -incoming, or has arrived"
@@ -116,7 +116,7 @@ def obstacle(facts: Facts, start: Start) -> str:
 
 
 def _forecast(way: str, start: Start, on: frozenset[str], facts: Facts, policy: Policy) -> Forecast:
-    machine = Machine(facts).with_capabilities((name, name in on) for name in watched(policy).capabilities)
+    machine = Machine(facts).with_capabilities((name, name in on) for name in watched_settings(policy).capabilities)
     return _in_mode(way, start, machine.with_parameters([("mode", NORMAL)]), policy)
 
 
@@ -138,6 +138,6 @@ def _of_verdict(way: str, verdict: Verdict) -> Forecast:
     finding = verdict.refusal or verdict.findings[0]
     passes = Passes.WARNED if verdict.refusal is None else Passes.NO
     problem = finding.problem
-    combined = problem.capability is not None and problem.devices  # here the capability is a plan, and not on yet
+    combined = problem.capability is not None and problem.devices  # the capability is hypothetical here
     fix = INSTEAD if combined else problem.fix
     return Forecast(way, passes, problem.refusal, finding.rule, fix, verdict.qemu_check)

@@ -1,4 +1,4 @@
-"""The judgment: the rules, held against a machine before and after an operation."""
+"""The judgment: applies the rules to a machine before and after an operation."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Rule
 
-#: the operations that one rule alone looks at
-_SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
+#: the operations that only one rule judges
+_SOLE_RULE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
     OpenMonitor: new_monitor,
     ChangeMonitor: monitor_object,
     UseAddress: own_socket,
@@ -52,53 +52,53 @@ _SOLE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
 }
 
 
-def _looking_at(kind: type, policy: Policy) -> tuple[Rule, ...]:
-    """Return the rules that can fail after a kind of operation where they did not fail before."""
-    sole = _SOLE.get(kind)
-    return rules(policy) if sole is None else tuple(rule for rule in rules(policy) if rule.fails is sole)
+def _rules_for(kind: type, policy: Policy) -> tuple[Rule, ...]:
+    """Return the rules that a kind of operation can newly violate."""
+    only = _SOLE_RULE.get(kind)
+    return rules(policy) if only is None else tuple(rule for rule in rules(policy) if rule.fails is only)
 
 
 def concerns(kind: type, policy: Policy) -> bool:
-    """Say whether any rule that is not off looks at a kind of operation; where none does, there is nothing to judge."""
-    return kind not in _SOLE or any(rule.mode(policy) is not Mode.OFF for rule in _looking_at(kind, policy))
+    """Say whether any rule that is not off judges a kind of operation."""
+    return kind not in _SOLE_RULE or any(rule.mode(policy) is not Mode.OFF for rule in _rules_for(kind, policy))
 
 
 def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
     """Return the verdict on an operation.
 
-    A rule counts when it fails after the operation and either did not fail before or the operation starts a migration.
-    Raises `Unknown` where a rule needs a fact that was not asked yet.
+    A rule counts if the operation would newly violate it. If the operation starts a migration, every violated rule
+    counts. Raises `Unknown` where a rule needs a fact that was not queried yet.
     """
     after = operation.after(before)
     findings: list[Finding] = []
-    for rule in _looking_at(type(operation), policy):
+    for rule in _rules_for(type(operation), policy):
         mode = rule.mode(policy)
         try:
             if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
                 continue
             if after.starting is None and rule.fails(before, policy) is not None:
                 continue
-        except PlugInFailed as failure:  # fail closed, unless the plug-in's own mode would not
+        except PlugInFailed as failure:  # fail closed, unless the plug-in's own mode is weaker
             findings += unverified(str(failure), Mode.weaker(mode, unverified_mode(policy))).findings
             continue
-        if problem.advisory or _is_left_over(problem, operation, before, policy):
+        if problem.advisory or _is_excused(problem, operation, before, policy):
             mode = Mode.WARN
         findings.append(Finding(rule.id, mode, problem))
-    return _with_native(Verdict(tuple(findings)), operation, before)
+    return _with_qemu_check(Verdict(tuple(findings)), operation, before)
 
 
-def _is_left_over(problem: Problem, operation: Operation, before: Machine, policy: Policy) -> bool:
-    """Say whether a capability is only what the last migration left on; in profile strict nothing is excused by that.
+def _is_excused(problem: Problem, operation: Operation, before: Machine, policy: Policy) -> bool:
+    """Say whether a problem is only a warning, since its capability is stale. In profile strict none is.
 
-    Somebody who looks for a way around could have a snapshot loaded that begins as a postcopy migration does.
+    A hostile client could load a forged snapshot that begins like a postcopy migration.
     """
     if problem.capability is None or policy.strict:
         return False
-    return operation.meets_a_leftover(before, problem.capability)
+    return operation.allows_stale(before, problem.capability)
 
 
-def _with_native(verdict: Verdict, operation: Operation, before: Machine) -> Verdict:
-    """Add what QEMU itself would do about the finding that weighs most."""
+def _with_qemu_check(verdict: Verdict, operation: Operation, before: Machine) -> Verdict:
+    """Add QEMU's own check of the most severe finding."""
     if not verdict.findings:
         return verdict
     return Verdict(verdict.findings, qemu_check(operation, before, verdict.refusal or verdict.findings[0]))

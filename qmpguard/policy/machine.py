@@ -1,8 +1,7 @@
-"""One VM as the rules see it: the facts that QEMU has said, and what an operation adds to them.
+"""One VM as the rules see it: the facts that were queried from QEMU, and the changes that an operation would make.
 
-A machine knows only what QEMU was asked. Reading a fact that was not asked yet raises `Unknown`, which names
-the fact; the survey asks for it and judges again. So nothing is asked that the rules at hand do not need,
-and nothing that is unknown is ever taken for absent.
+Reading a fact that was not queried yet raises `Unknown`, which names the fact. The survey then queries it and judges
+again. So only facts that the rules need are queried, and an unknown fact never counts as absent.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One VM at one moment, or as it would be after an operation: QEMU's facts and what the operation adds to them."""
+    """One VM at one moment, or after an operation: the facts, and the changes that the operation would make."""
 
     facts: Facts = field(default_factory=Facts)
     starting: Start | None = None
@@ -79,8 +78,8 @@ class Machine:
     hmp_write: str | None = None
     unlisted: str | None = None
     crash: Crash | None = None
-    addresses: tuple[str, ...] = ()  # texts in which a socket may be named
-    deputy: str | None = None  # what would turn QEMU against its own monitor
+    addresses: tuple[str, ...] = ()  # texts of the request that may name a socket
+    turned_against_monitor: str | None = None  # the request that would turn QEMU against its own monitor
     monitor_change: str | None = None
 
     @classmethod
@@ -104,7 +103,7 @@ class Machine:
         blocks: Iterable[Device] = (),
         sockets: Iterable[str] = (),
     ) -> Machine:
-        """Return a machine about which everything is known."""
+        """Return a machine with every fact known."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
@@ -121,7 +120,7 @@ class Machine:
         return (on | self.turned_on) - self.turned_off
 
     def has(self, capability: str) -> bool:
-        """Say whether a capability is on; asks QEMU only where the operation leaves it open."""
+        """Say whether a capability is on. The fact is needed only if the operation does not set it."""
         if capability in self.turned_on:
             return True
         return capability not in self.turned_off and capability in self.capabilities
@@ -139,7 +138,7 @@ class Machine:
 
     @property
     def others(self) -> tuple[Device, ...]:
-        """The devices that are no VFIO devices, without details: by QOM path, then new ones."""
+        """The devices that are not VFIO devices, without details: by QOM path, then new ones."""
         return _known(self.facts.others, Fact.DEVICES) + self.added_others
 
     @property
@@ -149,24 +148,24 @@ class Machine:
 
     @property
     def sockets(self) -> frozenset[str]:
-        """The names of the sockets at which QEMU and the guard listen."""
+        """The names of the listening sockets of QEMU and of the guard."""
         return _known(self.facts.sockets, Fact.SOCKETS) | self.facts.own
 
     @property
     def _hidden(self) -> tuple[Device, ...]:
-        """What is remembered as hidden; it counts only once it is known whether its standby is still there."""
+        """The remembered hidden primaries. The standbys must be known first: QEMU may have removed them."""
         if self.facts.hidden:
             _known(self.facts.standbys, Fact.STANDBYS)
         return self.facts.hidden
 
     @property
     def standbys(self) -> frozenset[str]:
-        """The ids of virtio-net devices with failover on: standbys, whether or not their primaries are there."""
+        """The ids of virtio-net devices with failover on: standbys, with or without a present primary."""
         _known(self.facts.devices, Fact.DEVICES)
         return _known(self.facts.standbys, Fact.STANDBYS)
 
     def has_standby(self, device: Device) -> bool:
-        """Say whether a device is the primary of a failover pair whose standby is there."""
+        """Say whether a device is the primary of a failover pair whose standby is present."""
         return bool(device.failover_pair_id) and device.failover_pair_id in self.standbys
 
     @property
@@ -176,7 +175,7 @@ class Machine:
 
     @property
     def migration(self) -> Migration:
-        """The last or present outgoing migration, and what blocks the next."""
+        """The last or present outgoing migration, and the blockers of the next."""
         return _known(self.facts.migration, Fact.MIGRATION)
 
     @property
@@ -196,21 +195,21 @@ class Machine:
 
     @property
     def shared_memory(self) -> tuple[str, ...]:
-        """The ids of memory back ends whose memory is shared with others."""
+        """The ids of memory back ends with share=on."""
         return _known(self.facts.shared_memory, Fact.SHARED)
 
     def is_older_than(self, version: tuple[int, ...], *, unknown: bool) -> bool:
-        """Say whether QEMU's version is below another one; ``unknown`` is the answer where nobody has told it."""
+        """Say whether QEMU's version is below another one; ``unknown`` is the answer where it is not known."""
         return unknown if self.facts.version is None else self.facts.version < version
 
-    def left_over(self, capability: str) -> bool:
-        """Say whether a capability is left over: a migration that used it is behind us, and none is under way."""
+    def is_stale(self, capability: str) -> bool:
+        """Say whether a capability is stale: on since the last migration, which is finished."""
         if capability not in self.facts.left_on:
             return False
         return self.runstate != "inmigrate" and self.migration.status in OVER
 
     def with_capabilities(self, states: Iterable[tuple[str, bool]]) -> Machine:
-        """Return the machine after a capability list, folded as QEMU folds it: the last entry wins."""
+        """Return the machine after a list of capabilities. The last entry of a name wins, as in QEMU."""
         folded = dict(states)
         on = frozenset(name for name, state in folded.items() if state)
         return replace(
@@ -224,15 +223,15 @@ class Machine:
         return replace(self, changed_parameters=(*self.changed_parameters, *values))
 
     def with_device(self, device: Device) -> Machine:
-        """Return the machine with one VFIO device more."""
+        """Return the machine with another VFIO device."""
         return replace(self, added=(*self.added, device))
 
     def with_other(self, device: Device) -> Machine:
-        """Return the machine with one device more that is no VFIO device."""
+        """Return the machine with another device that is not a VFIO device."""
         return replace(self, added_others=(*self.added_others, device))
 
     def with_block(self, node: Device) -> Machine:
-        """Return the machine with one block node more that is a VFIO device."""
+        """Return the machine with another block node that is a VFIO device."""
         return replace(self, opened=(*self.opened, node))
 
 

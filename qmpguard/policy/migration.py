@@ -1,4 +1,4 @@
-"""Migrations: how one starts, how far it has come, and the capabilities that a VFIO device cannot take part in."""
+"""Migrations: the kinds of starts, the status and progress, and the capabilities that are refused with VFIO devices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from enum import Enum
 
 POSTCOPY_RAM = "postcopy-ram"
 BACKGROUND_SNAPSHOT = "background-snapshot"
-#: the capabilities that a VFIO device cannot take part in
+#: the capabilities that are refused together with a VFIO device
 DANGEROUS = frozenset({POSTCOPY_RAM, BACKGROUND_SNAPSHOT})
 
-#: migration states after which nothing is under way (QEMU qapi/migration.json: MigrationStatus)
+#: the statuses of a finished migration (QEMU qapi/migration.json: MigrationStatus)
 OVER = frozenset({"completed", "failed", "cancelled"})
 
 
 class Start(Enum):
-    """Which migration an operation starts."""
+    """The kind of migration or snapshot that an operation starts."""
 
     OUTGOING = "outgoing migration"
     INCOMING = "incoming migration"
@@ -24,13 +24,13 @@ class Start(Enum):
     LOAD = "load of a snapshot"
 
 
-#: snapshots to disk and back, which are no migrations
+#: snapshots to disk and back, which are not migrations
 SNAPSHOTS = frozenset({Start.SAVE, Start.LOAD})
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a migration has come, in bytes: RAM sent, in all, and still to go; the VFIO devices' share if told."""
+    """The progress of a migration in bytes: RAM sent, in total, and remaining; the VFIO devices' bytes if reported."""
 
     sent: int = 0
     total: int = 0
@@ -40,7 +40,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """What ``query-migrate`` says: the status of the last or present migration, and what blocks the next."""
+    """The answer to ``query-migrate``: the status of the last or present migration, and the blockers of the next."""
 
     status: str = "none"
     blockers: tuple[str, ...] = ()

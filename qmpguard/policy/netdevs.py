@@ -1,4 +1,4 @@
-"""What the back end of a network device would run or open, as the arguments of `netdev_add` describe it."""
+"""The programs and monitors that a network back end would start, from the arguments of `netdev_add`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
 
     from qmpguard.wire.json import Value
 
-#: what names a program in `netdev_add` (QEMU qapi/net.json); "no" is no script
+#: the arguments of `netdev_add` that name a program (QEMU qapi/net.json); "no" means no script
 _PROGRAMS = ("script", "downscript", "helper", "smb", "path")
-#: entries of `guestfwd` that are looked through: QEMU's guests have a handful
+#: entries of `guestfwd` that are read: QEMU's guests have a handful
 MAX_FORWARDS = 1024
 
 
 def opens_monitor(arguments: Mapping[str, Value]) -> bool:
-    """Say whether QEMU would open a monitor: a `guestfwd` to a character device that is shared with one.
+    """Say whether QEMU would open a monitor: a `guestfwd` to a character device with a monitor.
 
-    QEMU net/slirp.c, slirp_guestfwd: behind the first dash after the port stands ``cmd:`` and a program, or a
-    character device. It gets a monitor where it begins with ``mon:``, or has the option ``mux``
+    QEMU net/slirp.c, slirp_guestfwd: the first dash after the port is followed by ``cmd:`` and a program, or by a
+    character device. The device has a monitor if it begins with ``mon:``, or has the option ``mux``
     (chardev/char.c: qemu_chr_new_noreplay).
     """
     return any("-mon:" in text or ",mux" in text for text in _forwards(arguments))
 
 
 def program_of(arguments: Mapping[str, Value]) -> str | None:
-    """Return which argument names a program that QEMU would run; None where none does."""
+    """Return the argument that names a program for QEMU to run; None where none does."""
     for name in _PROGRAMS:
         if arguments.get(name) not in (None, "", "no"):
             return f"'{name}'"

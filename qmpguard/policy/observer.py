@@ -1,7 +1,7 @@
-"""What an observer may ask: QEMU's queries, which change nothing and show no secret.
+"""The commands of an observer: queries that change nothing and show no secret.
 
-QEMU's convention is that a command that only asks is called ``query-...`` (docs/devel/qapi-code-gen.rst); the rest are
-commands that were reviewed. Of HMP that is ``info``. What is not known to be a query is none.
+By QEMU's convention a query is called ``query-...`` (docs/devel/qapi-code-gen.rst). Some other commands were reviewed.
+Of HMP only ``info`` is a query. Every other command is refused.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from qmpguard.policy.policy import Mode
 from qmpguard.policy.verdict import Finding, Problem, Verdict
 from qmpguard.wire.json import Value
 
-#: how queries begin; the second are unstable ones
+#: the prefixes of queries; the second is for unstable ones
 QUERIES = ("query-", "x-query-")
-#: Queries that are called otherwise. Not among them: `qom-list-types`, `qom-list-properties` and
-#: `device-list-properties`, which load modules or make objects and can so end QEMU, and `qom-list-get`, which shows
-#: secrets among all else.
+#: Queries with other names. Not among them: `qom-list-types`, `qom-list-properties` and `device-list-properties`, which
+#: load modules or create objects and so can end QEMU; and `qom-list-get`, which shows secrets too.
 REVIEWED = frozenset({"qom-list", "qom-get", "trace-event-get-state"})
-#: properties that may be the content of a secret object (crypto/secret.c)
+#: properties that can hold the content of a secret object (crypto/secret.c)
 SECRET = frozenset({"data", "rawdata", "password"})
-#: what such a refusal is called where rules are named
+#: the rule id of these refusals
 RULE = "observer"
 
 
 def judge_observer(command: str, arguments: Mapping[str, Value], commands: frozenset[str] | None) -> Verdict:
-    """Return the verdict on an observer's request; ``commands`` are those of QEMU's schema, where it was read."""
+    """Return the verdict on an observer's request; ``commands`` are those of QEMU's schema, None: not read."""
     if _asks(command, arguments) and (commands is None or command in commands):
         return Verdict()
     problem = Problem(
@@ -36,7 +35,7 @@ def judge_observer(command: str, arguments: Mapping[str, Value], commands: froze
 
 
 def _only_asks(line: commands.HmpCommand) -> bool:
-    """Say whether a line of HMP only asks: `info`, but for `info qdm`, which loads modules and can so end QEMU."""
+    """Say whether an HMP line is a query: `info`, except `info qdm`, which loads modules and so can end QEMU."""
     return isinstance(line, commands.Info) and line.what != "qdm"
 
 

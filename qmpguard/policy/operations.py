@@ -1,4 +1,4 @@
-"""Operations: what an intercepted request would do, as values. Each says what the machine is after it."""
+"""Operations: the effects of intercepted requests, as values. Each returns the machine after it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 
 class Operation(Protocol):
-    """What a request would do to a machine."""
+    """The effect of a request on a machine."""
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine as it would be."""
+        """Return the machine after the operation."""
         ...
 
-    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
-        """Say whether a capability that is on is of no consequence for it; then it is only warned of."""
+    def allows_stale(self, before: Machine, capability: str) -> bool:
+        """Say whether a problem with a capability is only a warning, since the capability is stale."""
         ...
 
 
-class _Lasting:
-    """An operation after which a capability that is on can do harm."""
+class _AlwaysCounts:
+    """An operation for which a stale capability counts like any other."""
 
     __slots__ = ()
 
-    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
-        """Never: what it does lasts until a migration uses it."""
+    def allows_stale(self, before: Machine, capability: str) -> bool:
+        """Return False: the effect of the operation lasts until a migration uses the capability."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
-class SetCapabilities(_Lasting):
+class SetCapabilities(_AlwaysCounts):
     """Capabilities switched on and off, in the request's order, and migration parameters that are set.
 
-    ``program`` is what the same request makes QEMU run.
+    ``program`` is a program that the same request makes QEMU run.
     """
 
     states: tuple[tuple[str, bool], ...]
@@ -48,18 +48,18 @@ class SetCapabilities(_Lasting):
     parameters: tuple[tuple[str, Value], ...] = ()
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine with the capabilities folded in order."""
+        """Return the machine with the capabilities and parameters set."""
         return replace(
             machine.with_capabilities(self.states).with_parameters(self.parameters), program=self.program, setting=True
         )
 
 
 @dataclass(frozen=True, slots=True)
-class StartMigration(_Lasting):
+class StartMigration(_AlwaysCounts):
     """The start of a migration in either direction, of its postcopy phase, or of a snapshot to disk or back.
 
-    ``program`` is what it runs; ``to_another_host``: its target is surely not on this host; ``crash``: it is known to
-    end some QEMUs.
+    ``program`` is a program that it runs. ``to_another_host``: its target is certainly another host. ``crash``: it is
+    known to end some QEMUs.
     """
 
     start: Start
@@ -69,14 +69,14 @@ class StartMigration(_Lasting):
     addresses: tuple[str, ...] = field(default=(), compare=False)
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine on its way."""
+        """Return the machine with the migration started."""
         moving = replace(machine, starting=self.start, to_another_host=self.to_another_host)
         return replace(moving, program=self.program, crash=self.crash, addresses=self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
 class AddDevice:
-    """One device more, a VFIO device or one that a combination names; a hidden failover primary counts as one."""
+    """A new device: a VFIO device, or one that a combination names. A hidden failover primary counts too."""
 
     device: Device
     is_vfio: bool = True
@@ -85,14 +85,14 @@ class AddDevice:
         """Return the machine with the device plugged in."""
         return machine.with_device(self.device) if self.is_vfio else machine.with_other(self.device)
 
-    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
-        """A capability that was on in the last migration, and is on still, is what that left behind."""
-        return before.left_over(capability)
+    def allows_stale(self, before: Machine, capability: str) -> bool:
+        """Return whether the capability is stale."""
+        return before.is_stale(capability)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBlockNode:
-    """One block node more that is a VFIO device."""
+    """A new block node that is a VFIO device."""
 
     node: Device
 
@@ -100,14 +100,14 @@ class OpenBlockNode:
         """Return the machine with the node opened."""
         return machine.with_block(self.node)
 
-    def meets_a_leftover(self, before: Machine, capability: str) -> bool:
-        """As for a device that is plugged in."""
-        return before.left_over(capability)
+    def allows_stale(self, before: Machine, capability: str) -> bool:
+        """Return whether the capability is stale."""
+        return before.is_stale(capability)
 
 
 @dataclass(frozen=True, slots=True)
-class SetProperty(_Lasting):
-    """A QOM property that is set, of those that decide how QEMU sees a VFIO device."""
+class SetProperty(_AlwaysCounts):
+    """A QOM property that is set, one of `VFIO_PROPERTIES`."""
 
     change: Change
 
@@ -117,41 +117,41 @@ class SetProperty(_Lasting):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenMonitor(_Lasting):
+class OpenMonitor(_AlwaysCounts):
     """Another monitor of the same QEMU."""
 
     how: str
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine with a way around the guard."""
+        """Return the machine with another monitor, a way around the guard."""
         return replace(machine, new_monitor=self.how)
 
 
 @dataclass(frozen=True, slots=True)
-class UseAddress(_Lasting):
-    """Addresses at which QEMU would listen, or to which it would connect."""
+class UseAddress(_AlwaysCounts):
+    """Addresses at which QEMU would listen, or to which QEMU would connect."""
 
     addresses: tuple[str, ...]
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine with QEMU there."""
+        """Return the machine with the addresses in use."""
         return replace(machine, addresses=self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
-class TurnAgainstMonitor(_Lasting):
-    """What cuts QEMU's own monitor off, or reaches guest RAM past it."""
+class TurnAgainstMonitor(_AlwaysCounts):
+    """A request that would cut QEMU's own monitor off, or reach guest RAM without it."""
 
     how: str
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine with that done."""
-        return replace(machine, deputy=self.how)
+        """Return the machine with the request executed."""
+        return replace(machine, turned_against_monitor=self.how)
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeMonitor(_Lasting):
-    """A QOM object that is changed or removed, and may be a monitor. ``path`` is its own, ``how`` says what is done."""
+class ChangeMonitor(_AlwaysCounts):
+    """A change or removal of a QOM object that may be a monitor, at ``path``. ``how`` names the request."""
 
     path: str
     how: str
@@ -162,44 +162,44 @@ class ChangeMonitor(_Lasting):
 
 
 @dataclass(frozen=True, slots=True)
-class RunProgram(_Lasting):
+class RunProgram(_AlwaysCounts):
     """A program that QEMU would run."""
 
     program: str
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine with the program on its way."""
+        """Return the machine with the program started."""
         return replace(machine, program=self.program)
 
 
 @dataclass(frozen=True, slots=True)
-class WriteHmp(_Lasting):
-    """A line of HMP that may change something, and that no reader knows more about."""
+class WriteHmp(_AlwaysCounts):
+    """An HMP line that may change the VM, and that no reader understands further."""
 
     name: str
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine after who knows what."""
+        """Return the machine with the HMP line executed."""
         return replace(machine, hmp_write=self.name)
 
 
 @dataclass(frozen=True, slots=True)
-class CallUnlisted(_Lasting):
+class CallUnlisted(_AlwaysCounts):
     """A command that QEMU's schema does not have."""
 
     command: str
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine after who knows what."""
+        """Return the machine with the command executed."""
         return replace(machine, unlisted=self.command)
 
 
 @dataclass(frozen=True, slots=True)
-class EndQemu(_Lasting):
+class EndQemu(_AlwaysCounts):
     """A request that is known to end some QEMUs."""
 
     crash: Crash
 
     def after(self, machine: Machine) -> Machine:
-        """Return the machine as the request is about to end it."""
+        """Return the machine with the request executed."""
         return replace(machine, crash=self.crash)

@@ -1,8 +1,9 @@
-"""Rules that come from a package of somebody else's: contained, so that a fault in one is a verdict and no more.
+"""Rules from other packages. They are contained: an exception in one is a verdict, and nothing more.
 
-A plug-in is a function of a machine and a policy that returns a `Problem` or None, as a built-in rule is. It may read
-every fact of the machine; one that was not asked yet is asked for, since reading it raises `Unknown`, which a plug-in
-must let pass. It runs in the guard's own thread while the command waits: it must not block.
+A plug-in is a function of a machine and a policy that returns a `Problem` or None, like a built-in rule. It may read
+every fact of the machine. Reading a fact that was not queried yet raises `Unknown`, which a plug-in must not catch: the
+survey queries the fact and calls the plug-in again. It runs in the event loop while the command waits, so it must not
+block.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.policy import Policy
 
-#: characters of what an exception says that are repeated
-MAX_WORDS = 200
+#: characters of an exception's text in a verdict
+MAX_ERROR = 200
 
 
 class PlugInFailed(Exception):  # noqa: N818  -- a fault of the plug-in, not of our code
-    """A plug-in raised an exception, or returned something else than a problem. The text names the plug-in."""
+    """A plug-in raised an exception, or returned neither a problem nor None. The text names the plug-in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +38,27 @@ class PlugIn:
     function: Callable[[Machine, Policy], object]
 
     def fails(self, machine: Machine, policy: Policy) -> Problem | None:
-        """Return what the plug-in says is wrong with a machine."""
+        """Return the plug-in's problem with a machine; None where it has none."""
         try:
-            found = self.function(machine, policy)
+            result = self.function(machine, policy)
         except Unknown:
             raise
-        except BaseException as error:  # an exit too: nothing of a plug-in's ends the guard
-            raise PlugInFailed(f"plug-in {self.id} raised {_told(error)}") from error
-        if found is None or isinstance(found, Problem):
-            return found
-        raise PlugInFailed(f"plug-in {self.id} returned {type(found).__name__}, which is no Problem")
+        except BaseException as error:  # SystemExit too: no exception of a plug-in may end the guard
+            raise PlugInFailed(f"plug-in {self.id} raised {_text_of(error)}") from error
+        if result is None or isinstance(result, Problem):
+            return result
+        raise PlugInFailed(f"plug-in {self.id} returned {type(result).__name__}, which is no Problem")
 
     @property
     def rule(self) -> Rule:
-        """The plug-in's line in the table of rules."""
+        """The plug-in as a rule."""
         return Rule(self.id, self.fails, Mode.ENFORCE, text=cleandoc(self.function.__doc__ or ""))
 
 
-def _told(error: BaseException) -> str:
-    """Return an exception's kind and words; its words may raise one themselves."""
+def _text_of(error: BaseException) -> str:
+    """Return an exception's type and text. Its ``__str__`` may raise."""
     try:
-        words = str(error)[:MAX_WORDS]
+        text = str(error)[:MAX_ERROR]
     except BaseException:  # noqa: BLE001  -- whatever a plug-in's own exception does
-        words = ""
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

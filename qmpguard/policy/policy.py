@@ -1,23 +1,21 @@
-"""How strict one VM's guard is: modes, profiles, a rule's line in the table, and the policy made of them."""
+"""One VM's policy: modes, profiles, and the rules to which they apply."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qmpguard.policy.combination import Combination
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.verdict import Problem
 
 
 class Mode(Enum):
-    """What a rule does when it fails."""
+    """The effect of a violated rule: refuse, warn, or nothing."""
 
     ENFORCE = "enforce"
     WARN = "warn"
@@ -25,13 +23,13 @@ class Mode(Enum):
 
     @classmethod
     def weaker(cls, one: Mode, other: Mode) -> Mode:
-        """Return the weaker of two modes: a global ``warn`` holds back every rule."""
+        """Return the weaker of two modes: with a global ``warn`` no rule refuses."""
         order = (cls.OFF, cls.WARN, cls.ENFORCE)
         return order[min(order.index(one), order.index(other))]
 
 
 class Profile(Enum):
-    """Against what the guard protects: mistakes of honest tools, or also somebody who looks for a way around."""
+    """The threat that the guard protects against: mistakes of honest tools; strict: also hostile clients."""
 
     STANDARD = "standard"
     STRICT = "strict"
@@ -39,9 +37,9 @@ class Profile(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule's line in the table: its id, its function, and its mode in each profile.
+    """One rule: its id, its function, and its default mode in each profile.
 
-    ``text`` is the documentation where the function has none of its own.
+    ``text`` is the documentation; empty: the function's docstring is.
     """
 
     id: str
@@ -61,7 +59,7 @@ class Rule:
         return self.text or cleandoc(self.fails.__doc__ or "")
 
     def default(self, profile: Profile) -> Mode:
-        """Return the mode that holds in a profile where nothing is configured."""
+        """Return the default mode in a profile."""
         return self.strict if profile is Profile.STRICT else self.standard
 
     def mode(self, policy: Policy) -> Mode:
@@ -71,11 +69,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One VM's policy: the profile, the global mode, the rules' own modes, and what counts as VFIO.
+    """One VM's policy: the profile, the global mode, the rules' own modes, and the types that count as VFIO.
 
-    ``extra_types`` are QOM types that count as VFIO beside those whose name says so. ``allow_failover_primary``
-    exempts a device whose standby is there, since QEMU unplugs it for the migration. ``combinations`` and ``plugins``
-    are rules that were added to the built-in ones.
+    ``extra_types`` are QOM types that count as VFIO beside those with vfio in their names. ``allow_failover_primary``
+    exempts a device whose standby is present, since QEMU unplugs it for the migration. ``combinations`` and
+    ``plugins`` are rules beside the built-in ones.
     """
 
     mode: Mode = Mode.ENFORCE

@@ -1,8 +1,8 @@
-"""What QEMU itself would do with a request that the guard objects to: refuse it, do it, or nobody can tell.
+"""QEMU's own check of a request that the guard refuses or warns of: QEMU would refuse it, accept it, or it is unknown.
 
-Never told from the version alone: distributions carry fixes back, and a check that exists does not see every device.
-``yes`` where this very VM has shown it, or where every version does so; of a check that only newer ones have, `yes` is
-said with its reason. ``no`` where no version of QEMU has a check (7.2 to 11.1).
+The version alone does not decide: distributions backport fixes, and an existing check does not cover every device. The
+answer is ``yes`` where this VM has shown it, or where every version refuses; for a check that only newer versions have,
+``yes`` comes with that reason. It is ``no`` where no version of QEMU has a check (7.2 to 11.1).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.verdict import Finding
 
-#: by rule, QEMU's own words in refusing what the rule refuses (hw/vfio/migration.c: vfio_save_prepare)
-WORDS = {
+#: by rule, the error with which QEMU itself refuses the same (hw/vfio/migration.c: vfio_save_prepare)
+QEMU_ERRORS = {
     "vfio-postcopy": "VFIO migration is not supported with postcopy migration",
     "vfio-background-snapshot": "VFIO migration is not supported with background snapshot",
 }
 
 
-#: QEMU's blocker for several VFIO devices, in the words that it has had since 8.2
+#: QEMU's blocker for several VFIO devices, with its text since 8.2
 P2P = "Multiple VFIO devices migration is supported only if all of them support P2P migration"
 
 
@@ -43,37 +43,37 @@ class Refuses(Enum):
 
 @dataclass(frozen=True, slots=True)
 class QemuCheck:
-    """What QEMU itself would do, and how we know."""
+    """Whether QEMU itself refuses, and the reason of this answer."""
 
     refuses: Refuses
     reason: str = ""
 
     def __str__(self) -> str:
-        """Return it as people read it: the word, and the reason if there is one."""
+        """Return the answer, with the reason in parentheses if there is one."""
         return f"{self.refuses.value} ({self.reason})" if self.reason else self.refuses.value
 
 
-#: nothing was found that QEMU could refuse, or nobody could tell what the request is
-UNTOLD = QemuCheck(Refuses.UNKNOWN)
+#: there is no finding, or the request could not be read
+UNKNOWN_CHECK = QemuCheck(Refuses.UNKNOWN)
 
 
 def seen_in(reply: str) -> frozenset[str]:
-    """Return the rules that QEMU itself is seen to know, from its reply to the start of a migration."""
-    return frozenset(rule for rule, words in WORDS.items() if words in reply)
+    """Return the rules that QEMU itself enforces, by its error in the reply to the start of a migration."""
+    return frozenset(rule for rule, words in QEMU_ERRORS.items() if words in reply)
 
 
 def qemu_check(operation: Operation, before: Machine, finding: Finding) -> QemuCheck:
-    """Return what QEMU itself would do with the operation that a rule has found something wrong with.
+    """Return QEMU's own check of an operation with a finding.
 
-    Raises `Unknown` where that depends on a fact that was not asked yet.
+    Raises `Unknown` where that depends on a fact that was not queried yet.
     """
     match finding.rule:
         case "vfio-postcopy" | "vfio-background-snapshot":
             return _of_combination(operation, before, finding)
         case "vfio-blocked":
             return _of_blocked(before)
-        case rule if rule in _DIES:
-            return QemuCheck(Refuses.NO, _DIES[rule])
+        case rule if rule in _QEMU_ENDS:
+            return QemuCheck(Refuses.NO, _QEMU_ENDS[rule])
         case "unknown-command" if isinstance(operation, CallUnlisted) and operation.command not in before.commands:
             return QemuCheck(Refuses.YES, "its schema has no such command")
         case "vfio-property" if isinstance(operation, SetProperty) and operation.change.property != "realized":
@@ -82,13 +82,13 @@ def qemu_check(operation: Operation, before: Machine, finding: Finding) -> QemuC
             return QemuCheck(Refuses.NO, "it has no such check")
 
 
-def of_start(before: Machine) -> QemuCheck | None:
-    """Return QEMU's own reason against any migration out of a machine; None where it has none.
+def check_of_start(before: Machine) -> QemuCheck | None:
+    """Return QEMU's own refusal of any migration out of a machine; None where it would not refuse.
 
-    In QEMU's order (migration/migration.c: migrate_prepare). Of several blockers it names the one that it lists last:
-    `query-migrate` lists them in reverse.
+    The checks are in QEMU's order (migration/migration.c: migrate_prepare). Of several blockers QEMU names the last one
+    of the list in `query-migrate`, which is in reverse order.
     """
-    if outgoing(before):
+    if is_migrating_out(before):
         return QemuCheck(Refuses.YES, "a migration is under way")
     if (reason := _NOT_FROM.get(before.runstate)) is not None:
         return QemuCheck(Refuses.YES, reason)
@@ -96,19 +96,19 @@ def of_start(before: Machine) -> QemuCheck | None:
     return QemuCheck(Refuses.YES, f"blocked: {blockers[-1]}") if blockers else None
 
 
-#: rules about what QEMU does not survive
-_DIES = {"snapshot-runstate": "it aborts", "snapshot-multifd": "it dies", "qemu-crash": "it dies"}
+#: the rules about requests that end QEMU
+_QEMU_ENDS = {"snapshot-runstate": "it aborts", "snapshot-multifd": "it dies", "qemu-crash": "it dies"}
 #: run states from which no migration out begins
 _NOT_FROM = {"inmigrate": "it waits for a migration to come", "postmigrate": "it has migrated away"}
-#: how sure anybody can be of a check that stands in the source, and that this VM has not shown
+#: the reason for a check that is in QEMU's source, but that this VM has not shown
 _UNPROVEN = "upstream since 8.2; not proven on this VM"
 
 
-def outgoing(machine: Machine) -> bool:
-    """Say whether a migration out is under way: QEMU excludes much while one is (migration_is_running).
+def is_migrating_out(machine: Machine) -> bool:
+    """Say whether a migration out is under way: QEMU then refuses many commands (migration_is_running).
 
-    A destination tells of the migration in by the same status. It waits in run state `inmigrate`, or runs already while
-    its pages are still coming.
+    A destination reports its migration in by the same status. It is in run state `inmigrate`, or runs already while its
+    pages are still arriving.
     """
     status = machine.migration.status
     if status in OVER or status == "none":
@@ -126,14 +126,14 @@ def _of_blocked(before: Machine) -> QemuCheck:
 def _of_combination(operation: Operation, before: Machine, finding: Finding) -> QemuCheck:
     match operation:
         case StartMigration(Start.OUTGOING):
-            return of_start(before) or _of_check(operation, before, finding.rule)
+            return check_of_start(before) or _of_check(operation, before, finding.rule)
         case StartMigration(Start.INCOMING) if before.runstate != "inmigrate":
             return QemuCheck(Refuses.YES, "it was not started with -incoming, or has arrived")
         case StartMigration(Start.POSTCOPY) if before.migration.status == "none":
             return QemuCheck(Refuses.YES, "no migration has been started")
         case StartMigration(start):
             return QemuCheck(Refuses.NO, f"it has no check at the start of the {start.value}")
-        case _ if outgoing(before):
+        case _ if is_migrating_out(before):
             return QemuCheck(Refuses.YES, "a migration is under way")
         case AddDevice(device) | OpenBlockNode(device):
             return _of_device(device)
@@ -157,7 +157,7 @@ def _of_device(device: Device) -> QemuCheck:
     return QemuCheck(Refuses.UNKNOWN, f"{later}; with -only-migratable it refuses one that cannot migrate")
 
 
-#: what QEMU does not take together with a capability (migration/options.c: migrate_caps_check), in every version
+#: by capability, the capabilities that every version of QEMU refuses together with it (migrate_caps_check)
 EXCLUDES = {
     BACKGROUND_SNAPSHOT: frozenset(
         {
@@ -178,7 +178,7 @@ def _of_capability(after: Machine, capability: str | None) -> QemuCheck:
 
 
 def _is_checked(device: Device) -> bool:
-    """Say whether QEMU's check, where there is one, sees a device (hw/vfio/pci.c: vfio_pci_realize)."""
-    if device.driver in DRIVERS:  # it is a block node
+    """Say whether QEMU's check, where there is one, covers a device (hw/vfio/pci.c: vfio_pci_realize)."""
+    if device.driver in DRIVERS:  # a block node
         return False
     return is_vfio(device.driver) and device.driver != "vfio-user-pci" and not device.failover_pair_id

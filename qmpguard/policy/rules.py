@@ -1,7 +1,7 @@
-"""The rules: what must never be. Each looks at a machine and says what is wrong with it, or nothing.
+"""The rules. Each is a function that returns a problem of a machine, or None.
 
-A new rule is one function and its line in `RULES`; where it is a kind of device that must not meet a capability, it
-is a row in `combinations`. A rule's docstring is its documentation for users: the first line stands in every table.
+A new rule is one function and its line in `RULES`. A rule about a type of devices and a capability is a row in
+`builtin_combinations`. A rule's docstring is its documentation for users; its first line is in every table.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Start
 from qmpguard.policy.policy import Mode, Policy, Rule
 from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
-from qmpguard.policy.sockets import named
+from qmpguard.policy.sockets import named_socket
 from qmpguard.policy.verdict import Problem
 from qmpguard.wire.client_messages import COMMAND_NOT_FOUND
 
-#: the texts of QEMU's blocker for all VFIO devices together (hw/vfio/common.c; the second is 8.0's and 8.1's)
+#: the texts of QEMU's blocker for several VFIO devices (hw/vfio/common.c; the second is that of 8.0 and 8.1)
 VFIO_WIDE_BLOCKERS = (
     "Multiple VFIO devices migration is supported only if all of them support P2P migration",
     "Migration is currently not supported with multiple VFIO devices",
@@ -31,8 +31,8 @@ CAN_SNAPSHOT = frozenset({"running", "paused", "suspended"})
 def vfio_blocked(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse to plug a VFIO device with migration forced on where QEMU's blocker for all VFIO devices stands.
 
-    The device would be plugged as migratable into a VM that cannot migrate: `enable-migration=on` while
-    `query-migrate` has a blocker for several VFIO devices together. Any other blocker is only warned of.
+    The device would be plugged in as migratable into a VM that cannot migrate: `enable-migration=on` while
+    `query-migrate` lists a blocker for several VFIO devices. For any other blocker the rule only warns.
     """
     forced = [device for device in machine.added if device.migration_forced]
     if not forced or not machine.migration.blockers:
@@ -47,7 +47,7 @@ def snapshot_runstate(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse a background snapshot in a run state from which QEMU cannot pause: it would abort, VFIO or not.
 
     QEMU 7.2 to 11.1 abort in `prelaunch`, which is before the first `cont`; some also in `io-error` and `shutdown`.
-    In `running`, `paused` and `suspended` it passes.
+    The command passes in `running`, `paused` and `suspended`.
     """
     if machine.starting is not Start.OUTGOING or not machine.has(BACKGROUND_SNAPSHOT):
         return None
@@ -63,9 +63,9 @@ def snapshot_runstate(machine: Machine, policy: Policy) -> Problem | None:
 def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
     """Warn of a migration or a snapshot that loses a VFIO device's state without a word.
 
-    QEMU neither migrates nor refuses a `vfio-user-pci` (up to 11.1), nor a device with a `failover_pair_id` that no
-    standby device answers to. Snapshots to disk lose it likewise: after `snapshot-load` the device is as after a reset.
-    A `vfio-pci` survives `cpr-transfer` and `cpr-exec`, a `vfio-user-pci` no mode of CPR.
+    QEMU neither migrates nor refuses a `vfio-user-pci` (up to 11.1), nor a device whose `failover_pair_id` no standby
+    device has as its id. A snapshot to disk loses the state too: after `snapshot-load` the device is as after a reset.
+    The state of a `vfio-pci` survives `cpr-transfer` and `cpr-exec`, that of a `vfio-user-pci` no mode of CPR.
     """
     if machine.starting in (None, Start.POSTCOPY) or not machine.devices:
         return None
@@ -86,9 +86,9 @@ def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
 def new_monitor(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse what opens another monitor of this QEMU: it would be a way around the guard.
 
-    `object-add` of `monitor-qmp` or `monitor-hmp`, `add_client` with any protocol but `vnc`, `spice` and
-    `@dbus-display`, `netdev_add` of `user` whose `guestfwd` leads to `mon:` or to a character device with `mux`, and
-    HMP's `gdbserver`, whose debugger can run monitor commands.
+    These are `object-add` of `monitor-qmp` or `monitor-hmp`, `add_client` with any protocol but `vnc`, `spice` and
+    `@dbus-display`, `netdev_add` of `user` with a `guestfwd` to `mon:` or to a character device with `mux`, and HMP's
+    `gdbserver`, whose debugger can run monitor commands.
     """
     if machine.new_monitor is None:
         return None
@@ -98,8 +98,8 @@ def new_monitor(machine: Machine, policy: Policy) -> Problem | None:
 def monitor_object(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse to change or remove a monitor: since QEMU 11.1 they are objects.
 
-    `qom-set` of a monitor's property, and `object-del` of a monitor. With `close-action` set to `delete`, QEMU removes
-    the guard's own monitor for good when its connection ends; other tools' monitors are theirs.
+    These are `qom-set` of a monitor's property, and `object-del` of a monitor. With `close-action` set to `delete`,
+    QEMU removes the guard's own monitor when its connection ends.
     """
     if machine.monitor_change is None or not machine.changed_type.startswith("monitor"):
         return None
@@ -109,14 +109,17 @@ def monitor_object(machine: Machine, policy: Policy) -> Problem | None:
 def own_socket(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse what would turn QEMU against its own monitor, or the guard's sockets.
 
-    QEMU can connect to the socket at which it listens itself; when the guard's connection ends, that one is served
-    next, and what a client feeds into it is executed unjudged. Refused are sockets of network devices, character
-    devices, block nodes, displays, NBD and migration that have the name or the port of one at which QEMU or the guard
-    listens; `yank` of a character device; and `object-add` of `qtest`, which reaches guest RAM.
+    QEMU can connect to the socket at which it listens itself. When the guard's connection ends, QEMU serves that
+    connection next, and executes the bytes that a client sends through it unjudged. Refused are sockets of network
+    devices, character devices, block nodes, displays, NBD and migration with the name or the port of a listening socket
+    of QEMU or of the guard; `yank` of a character device; and `object-add` of `qtest`, which can access guest RAM.
     """
-    if machine.deputy is not None:
-        return Problem(f"{machine.deputy} would turn QEMU against its own monitor", "leave the monitors as they are")
-    own = named(machine.addresses, machine.sockets) if machine.addresses else None
+    if machine.turned_against_monitor is not None:
+        return Problem(
+            f"{machine.turned_against_monitor} would turn QEMU against its own monitor",
+            "leave the monitors as they are",
+        )
+    own = named_socket(machine.addresses, machine.sockets) if machine.addresses else None
     if own is None:
         return None
     return Problem(f"QEMU or the guard listens at '{own}' itself", "use another address")
@@ -125,8 +128,8 @@ def own_socket(machine: Machine, policy: Policy) -> Problem | None:
 def vfio_property(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse `qom-set` of what decides whether QEMU checks a VFIO device.
 
-    That is `realized`, `failover_pair_id`, `enable-migration` and `x-enable-migration`. In profile strict: of any
-    object, not only of VFIO devices.
+    The properties are `realized`, `failover_pair_id`, `enable-migration` and `x-enable-migration`. In profile strict
+    they are refused for every object, not only for VFIO devices.
     """
     change = machine.change
     if change is None:
@@ -143,9 +146,9 @@ def vfio_property(machine: Machine, policy: Policy) -> Problem | None:
 def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
     """Warn of a dangerous capability while a failover standby may hide a VFIO device that nothing shows.
 
-    QEMU keeps the primary of a failover pair out of sight until the guest has negotiated failover. One that came by the
-    command line, or before the guard, cannot be seen; one that was plugged in through the guard is remembered, and
-    rules `vfio-postcopy` and `vfio-background-snapshot` speak of it.
+    QEMU hides the primary of a failover pair from QOM until the guest has negotiated failover. A primary from the
+    command line, or from before the guard's start, cannot be found. A primary that was plugged in through the guard is
+    remembered, and judged by the rules `vfio-postcopy` and `vfio-background-snapshot`.
     """
     if machine.starting in SNAPSHOTS:
         return None
@@ -167,7 +170,7 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
 def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse every line of HMP but `info` and those that another rule judges.
 
-    HMP reaches parts of QEMU that QMP does not, and its lines are made for people. Those that steer a running migration
+    HMP can access parts of QEMU that QMP cannot, and its lines are made for people. The lines for a running migration
     always pass: `migrate_cancel`, `migrate_pause`, `migrate_continue`, `migrate_recover`.
     """
     if machine.hmp_write is None:
@@ -178,7 +181,7 @@ def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
 def runs_program(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse what runs a program as QEMU's user: `exec:` URIs and channels, and `cpr-exec-command`.
 
-    Also the scripts, helpers and commands of `netdev_add`. Whoever runs a program as QEMU's user can do what QEMU can.
+    Also the scripts, helpers and commands of `netdev_add`. A program that runs as QEMU's user has all rights of QEMU.
     """
     if machine.program is None:
         return None
@@ -188,8 +191,8 @@ def runs_program(machine: Machine, policy: Policy) -> Problem | None:
 def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse a command that is absent from QEMU's schema, or a downstream one (`__...`).
 
-    What such a command does nobody here can know. The schema is read from QEMU itself (`query-qmp-schema`). The error
-    for a command that is absent is QEMU's own, with class `CommandNotFound`: tools detect features by it.
+    The effect of such a command is unknown. The schema comes from QEMU itself (`query-qmp-schema`). The error for an
+    absent command is QEMU's own, with class `CommandNotFound`: tools use it to detect features.
     """
     command = machine.unlisted
     if command is None or passes_unjudged(command, machine.commands):
@@ -236,28 +239,28 @@ RULES = (
 
 
 def rules(policy: Policy) -> tuple[Rule, ...]:
-    """Return every rule that judges under a policy: the built-in ones, then those that the policy adds."""
+    """Return every rule of a policy: the built-in ones, then those that the policy adds."""
     return (*RULES, *(row.rule for row in policy.combinations), *policy.plugins)
 
 
-def reserved() -> frozenset[str]:
-    """Return the ids that no rule of a configuration may have."""
+def reserved_ids() -> frozenset[str]:
+    """Return the ids that a rule of a configuration must not have."""
     return frozenset(rule.id for rule in RULES) | {UNVERIFIED, OBSERVER, "none"}
 
 
 def passes_unjudged(command: str, commands: frozenset[str]) -> bool:
-    """Say whether rule `unknown-command` has nothing against a command, given those of QEMU's schema."""
+    """Say whether rule `unknown-command` lets a command pass; ``commands`` are those of QEMU's schema."""
     return command in commands and not command.startswith("__")
 
 
-#: judged by the gate, not by a look at a machine
+#: the id of the gate's own refusals, which judge no machine
 UNVERIFIED = "unverified"
-#: what an observer's refusal is called (`observer`)
+#: the id of refusals of observers (`observer`)
 OBSERVER = "observer"
 
 
 def unverified_mode(policy: Policy) -> Mode:
-    """Return the mode for what could not be verified: it may warn, but is never off."""
+    """Return the mode for requests that could not be verified: enforce or warn, never off."""
     mode = Mode.weaker(policy.mode, policy.rules.get(UNVERIFIED, Mode.ENFORCE))
     return Mode.WARN if mode is Mode.OFF else mode
 
@@ -271,12 +274,12 @@ Row: TypeAlias = tuple[str, str, str, str]
 
 
 def table() -> list[Row]:
-    """Return every rule as (id, mode in standard, mode in strict, what it does), for everything that prints them."""
+    """Return every rule as (id, mode in standard, mode in strict, summary), for every output."""
     return [*map(_row, RULES), (UNVERIFIED, "enforce", "enforce", _ON_UNVERIFIED.partition("\n")[0])]
 
 
 def added(policy: Policy) -> tuple[Row, ...]:
-    """Return the rules that a policy adds to the built-in ones, in the same form."""
+    """Return the rules that a policy adds to the built-in ones, as rows."""
     return tuple(map(_row, rules(policy)[len(RULES) :]))
 
 
@@ -291,6 +294,5 @@ def documentation() -> dict[str, str]:
 
 _ON_UNVERIFIED = """Refuse what cannot be read or verified: odd arguments, or a QEMU that does not answer.
 
-An argument that no reader knows may be one that a newer QEMU takes for a capability; so may a migration parameter.
-While QEMU is merely busy, a request waits as it would at QEMU, up to the survey timeout. This rule can warn but is
-never off."""
+An argument that no reader knows may be a capability in a newer QEMU; so may a migration parameter. While QEMU is busy,
+a request waits as it would at QEMU, up to the survey timeout. This rule can warn but is never off."""

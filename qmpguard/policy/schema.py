@@ -1,4 +1,4 @@
-"""QEMU's schema, as far as the policy needs it: which commands there are, and what their arguments are called."""
+"""QEMU's schema, as far as the policy needs it: the commands, and the names of their arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qmpguard.wire.json import Value
 
 
-#: the migration parameters of QEMU 7.2 to 11.1; a new one may be a capability by another name
+#: the migration parameters of QEMU 7.2 to 11.1; a new parameter may be a capability
 PARAMETERS = frozenset(
     {
         *("announce-initial", "announce-max", "announce-rounds", "announce-step", "avail-switchover-bandwidth"),
@@ -27,7 +27,7 @@ PARAMETERS = frozenset(
 )
 
 
-#: the migration capabilities of QEMU 7.2 to 11.1, which a coming version takes as parameters
+#: the migration capabilities of QEMU 7.2 to 11.1; in a coming version they are parameters
 CAPABILITIES = frozenset(
     {
         *("auto-converge", "background-snapshot", "block", "compress", "dirty-bitmaps", "dirty-limit", "events"),
@@ -43,7 +43,7 @@ class Schema:
     """The names of each command's arguments, by command."""
 
     arguments: Mapping[str, frozenset[str]]
-    capabilities: frozenset[str] = frozenset()  # of migrations; a coming version takes them as parameters too
+    capabilities: frozenset[str] = frozenset()  # of migrations; in a coming version they are parameters
 
     @property
     def commands(self) -> frozenset[str]:
@@ -52,7 +52,7 @@ class Schema:
 
 
 def read_schema(answer: object) -> Schema:
-    """Return what ``query-qmp-schema`` says (QEMU qapi/introspect.json); raises `ValueError` for anything else."""
+    """Return the schema in the answer to ``query-qmp-schema`` (QEMU qapi/introspect.json). Raises `ValueError`."""
     if not isinstance(answer, list):
         raise ValueError("the schema is not a list")
     objects: dict[str, dict[str, Value]] = {}
@@ -61,7 +61,7 @@ def read_schema(answer: object) -> Schema:
             case {"name": str(name), "meta-type": str()}:
                 objects[name] = entity
             case _:
-                raise ValueError("an entity of the schema has no name or no kind")
+                raise ValueError("an entity of the schema has no name or no meta-type")
     arguments = {
         name: frozenset(_members(str(entity.get("arg-type")), objects))
         for name, entity in objects.items()
@@ -71,7 +71,7 @@ def read_schema(answer: object) -> Schema:
 
 
 def _capabilities(objects: Mapping[str, dict[str, Value]]) -> frozenset[str]:
-    """Return the values of the enumeration in `migrate-set-capabilities`; none where that command is gone."""
+    """Return the values of the enumeration in `migrate-set-capabilities`; empty without that command."""
     found = objects.get("migrate-set-capabilities", {}).get("arg-type")
     for member in ("capabilities", "capability"):
         found = _type_of(member, str(found), objects)

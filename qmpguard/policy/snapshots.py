@@ -1,4 +1,4 @@
-"""Rules about snapshots to disk and about memory that is left out: QEMU says nothing, and the RAM is not there."""
+"""Rules about snapshots to disk, and about memory that QEMU omits from a snapshot or a migration without an error."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MULTIFD = "multifd"
 IGNORE_SHARED = "x-ignore-shared"
 #: the migration mode outside CPR (QEMU qapi/migration.json: MigMode)
 NORMAL = "normal"
-#: the modes in which QEMU leaves all RAM where it is (migration/ram.c: migrate_ram_is_ignored)
+#: the modes in which QEMU transfers no RAM (migration/ram.c: migrate_ram_is_ignored)
 KEEPS_RAM = frozenset({"cpr-transfer", "cpr-exec"})
-#: the first version with migration modes, and the first that refuses a snapshot with multifd by itself
+#: the first version with migration modes, and the first that itself refuses a snapshot with multifd
 HAS_MODES, REFUSES_MULTIFD = (8, 2), (10, 2)
 
 
@@ -25,8 +25,8 @@ def snapshot_cpr(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse `snapshot-save` and `snapshot-load` while the migration mode is one of CPR's.
 
     In `cpr-transfer` and `cpr-exec` QEMU 10.1 to 11.1 leave all RAM out of the snapshot, and the job concludes without
-    an error. In `cpr-reboot` QEMU ignores what blocks a snapshot. The mode stays set after a CPR that was cancelled.
-    HMP's `savevm` and `loadvm` likewise.
+    an error. In `cpr-reboot` QEMU ignores blockers of snapshots. The mode stays set after a CPR that was cancelled.
+    HMP's `savevm` and `loadvm` are refused too.
     """
     if machine.starting not in SNAPSHOTS or machine.is_older_than(HAS_MODES, unknown=False):
         return None
@@ -41,8 +41,8 @@ def snapshot_cpr(machine: Machine, policy: Policy) -> Problem | None:
 def snapshot_multifd(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse `snapshot-save` and `snapshot-load` with capability `multifd` on where QEMU would die of it.
 
-    QEMU up to 10.1 dies (SIGSEGV). From 10.2 on it refuses by itself, in these words. A version that is not known
-    counts as one that dies. HMP's `savevm` and `loadvm` likewise.
+    QEMU up to 10.1 dies (SIGSEGV). From 10.2 on QEMU itself refuses, with this error. An unknown version counts as one
+    that dies. HMP's `savevm` and `loadvm` are refused too.
     """
     if machine.starting not in SNAPSHOTS or not machine.is_older_than(REFUSES_MULTIFD, unknown=True):
         return None
@@ -55,9 +55,9 @@ def snapshot_multifd(machine: Machine, policy: Policy) -> Problem | None:
 def ignore_shared(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse `snapshot-save` with `x-ignore-shared` on where memory is shared: its RAM could not be restored.
 
-    A migration to another host by TCP or RDMA is warned of: the RAM stays behind. Migrations to a file, a program, a
-    descriptor or a unix socket pass, as templates use them. Shared memory is what `query-memdev` says has `share` on.
-    QEMU 8.1 and later ignore it only where it is a file with a name, which `query-memdev` does not tell.
+    The rule warns of a migration to another host by TCP or RDMA: the RAM stays behind. Migrations to a file, a program,
+    a descriptor or a unix socket pass, since templates use them. Memory counts as shared where `query-memdev` reports
+    `share` on. QEMU 8.1 and later omit it only where it is a named file, which `query-memdev` does not report.
     """
     saves, leaves = machine.starting is Start.SAVE, machine.starting is Start.OUTGOING and machine.to_another_host
     if not (saves or leaves) or not machine.has(IGNORE_SHARED) or not machine.shared_memory:

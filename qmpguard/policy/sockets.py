@@ -1,8 +1,8 @@
-"""Where QEMU itself and the guard listen, and whether a request names such a socket.
+"""The listening sockets of QEMU and of the guard, and the test whether a request names one of them.
 
-QEMU can be made to connect to its own monitor: the connection waits in the listen backlog and becomes the monitor's
-client when the present one has gone. Paths are compared by their last part, since QEMU and the guard may see different
-directories, and links lead anywhere; ports are compared without their hosts.
+A request can make QEMU connect to its own monitor. The connection waits in the listen backlog and becomes the monitor's
+client when the present client disconnects. Paths are compared by their last component, since QEMU and the guard may see
+different directories and links; ports are compared without their hosts.
 """
 
 from __future__ import annotations
@@ -11,48 +11,45 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from qmpguard.policy.values import members
+from qmpguard.policy.argument_values import walk_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qmpguard.wire.json import Value
 
-#: a character device as ``query-chardev`` tells of it (chardev/char-socket.c: qemu_chr_compute_filename)
+#: a listening character device in ``query-chardev`` (chardev/char-socket.c: qemu_chr_compute_filename)
 _LISTENS = re.compile(
     r"(?:disconnected:)?(?P<kind>unix|tcp|telnet|websocket|tn3270|vsock):(?P<at>.*?)"
     r"(?:,abstract=on)?(?:,tight=on)?,server=on"
 )
 
 
-def listening(answer: Value) -> frozenset[str]:
-    """Return the names of the sockets at which QEMU listens, from ``query-chardev``.
-
-    Raises `ValueError` for an answer of another form.
-    """
+def listening_sockets(answer: Value) -> frozenset[str]:
+    """Return the names of QEMU's listening sockets in the answer to ``query-chardev``. Raises `ValueError`."""
     if not isinstance(answer, list):
-        raise ValueError("the list of character devices is none")
+        raise ValueError("the character devices are not a list")
     found = set()
     for entry in answer:
         match entry:
             case {"filename": str(filename)}:
                 if (listens := _LISTENS.match(filename)) is not None:
                     is_path = listens["kind"] == "unix"
-                    found.add(name_of(listens["at"]) if is_path else f":{listens['at'].rpartition(':')[2]}")
+                    found.add(socket_name(listens["at"]) if is_path else f":{listens['at'].rpartition(':')[2]}")
             case _:
                 raise ValueError("a character device has no filename")
     return frozenset(found - {"", ":"})
 
 
-def name_of(path: str) -> str:
-    """Return the part of a socket's path by which it is compared: the last."""
+def socket_name(path: str) -> str:
+    """Return the last component of a socket's path, by which it is compared."""
     return path.rstrip("/").rpartition("/")[2]
 
 
 def addresses(arguments: Value) -> tuple[str, ...]:
-    """Return every text of a request that may be an address or hold one; raises `TooManyError`."""
+    """Return every text of a request that may be or contain an address. Raises `TooManyValuesError`."""
     found: dict[str, None] = {}
-    for key, value, _ in members(arguments):
+    for key, value, _ in walk_members(arguments):
         match value:
             case str() if key in ("port", "svc"):
                 found[f":{value}"] = None
@@ -65,8 +62,8 @@ def addresses(arguments: Value) -> tuple[str, ...]:
     return tuple(found)
 
 
-def named(texts: Iterable[str], sockets: frozenset[str]) -> str | None:
-    """Return the first of these sockets that one of the texts names; None where none does."""
+def named_socket(texts: Iterable[str], sockets: frozenset[str]) -> str | None:
+    """Return the first socket that one of the texts names; None where none does."""
     return next((socket for text in texts for socket in sorted(sockets) if _names(text, socket)), None)
 
 

@@ -1,6 +1,7 @@
-"""Which dangerous capabilities the last migration left on. QEMU does not tell, so the guard remembers.
+"""Stale capabilities: dangerous capabilities that are still on after the migration that used them.
 
-QEMU keeps a capability after the migration that used it. One that was switched on since is meant for the next.
+QEMU keeps them on and does not report their age, so the guard remembers them. A capability that was switched on since
+is meant for the next migration, and is not stale.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
 
 
 class StaleCapabilities:
-    """The capabilities that were on in a migration, as far as it was seen, and were not switched on since."""
+    """The capabilities that were on in the last migration, as far as the guard saw it, and not switched on since."""
 
     def __init__(self) -> None:
         self.left_on: frozenset[str] = frozenset()
-        self._on: frozenset[str] = frozenset()  # when it was last looked
+        self._on: frozenset[str] = frozenset()  # at the last survey
 
     def saw(self, facts: Facts) -> None:
-        """Take a look at QEMU: what is on while a migration runs is used by it; what is off is left over no more."""
+        """Called after each survey.
+
+        A running migration uses the capabilities that are on; one that is off is not stale.
+        """
         if facts.capabilities is None:
             return
         self._on = facts.capabilities & DANGEROUS
@@ -32,7 +36,7 @@ class StaleCapabilities:
             self.left_on = self._on
 
     def started(self) -> None:
-        """Called when QEMU has accepted the start of a migration, with the capabilities that were last seen."""
+        """Called when QEMU has accepted the start of a migration. It uses the capabilities of the last survey."""
         self.left_on = self._on
 
     def switched_on(self, names: Iterable[str]) -> None:
@@ -43,6 +47,6 @@ class StaleCapabilities:
 
 
 def _under_way(facts: Facts) -> bool:
-    """Say whether a migration runs in either direction, or is to arrive; only what was asked counts."""
+    """Say whether a migration runs in either direction, or QEMU waits for one. A missing fact counts as no."""
     status = facts.migration.status if facts.migration else "none"
     return facts.runstate == "inmigrate" or status not in OVER | {"none"}

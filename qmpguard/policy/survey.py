@@ -1,7 +1,7 @@
-"""The survey: asking QEMU for the facts that the rules need, and only for those.
+"""The survey: queries QEMU for the facts that the rules need, and only for those.
 
-Pure: the questions are yielded and the answers sent in, so that the gate, ``qmpguard check`` and the tests drive
-the same survey, each over its own connection. Nothing is asked but what stands in this file.
+It does no I/O: queries are yielded and answers sent in. So the gate, ``qmpguard check`` and the tests drive the same
+survey, each over its own connection (`drive`). QEMU is sent no query that is not in this file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from qmpguard.policy.blocks import listed
+from qmpguard.policy.blocks import listed_vfio_nodes
 from qmpguard.policy.device import Device, is_failover_standby, is_vfio
 from qmpguard.policy.facts import Fact, Facts, Unknown
 from qmpguard.policy.judgment import judge
@@ -17,7 +17,7 @@ from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import DANGEROUS, Migration, Progress
 from qmpguard.policy.operations import ChangeMonitor, SetProperty
 from qmpguard.policy.schema import read_schema
-from qmpguard.policy.sockets import listening
+from qmpguard.policy.sockets import listening_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -35,7 +35,7 @@ ANONYMOUS = "/machine/peripheral-anon"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question to QEMU. ``optional``: an error is an answer too, it says that there is no such thing."""
+    """One query to QEMU. ``optional``: an error is a valid answer too, and means that the object is missing."""
 
     command: str
     arguments: tuple[tuple[str, str | bool], ...] = ()
@@ -44,7 +44,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """QEMU's answer to an optional question about something that it does not have."""
+    """The answer to an optional query that QEMU has refused."""
 
 
 Answer: TypeAlias = "Value | Missing"
@@ -52,7 +52,7 @@ Questions: TypeAlias = "Generator[tuple[Query, ...], tuple[Answer, ...], Facts]"
 
 
 class Unexpected(Exception):  # noqa: N818  -- a fault of the answer, not of our code
-    """An answer of QEMU is not of the form that its schema promises."""
+    """An answer of QEMU does not have the form of its schema."""
 
 
 async def drive(
@@ -77,9 +77,9 @@ def inquire(
     policy: Policy,
     facts: Facts = Facts(),  # noqa: B008  -- it is frozen
 ) -> Generator[tuple[Query, ...], tuple[Answer, ...], tuple[Verdict, Facts]]:
-    """Judge an operation, yielding bursts of questions and taking their answers in the same order.
+    """Judge an operation: yield bursts of queries, take their answers in the same order, and return the verdict.
 
-    ``facts`` are known beforehand: hidden failover primaries. Returns the verdict with what it rests on.
+    ``facts`` are known before: those that the guard remembers. Returns the verdict with the facts that it is based on.
     Raises `Unexpected` where an answer cannot be read.
     """
     while True:
@@ -91,7 +91,7 @@ def inquire(
 
 
 def observe(policy: Policy, facts: Facts = Facts(), wanted: tuple[Fact, ...] = ()) -> Questions:  # noqa: B008
-    """Ask for some facts whether or not a rule needs them now: for the drift watch and for reports."""
+    """Query some facts, whether or not a rule needs them: for the drift watch and for reports."""
     for fact in wanted:
         facts = yield from ASK[fact](facts, None, policy)
     return facts
@@ -100,11 +100,11 @@ def observe(policy: Policy, facts: Facts = Facts(), wanted: tuple[Fact, ...] = (
 def _capabilities(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     (answer,) = yield (Query("query-migrate-capabilities", optional=True),)
     states = _states(answer)
-    if not states.keys() >= DANGEROUS:  # a coming QEMU has them as parameters, and may hide what is deprecated
+    if not states.keys() >= DANGEROUS:  # in a coming QEMU they are parameters, and deprecated ones may be absent
         facts = yield from _parameters(facts, operation, policy)
         states |= {name: value for name, value in (facts.parameters or {}).items() if isinstance(value, bool)}
     if not states.keys() >= DANGEROUS:
-        raise Unexpected("query-migrate-capabilities: it does not list them")
+        raise Unexpected(f"query-migrate-capabilities: {' or '.join(sorted(DANGEROUS - states.keys()))} is missing")
     return replace(facts, capabilities=frozenset(name for name, state in states.items() if state))
 
 
@@ -156,7 +156,7 @@ def _details(facts: Facts, operation: Operation | None, policy: Policy) -> Quest
 
 
 def _with_details(device: Device, answers: tuple[Answer, ...]) -> Device:
-    # QEMU answers "" for a failover_pair_id that is empty and for one that is not set: nobody can tell
+    # QEMU answers "" both for an empty failover_pair_id and for one that is not set
     host, sysfsdev, pair = (a if isinstance(a, str) else None for a in answers)
     return replace(device, host=host, sysfsdev=sysfsdev, failover_pair_id=pair or None)
 
@@ -166,7 +166,7 @@ def _standbys(facts: Facts, operation: Operation | None, policy: Policy) -> Ques
     answers = yield tuple(_get(device.path, "failover") for device in candidates)
     on = (device.id for device, answer in zip(candidates, answers, strict=True) if answer is True and device.id)
     ids = frozenset(on)
-    # a primary is hidden behind its standby: with that gone, QEMU has forgotten it too
+    # QEMU removes a hidden primary together with its standby
     hidden = tuple(device for device in facts.hidden if device.failover_pair_id in ids)
     return replace(facts, standbys=ids, hidden=hidden)
 
@@ -192,7 +192,7 @@ def _migration(facts: Facts, operation: Operation | None, policy: Policy) -> Que
 
 
 def _progress(ram: Value, vfio: Value) -> Progress | None:
-    """Return how far a migration is; no rule looks at it, so what cannot be read is left out (MigrationInfo)."""
+    """Return the progress of a migration (MigrationInfo). No rule needs it, so an unreadable part is left out."""
     sent, total, remaining = (_bytes(ram, name) for name in ("transferred", "total", "remaining"))
     share = _bytes(vfio, "transferred")
     return None if sent is total is share is None else Progress(sent or 0, total or 0, share, remaining or 0)
@@ -215,7 +215,7 @@ def _shared_memory(facts: Facts, operation: Operation | None, policy: Policy) ->
     shared = []
     for entry in _list(answer):
         match entry:
-            case {"share": bool(share), **rest}:  # QEMU gives an id where there is one
+            case {"share": bool(share), **rest}:  # the id is optional
                 shared += [str(rest.get("id") or "memory")] if share else []
             case _:
                 raise Unexpected("query-memdev")
@@ -223,10 +223,10 @@ def _shared_memory(facts: Facts, operation: Operation | None, policy: Policy) ->
 
 
 def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
-    # flat: every node is listed by itself, and images are not listed again under each that backs on them
+    # flat: QEMU does not repeat the backing images under each node
     (answer,) = yield (Query("query-named-block-nodes", (("flat", True),)),)
     try:
-        return replace(facts, blocks=() if isinstance(answer, Missing) else listed(answer))
+        return replace(facts, blocks=() if isinstance(answer, Missing) else listed_vfio_nodes(answer))
     except ValueError as error:
         raise Unexpected(f"query-named-block-nodes: {error}") from error
 
@@ -234,7 +234,7 @@ def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questi
 def _sockets(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     (answer,) = yield (Query("query-chardev"),)
     try:
-        return replace(facts, sockets=frozenset() if isinstance(answer, Missing) else listening(answer))
+        return replace(facts, sockets=frozenset() if isinstance(answer, Missing) else listening_sockets(answer))
     except ValueError as error:
         raise Unexpected(f"query-chardev: {error}") from error
 
@@ -243,7 +243,7 @@ def _type(facts: Facts, operation: Operation | None, policy: Policy) -> Question
     assert isinstance(operation, SetProperty | ChangeMonitor)
     path = operation.path if isinstance(operation, ChangeMonitor) else operation.change.path
     (answer,) = yield (_get(path, "type"),)
-    # no such object: QEMU will say so itself
+    # without such an object QEMU itself refuses the request
     return replace(facts, type=answer if isinstance(answer, str) else "")
 
 
@@ -265,7 +265,7 @@ def _list(answer: Answer) -> list[Value]:
     return answer
 
 
-#: how each fact is asked for
+#: the queries of each fact
 ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.CAPABILITIES: _capabilities,
     Fact.DEVICES: _devices,

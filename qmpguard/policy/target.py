@@ -1,4 +1,4 @@
-"""Where a migration goes, as the arguments of `migrate` say it."""
+"""The target of a migration, from the arguments of `migrate`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
     from qmpguard.wire.json import Value
 
-#: channels that are looked through; QEMU takes two at most
+#: channels that are read; QEMU takes two at most
 MAX_CHANNELS = 8
 #: a URI of QEMU that names a host (qapi/migration.json: MigrationAddress)
 _HOST = re.compile(r"(?:tcp|rdma):(\[[^]]*\]|[^:]*)")
-#: hosts that are this one; QEMU takes an empty name for any address of its own
+#: names and addresses of this host; an empty name means any of its addresses
 _LOCAL = re.compile(r"(?:localhost|127\..*|::1|0\.0\.0\.0|::|)\Z")
 
 
 def leaves_the_host(arguments: Mapping[str, Value]) -> bool:
-    """Say whether a migration goes to a host that is surely another one."""
+    """Say whether the target is certainly another host."""
     uri, channels = arguments.get("uri"), arguments.get("channels")
     if isinstance(uri, str) and (match := _HOST.match(uri)) is not None:
         return not _LOCAL.match(match[1].strip("[]"))

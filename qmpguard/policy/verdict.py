@@ -1,4 +1,4 @@
-"""Verdicts: what the rules found, and whether the request may pass."""
+"""Verdicts: the findings of the rules, and whether the request may pass."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 from qmpguard.policy.policy import Mode
-from qmpguard.policy.qemu_check import UNTOLD, QemuCheck
+from qmpguard.policy.qemu_check import UNKNOWN_CHECK, QemuCheck
 from qmpguard.wire.client_messages import COMMAND_NOT_FOUND, GENERIC_ERROR
 
-#: characters of one text in a verdict. What a client names may have megabytes, and verdicts stay on record.
+#: characters of one text in a verdict. A name from a client may have megabytes, and verdicts are kept.
 MAX_TEXT = 1000
 
 
@@ -19,7 +19,7 @@ def _cut(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """QEMU's refusal of a question: the question's command, the error's class and its text."""
+    """QEMU's refusal of a query: the query's command, the error's class and its text."""
 
     command: str
     error_class: str
@@ -28,11 +28,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What one rule says is wrong with a machine.
+    """The violation of one rule by a machine.
 
-    ``refusal`` is QEMU's own sentence where it has one; ``devices`` and ``capability`` name the two halves of
-    the combination, ``fix`` what the caller can do. What is ``advisory`` never refuses. ``error_class`` is QEMU's;
-    ``as_qemu``: QEMU itself would refuse in these very words, so the client is told nothing else.
+    ``refusal`` is QEMU's own sentence where it has one. ``devices`` and ``capability`` are the two halves of the
+    combination, ``fix`` is the advice to the client. An ``advisory`` problem never refuses. ``error_class`` is one of
+    QEMU's. ``as_qemu``: QEMU itself would refuse with this error, so the client gets exactly this text.
     """
 
     refusal: str
@@ -42,10 +42,10 @@ class Problem:
     advisory: bool = False
     error_class: str = GENERIC_ERROR
     as_qemu: bool = False
-    parameter: str | None = None  # and its value, in place of a capability
+    parameter: str | None = None  # with its value, in place of a capability
 
     def __post_init__(self) -> None:
-        """Cut what is too long to be kept and shown."""
+        """Cut texts that are too long."""
         object.__setattr__(self, "refusal", _cut(self.refusal))
         object.__setattr__(self, "fix", _cut(self.fix))
         object.__setattr__(self, "devices", tuple(map(_cut, self.devices)))
@@ -53,14 +53,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem together with the rule that found it and the mode that the rule is in."""
+    """A problem, the rule that found it, and the rule's mode."""
 
     rule: str
     mode: Mode
     problem: Problem
 
     def text(self, ref: str = "") -> str:
-        """Return the sentence that goes to the client: QEMU's own first, then ours, with the decision's reference."""
+        """Return the error text for the client: QEMU's sentence, then the guard's, with the decision's reference."""
         problem = self.problem
         if problem.as_qemu:
             return problem.refusal
@@ -78,13 +78,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a request may pass. Every failing rule that is not off is among the findings.
+    """Whether a request may pass. Every violated rule that is not off is among the findings.
 
-    ``qemu_check`` is what QEMU itself would do about the finding that weighs most.
+    ``qemu_check`` is QEMU's own check of the most severe finding.
     """
 
     findings: tuple[Finding, ...] = ()
-    qemu_check: QemuCheck = UNTOLD
+    qemu_check: QemuCheck = UNKNOWN_CHECK
 
     @property
     def refusal(self) -> Finding | None:
@@ -93,12 +93,12 @@ class Verdict:
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What was found but does not refuse."""
+        """The findings that do not refuse."""
         return tuple(f for f in self.findings if f.mode is Mode.WARN)
 
 
 def unverified(reason: str, mode: Mode) -> Verdict:
-    """Return the verdict on what could not be read or verified: fail closed, unless the mode is ``warn``."""
+    """Return the verdict on a request that could not be read or verified: a refusal, or a warning in mode ``warn``."""
     problem = Problem(
         f"This request could not be verified: {reason}",
         "nothing was sent to QEMU; correct the request, or try again when QEMU answers",
@@ -106,17 +106,17 @@ def unverified(reason: str, mode: Mode) -> Verdict:
     return Verdict((Finding("unverified", mode, problem),))
 
 
-#: how QEMU refuses any command before there is a machine (qapi/qmp-dispatch.c: qmp_command_available)
+#: QEMU's error for any command before the machine is created (qapi/qmp-dispatch.c: qmp_command_available)
 _TOO_EARLY = re.compile(r"The command '?(?P<command>[A-Za-z0-9_.-]+)'? is permitted only after ")
-#: and one that it does not have (qapi/qmp-dispatch.c: do_qmp_dispatch)
+#: QEMU's error for an unknown command (qapi/qmp-dispatch.c: do_qmp_dispatch)
 _NOT_FOUND = "The command {} has not been found"
 
 
 def refused_by_qemu(command: str, error: Refusal, commands: frozenset[str] | None, mode: Mode) -> Verdict | None:
-    """Return the verdict on a request that QEMU itself would refuse, as its refusal of a question of ours shows.
+    """Return the verdict on a request that QEMU itself would refuse, by QEMU's refusal of a query of the survey.
 
-    The client is told what QEMU would say of its own command. ``commands`` are those of QEMU's schema, None where it
-    could not be read. Returns None where QEMU might execute the request.
+    The client gets the error that QEMU would give for its command. ``commands`` are those of QEMU's schema; None: not
+    read. Returns None where QEMU might execute the request.
     """
     early = _TOO_EARLY.match(error.text)
     if early and early["command"] == error.command:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.facts import Facts
+from qmpguard.policy.machine_json import memory_from_json, policy_from_json
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.portrait import read_memory, read_policy
 from qmpguard.remote.consoles import policies_at
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def effective_policy_at(address: Address) -> EffectivePolicy:
             added = ", ".join(map(str, answer["policy"]["added"]))
             without = f", without its added rules ({added})" if added else ""
             source = f"the policy of the guard of VM {answer['vm']}{overridden}{without}"
-            return EffectivePolicy(read_policy(answer["policy"]), source, read_memory(answer["memory"]))
+            return EffectivePolicy(policy_from_json(answer["policy"]), source, memory_from_json(answer["memory"]))
         except (KeyError, TypeError, ValueError):
             continue  # a guard of another version
     return EffectivePolicy(Policy(), "the default policy, since no guard here says that it listens there")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import parse_address
 from qmpguard.policy.facts import Facts, numbers
-from qmpguard.policy.forecast import CPR, Forecast, Passes, arrivals, forecasts, lacks_cpr, obstacle, others
+from qmpguard.policy.forecast import CPR, Forecast, Passes, forecasts, incoming_forecasts, lacks_cpr, obstacle, others
 from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
@@ -53,7 +53,7 @@ async def check(address: str, policy: Policy | None = None, change: Callable[[Po
         version, package = vm.version, vm.package
     out = ((forecast, obstacle(facts, Start.OUTGOING)) for forecast in forecasts(facts, policy))
     more = ((forecast, _obstacle_for(forecast, facts)) for forecast in others(facts, policy))
-    into = ((forecast, obstacle(facts, Start.INCOMING)) for forecast in arrivals(facts, policy))
+    into = ((forecast, obstacle(facts, Start.INCOMING)) for forecast in incoming_forecasts(facts, policy))
     return Report(
         str(where), version, package, policy.profile.value, facts, (*out, *more, *into), judged_by.description
     )

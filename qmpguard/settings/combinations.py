@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.combination import MIGRATION, At, Capability, Combination, Parameter
+from qmpguard.policy.combination import MIGRATION, Capability, Combination, Moment, Parameter
 from qmpguard.policy.policy import Mode
-from qmpguard.policy.rules import reserved
+from qmpguard.policy.rules import reserved_ids
 from qmpguard.policy.verdict import MAX_TEXT
 from qmpguard.settings import values
 
@@ -31,7 +31,7 @@ def read_combinations(settings: Table, taken: frozenset[str] = frozenset()) -> t
         item = table.item("id") if table.has("id") else None
         row = _read(table)
         assert item is not None, "without an id, reading has raised"
-        if row.id in rows or row.id in taken or row.id in reserved():
+        if row.id in rows or row.id in taken or row.id in reserved_ids():
             raise item.error("another rule has this id")
         rows[row.id] = row
         if len(rows) > MAX_COMBINATIONS:
@@ -92,9 +92,9 @@ def _globs(item: Item) -> tuple[str, ...]:
     return tuple(sorted(globs))
 
 
-def _moments(item: Item) -> frozenset[At]:
+def _moments(item: Item) -> frozenset[Moment]:
     words = values.names(item)
-    known = {moment.value: moment for moment in At}
+    known = {moment.value: moment for moment in Moment}
     if not words or any(word not in known for word in words):
         raise item.error(f"it is a list of {', '.join(known)}")
     return frozenset(known[word] for word in words)

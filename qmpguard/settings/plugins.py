@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.plugin import PlugIn
-from qmpguard.policy.rules import reserved
+from qmpguard.policy.rules import reserved_ids
 from qmpguard.settings import values
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plugins(item: Item) -> tuple[Rule, ...]:
 
 
 def _load(name: str, installed: dict[str, EntryPoint], item: Item) -> Rule:
-    if name in reserved():
+    if name in reserved_ids():
         raise item.error(f"{name!r} is a built-in rule")
     if name not in installed:
         there = ", ".join(sorted(installed)) or "none"

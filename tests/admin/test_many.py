@@ -86,7 +86,7 @@ async def test_what_head_answers_leaves_the_connection_in_order(many: tuple[list
 
 async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Vm], AdminClient]) -> None:
     vms, visitor = many
-    async with visitor.http.get(visitor.base + "/api/v1/stream") as unread, visitor.stream() as stream:
+    async with visitor.http.get(visitor.base + "/api/v1/stream") as unknown_arguments, visitor.stream() as stream:
         assert len((await stream.next())["names"]) == MANY
         assert {(await stream.next())["name"] for _ in range(MANY)} == {vm.name for vm in vms}
         for n in range(3):
@@ -97,7 +97,7 @@ async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Vm
         assert len((await stream.next())["names"]) == 3
         assert visitor.admin is not None
         assert len(visitor.admin._feed) == 2
-        unread.close()
+        unknown_arguments.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, VMS_PER_STEP, VMS_PER_STEP + 1, 3 * VMS_PER_STEP])

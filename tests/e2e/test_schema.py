@@ -8,7 +8,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.policy.readers import READERS, unread
+from qmpguard.policy.readers import READERS, unknown_arguments
 from qmpguard.policy.schema import CAPABILITIES, PARAMETERS, read_schema
 from tests.support.guarding import connected
 
@@ -28,7 +28,7 @@ async def test_readers_know_every_argument_and_every_migration_parameter(
         parameters = (await qmp.ask("query-migrate-parameters"))["return"].keys()
         listed = (await qmp.ask("query-migrate-capabilities"))["return"]
         lines = (await qmp.ask("human-monitor-command", {"command-line": "info migrate_parameters"}))["return"]
-    assert unread(schema) == []
+    assert unknown_arguments(schema) == []
     assert READERS.keys() <= schema.commands
     assert schema.capabilities == {entry["capability"] for entry in listed}
     assert schema.capabilities <= CAPABILITIES

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.blocks import COMMANDS, DRIVERS, listed, opened
+from qmpguard.policy.argument_values import MAX_VALUES
+from qmpguard.policy.blocks import COMMANDS, DRIVERS, listed_vfio_nodes, opened_vfio_node
 from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
@@ -15,7 +16,6 @@ from qmpguard.policy.operations import OpenBlockNode, WriteHmp
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Reading, Unreadable
-from qmpguard.policy.values import MAX_VALUES
 from qmpguard.wire.json import Value
 from tests.support.scenes import Request, hmp, on, plug, qmp
 
@@ -112,9 +112,9 @@ def test_depth_and_odd_texts_make_no_difference() -> None:
     value: Value = dict(NVME)
     for _ in range(1000):
         value = [value]
-    assert opened(value) is not None
-    assert opened({"filename": "json:" + "[" * 5000}) is None
-    assert opened({"filename": "json:\udc80"}) is None
+    assert opened_vfio_node(value) is not None
+    assert opened_vfio_node({"filename": "json:" + "[" * 5000}) is None
+    assert opened_vfio_node({"filename": "json:\udc80"}) is None
 
 
 def test_a_node_is_named_by_its_name_and_address() -> None:
@@ -136,11 +136,14 @@ LISTED: list[Any] = [
 
 
 def test_the_nodes_that_qemu_lists_are_found() -> None:
-    assert listed(LISTED) == (Device("a block node of driver virtio-blk-vhost-vdpa", "virtio-blk-vhost-vdpa"), NODE)
+    assert listed_vfio_nodes(LISTED) == (
+        Device("a block node of driver virtio-blk-vhost-vdpa", "virtio-blk-vhost-vdpa"),
+        NODE,
+    )
     odds: list[Any] = [{}, [5], [{"drv": "nvme"}]]
     for odd in odds:
         with pytest.raises(ValueError, match="block node"):
-            listed(odd)
+            listed_vfio_nodes(odd)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qmpguard.policy.built_in_combinations import BUILT_IN
-from qmpguard.policy.combination import DEVICE, At, Capability, Combination, Parameter
+from qmpguard.policy.combination import DEVICE, Capability, Combination, Moment, Parameter
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.judgment import judge
@@ -24,17 +24,19 @@ from qmpguard.policy.verdict import Verdict
 #: rows as a configuration would add them
 OWN = (
     Combination(
-        "site-capability", ("virtio-gpu*", "vfio-pci"), Capability("multifd"), frozenset(At), f"{DEVICE} breaks"
+        "site-capability", ("virtio-gpu*", "vfio-pci"), Capability("multifd"), frozenset(Moment), f"{DEVICE} breaks"
     ),
-    Combination("site-parameter", None, Parameter("mode", "cpr-reboot"), frozenset(At), "no reboot", "unplug it first"),
-    Combination("site-switch", ("nvme",), Parameter("direct-io", "on"), frozenset({At.SET, At.PLUG}), "no"),
-    Combination("site-start", None, Capability("multifd"), frozenset({At.START}), "no", standard=Mode.WARN),
+    Combination(
+        "site-parameter", None, Parameter("mode", "cpr-reboot"), frozenset(Moment), "no reboot", "unplug it first"
+    ),
+    Combination("site-switch", ("nvme",), Parameter("direct-io", "on"), frozenset({Moment.SET, Moment.PLUG}), "no"),
+    Combination("site-start", None, Capability("multifd"), frozenset({Moment.START}), "no", standard=Mode.WARN),
 )
 ROWS = (*BUILT_IN, *OWN)
 #: what can be done to a machine, by moment
 STARTS = {
-    At.START: (Start.OUTGOING, Start.INCOMING, Start.POSTCOPY),
-    At.SNAPSHOT: (Start.SAVE, Start.LOAD),
+    Moment.START: (Start.OUTGOING, Start.INCOMING, Start.POSTCOPY),
+    Moment.SNAPSHOT: (Start.SAVE, Start.LOAD),
 }
 
 
@@ -93,7 +95,7 @@ def operation(command: str, arguments: dict[str, Any], policy: Policy) -> Operat
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_a_row_is_judged_where_its_setting_is_switched_on(row: Combination) -> None:
     policy = only(row)
-    for command, arguments in setting_it(row) if At.SET in row.at else ():
+    for command, arguments in setting_it(row) if Moment.SET in row.at else ():
         reading = operation(command, arguments, policy)
         assert found(judge(reading, machine_of(row, plugged=True, lit=False), policy)) == [row.id], command
         assert found(judge(reading, machine_of(row, plugged=False, lit=False), policy)) == []
@@ -107,7 +109,7 @@ def test_a_row_is_judged_where_its_device_is_plugged(row: Combination) -> None:
         ("device_add", {"driver": driver, "id": "d0"}),
         ("human-monitor-command", {"command-line": f"device_add {driver},id=d0"}),
     ):
-        if At.PLUG not in row.at:
+        if Moment.PLUG not in row.at:
             continue
         reading = operation(*request, policy)
         assert isinstance(reading, AddDevice)

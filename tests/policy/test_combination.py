@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.combination import DEVICE, At, Capability, Combination, Parameter, moment
+from qmpguard.policy.combination import DEVICE, Capability, Combination, Moment, Parameter, moment_of
 from qmpguard.policy.device import Device
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
@@ -18,27 +18,27 @@ GPU = Device("/machine/peripheral/g", "vfio-pci", "g")
 NIC = Device("/machine/peripheral/n", "virtio-net-pci", "n")
 NODE = Device("node", "nvme", "node")
 #: a row of a site's own, and one that speaks of VFIO devices
-OWN = Combination("own", ("virtio-net*",), Capability("multifd"), frozenset(At), f"{DEVICE} breaks")
-VFIO = Combination("vfio", None, Parameter("mode", "cpr-reboot"), frozenset(At), "no reboot")
+OWN = Combination("own", ("virtio-net*",), Capability("multifd"), frozenset(Moment), f"{DEVICE} breaks")
+VFIO = Combination("vfio", None, Parameter("mode", "cpr-reboot"), frozenset(Moment), "no reboot")
 
 
 @pytest.mark.parametrize(
     ("machine", "at"),
     [
         (Machine(), None),
-        (Machine(setting=True), At.SET),
-        (Machine(added=(GPU,)), At.PLUG),
-        (Machine(added_others=(NIC,)), At.PLUG),
-        (Machine(opened=(NODE,)), At.PLUG),
-        (Machine(starting=Start.OUTGOING), At.START),
-        (Machine(starting=Start.INCOMING), At.START),
-        (Machine(starting=Start.POSTCOPY), At.START),
-        (Machine(starting=Start.SAVE), At.SNAPSHOT),
-        (Machine(starting=Start.LOAD), At.SNAPSHOT),
+        (Machine(setting=True), Moment.SET),
+        (Machine(added=(GPU,)), Moment.PLUG),
+        (Machine(added_others=(NIC,)), Moment.PLUG),
+        (Machine(opened=(NODE,)), Moment.PLUG),
+        (Machine(starting=Start.OUTGOING), Moment.START),
+        (Machine(starting=Start.INCOMING), Moment.START),
+        (Machine(starting=Start.POSTCOPY), Moment.START),
+        (Machine(starting=Start.SAVE), Moment.SNAPSHOT),
+        (Machine(starting=Start.LOAD), Moment.SNAPSHOT),
     ],
 )
-def test_the_moment_is_what_was_just_done(machine: Machine, at: At | None) -> None:
-    assert moment(machine) is at
+def test_the_moment_is_what_was_just_done(machine: Machine, at: Moment | None) -> None:
+    assert moment_of(machine) is at
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_moment_is_what_was_just_done(machine: Machine, at: At | None) -> No
     ],
 )
 def test_a_row_names_devices_by_globs(row: Combination, driver: str, *, named: bool) -> None:
-    assert row.names(driver) is named
+    assert row.matches(driver) is named
 
 
 def test_devices_are_named_by_their_places_and_the_message_begins_with_the_first() -> None:
@@ -82,7 +82,7 @@ def test_a_failover_pair_passes_where_the_policy_says_so() -> None:
 
 @pytest.mark.parametrize(("profile", "fails"), [(Profile.STANDARD, False), (Profile.STRICT, True)])
 def test_a_snapshot_that_is_loaded_may_begin_as_postcopy_does(profile: Profile, *, fails: bool) -> None:
-    row = replace(VFIO, setting=Capability("postcopy-ram"), at=frozenset({At.START}))
+    row = replace(VFIO, setting=Capability("postcopy-ram"), at=frozenset({Moment.START}))
     machine = replace(Machine.of(capabilities=["postcopy-ram"], devices=[GPU]), starting=Start.LOAD)
     assert (row.fails(machine, Policy(profile=profile)) is not None) is fails
 

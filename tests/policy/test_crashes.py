@@ -10,7 +10,7 @@ from qmpguard.policy.crashes import CRASHES, crash
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import DEADLY, read
+from qmpguard.policy.readers import CRASHING, read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 
 OLD, NEW = (7, 2, 22), (11, 1, 3)
@@ -83,9 +83,9 @@ def test_every_row_is_reached_and_says_where_it_was_seen() -> None:
     reached |= {crash("info qdm", {})}
     assert set(CRASHES) <= reached
     for row in CRASHES:
-        assert all((row.commands, row.argument, row.how, row.seen, row.fix))
+        assert all((row.commands, row.argument, row.effect, row.seen_on, row.fix))
         for command in row.commands:
-            assert command in (*DEADLY, "migrate", "migrate-incoming") or " " in command
+            assert command in (*CRASHING, "migrate", "migrate-incoming") or " " in command
 
 
 def test_nothing_is_asked_of_qemu_for_it() -> None:

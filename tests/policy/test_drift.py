@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qmpguard.policy.device import Device
-from qmpguard.policy.drift import BY_ITSELF, Baseline
+from qmpguard.policy.drift import SET_BY_QEMU, Baseline
 from qmpguard.policy.facts import Facts
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
@@ -135,7 +135,7 @@ def test_other_events_account_for_nothing(event: tuple[str, dict[str, Any]]) -> 
     assert not Baseline().happened(*event)
 
 
-@pytest.mark.parametrize("name", ["block", *sorted(BY_ITSELF - {"block"})])
+@pytest.mark.parametrize("name", ["block", *sorted(SET_BY_QEMU - {"block"})])
 def test_a_capability_that_qemu_switches_by_itself_is_not_watched(name: str) -> None:
     lit = Facts(capabilities=frozenset({name}), devices=())
     assert looks(NOTHING, lit, NOTHING) == []

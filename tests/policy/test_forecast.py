@@ -6,7 +6,7 @@ import pytest
 
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
-from qmpguard.policy.forecast import Passes, arrivals, forecasts, lacks_cpr, obstacle, others
+from qmpguard.policy.forecast import Passes, forecasts, incoming_forecasts, lacks_cpr, obstacle, others
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Mode, Policy
@@ -70,14 +70,14 @@ def test_the_modes_are_the_effective_ones_and_unverified_is_never_off() -> None:
 
 
 def test_a_vm_that_waits_for_a_migration_may_take_it_plainly() -> None:
-    plain, postcopy = arrivals(Machine.of(devices=[GPU], runstate="inmigrate").facts, Policy())
+    plain, postcopy = incoming_forecasts(Machine.of(devices=[GPU], runstate="inmigrate").facts, Policy())
     assert (plain.way, plain.passes) == ("incoming", Passes.YES)
     assert (postcopy.passes, postcopy.rule) == (Passes.NO, "vfio-postcopy")
     assert postcopy.qemu_check.reason == "it has no check at the start of the incoming migration"
 
 
 def test_what_blocks_a_migration_out_does_not_block_one_in() -> None:
-    assert arrivals(Machine.of(blockers=["the disk"]).facts, Policy())[0].passes is Passes.YES
+    assert incoming_forecasts(Machine.of(blockers=["the disk"]).facts, Policy())[0].passes is Passes.YES
 
 
 def test_each_way_says_what_qemu_itself_would_do() -> None:

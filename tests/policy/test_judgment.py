@@ -20,7 +20,7 @@ from qmpguard.policy.operations import (
 )
 from qmpguard.policy.plugin import PlugIn
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.qemu_check import UNTOLD
+from qmpguard.policy.qemu_check import UNKNOWN_CHECK
 from qmpguard.policy.rules import RULES
 from qmpguard.policy.verdict import Problem, Verdict
 
@@ -110,8 +110,8 @@ def test_an_operation_that_no_rule_looks_at_concerns_nobody() -> None:
 
 def test_what_qemu_itself_would_do_is_said_of_findings_only() -> None:
     machine = Machine.of(devices=[GPU], version=(10, 0, 0))
-    assert judge(POSTCOPY, Machine.of(), Policy()).qemu_check == UNTOLD
-    assert judge(POSTCOPY, machine, Policy()).qemu_check != UNTOLD
+    assert judge(POSTCOPY, Machine.of(), Policy()).qemu_check == UNKNOWN_CHECK
+    assert judge(POSTCOPY, machine, Policy()).qemu_check != UNKNOWN_CHECK
 
 
 def test_a_property_is_judged_by_the_type_of_its_object() -> None:

@@ -108,7 +108,7 @@ def test_a_capability_is_left_over_when_its_migration_is_behind_us(
     left_on: list[str], runstate: str, status: str, *, over: bool
 ) -> None:
     machine = Machine.of(left_on=left_on, runstate=runstate, migration=status)
-    assert machine.left_over("postcopy-ram") is over
+    assert machine.is_stale("postcopy-ram") is over
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ TABLE: list[tuple[Operation, dict[str, Any]]] = [
     (SetProperty(Change("/a", "realized")), {"change": Change("/a", "realized")}),
     (OpenMonitor("gdbserver"), {"new_monitor": "gdbserver"}),
     (UseAddress(("a", "b")), {"addresses": ("a", "b")}),
-    (TurnAgainstMonitor("yank"), {"deputy": "yank"}),
+    (TurnAgainstMonitor("yank"), {"turned_against_monitor": "yank"}),
     (ChangeMonitor("/objects/m", "object-del"), {"monitor_change": "object-del"}),
     (RunProgram("program"), {"program": "program"}),
     (WriteHmp("stop"), {"hmp_write": "stop"}),
@@ -83,8 +83,8 @@ def test_what_ends_qemu_names_its_row() -> None:
 @pytest.mark.parametrize("operation", [operation for operation, _ in TABLE], ids=name)
 def test_only_for_what_is_plugged_in_a_capability_may_be_left_over(operation: Operation) -> None:
     plugs = isinstance(operation, AddDevice | OpenBlockNode)
-    assert operation.meets_a_leftover(LEFT, "postcopy-ram") is plugs
-    assert not operation.meets_a_leftover(Machine.of(), "postcopy-ram")
+    assert operation.allows_stale(LEFT, "postcopy-ram") is plugs
+    assert not operation.allows_stale(Machine.of(), "postcopy-ram")
 
 
 def test_addresses_make_no_other_operation_of_a_migration() -> None:

@@ -11,9 +11,9 @@ from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import StartMigration
-from qmpguard.policy.plugin import MAX_WORDS, PlugIn
+from qmpguard.policy.plugin import MAX_ERROR, PlugIn
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.rules import RULES, added, reserved
+from qmpguard.policy.rules import RULES, added, reserved_ids
 from qmpguard.policy.verdict import Problem
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_a_problem_refuses_and_none_does_not() -> None:
     assert not judged(lambda *_: None).findings
     assert [finding.mode for finding in judged(frozen, own=Mode.WARN).findings] == [Mode.WARN]
     assert [row[0] for row in added(Policy(plugins=(PlugIn("own", frozen).rule,)))] == ["own"]
-    assert {rule.id for rule in RULES} < reserved()
+    assert {rule.id for rule in RULES} < reserved_ids()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_problem_refuses_and_none_does_not() -> None:
         (SystemExit(3), "raised SystemExit: 3"),
         (KeyError(), "raised KeyError"),
         (Wordless(), "raised Wordless"),
-        (ValueError("x" * 5000), "x" * MAX_WORDS),
+        (ValueError("x" * 5000), "x" * MAX_ERROR),
     ],
     ids=["words", "exit", "no words", "words that raise", "many words"],
 )

@@ -12,7 +12,7 @@ from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import CallUnlisted, Operation
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.qemu_check import WORDS, QemuCheck, Refuses, seen_in
+from qmpguard.policy.qemu_check import QEMU_ERRORS, QemuCheck, Refuses, seen_in
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from tests.support.scenes import Request, channel, hmp, on, plug, qmp
@@ -110,7 +110,7 @@ def test_what_this_vm_was_seen_to_refuse_it_will_refuse_again() -> None:
     snapshot = replace(SNAPSHOT, facts=replace(SNAPSHOT.facts, confirmed=seen))
     assert "not proven" in judge(operation(MIGRATE), snapshot, POLICY).qemu_check.reason
     assert seen_in("There's a migration process in progress") == frozenset()
-    assert seen_in(" ".join(WORDS.values())) == WORDS.keys()
+    assert seen_in(" ".join(QEMU_ERRORS.values())) == QEMU_ERRORS.keys()
 
 
 def test_where_nothing_is_found_nothing_is_told() -> None:

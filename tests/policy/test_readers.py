@@ -19,7 +19,7 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import READERS, read, unread
+from qmpguard.policy.readers import READERS, read, unknown_arguments
 from qmpguard.policy.reading.result import Harmless, Reading, Unreadable
 from qmpguard.policy.schema import Schema
 from qmpguard.wire.json import Number
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_says_why(request_: Request) -> None:
 
 def test_an_argument_that_no_reader_knows_is_found_in_the_schema() -> None:
     schema = Schema({"migrate": frozenset({"uri", "config"}), "device_add": frozenset({"driver", "new"})})
-    assert unread(schema) == [("migrate", "config")]
+    assert unknown_arguments(schema) == [("migrate", "config")]
 
 
 def deep() -> Any:

@@ -360,9 +360,13 @@ STRICT_ROUTES: list[Row] = [
 
 def refused_by(scene: Scene, request: Request, policy: Policy) -> str | None:
     """The rule that refuses a request, by the pure core."""
-    listed = frozenset({"query-status", "stop", "cont"})
+    listed_vfio_nodes = frozenset({"query-status", "stop", "cont"})
     reading = read(request["execute"], request.get("arguments", {}), policy)
-    if reading is None and not passes_unjudged(request["execute"], listed) and concerns(CallUnlisted, policy):
+    if (
+        reading is None
+        and not passes_unjudged(request["execute"], listed_vfio_nodes)
+        and concerns(CallUnlisted, policy)
+    ):
         reading = CallUnlisted(request["execute"])
     if isinstance(reading, Unreadable):
         return "unverified" if unverified_mode(policy) is Mode.ENFORCE else None

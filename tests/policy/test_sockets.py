@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.sockets import addresses, listening, name_of, named
+from qmpguard.policy.sockets import addresses, listening_sockets, named_socket, socket_name
 
 DEVICES: list[Any] = [  # as QEMU 7.2 and 11.1 tell them
     {"label": "ready", "filename": "disconnected:fd:7"},
@@ -22,11 +22,11 @@ SOCKETS = frozenset({"rel.sock", "foo", "qmp0.sock", ":36435", ":4444"})
 
 
 def test_every_socket_at_which_qemu_listens_is_found() -> None:
-    assert listening(DEVICES) == SOCKETS
+    assert listening_sockets(DEVICES) == SOCKETS
     odds: list[Any] = [{}, [5], [{"label": "x"}]]
     for odd in odds:
         with pytest.raises(ValueError, match="character device"):
-            listening(odd)
+            listening_sockets(odd)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_every_socket_at_which_qemu_listens_is_found() -> None:
     ids=str,
 )
 def test_a_request_that_names_one_is_found(arguments: Any, socket: str | None) -> None:
-    assert named(addresses(arguments), SOCKETS) == socket
+    assert named_socket(addresses(arguments), SOCKETS) == socket
 
 
 def test_a_socket_goes_by_the_last_part_of_its_path() -> None:
-    assert [name_of(path) for path in ("/a/b.sock", "b.sock", "/a/b.sock/", "/")] == ["b.sock"] * 3 + [""]
+    assert [socket_name(path) for path in ("/a/b.sock", "b.sock", "/a/b.sock/", "/")] == ["b.sock"] * 3 + [""]

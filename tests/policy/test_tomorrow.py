@@ -17,7 +17,7 @@ from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import DANGEROUS, Start
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import read, unread
+from qmpguard.policy.readers import read, unknown_arguments
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.schema import CAPABILITIES, Schema, read_schema
 from qmpguard.policy.survey import Missing, Unexpected
@@ -46,7 +46,7 @@ def reads(command: str, **arguments: Any) -> Any:
 
 
 def test_what_is_new_and_unread_is_told_when_the_schema_is_read() -> None:
-    assert unread(TOMORROW) == [("migrate-set-parameters", NEW_PARAMETER), ("migrate", "config")]
+    assert unknown_arguments(TOMORROW) == [("migrate-set-parameters", NEW_PARAMETER), ("migrate", "config")]
 
 
 @pytest.mark.parametrize("name", sorted(TOMORROW.capabilities))

@@ -11,7 +11,7 @@ import json
 import pytest
 
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.readers import READERS, unread
+from qmpguard.policy.readers import READERS, unknown_arguments
 from qmpguard.policy.schema import Schema
 from tests.support.replay import TRANSCRIPTS, Line, judged
 
@@ -127,5 +127,5 @@ def test_readers_know_every_argument_of_the_recorded_versions() -> None:
     schemas = json.loads((TRANSCRIPTS / "arguments.json").read_text())
     assert len(schemas) == 3
     for version, commands in schemas.items():
-        assert unread(Schema({c: frozenset(a) for c, a in commands.items()})) == [], version
+        assert unknown_arguments(Schema({c: frozenset(a) for c, a in commands.items()})) == [], version
         assert {command for command, reader in READERS.items() if reader.known is not None} <= commands.keys()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.errors import ConfigError
-from qmpguard.policy.combination import MIGRATION, At, Capability, Combination, Parameter
+from qmpguard.policy.combination import MIGRATION, Capability, Combination, Moment, Parameter
 from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
@@ -51,7 +51,7 @@ def test_a_row_says_everything_or_little(tmp_path: Path) -> None:
             "gpu-multifd",
             ("vhost-user-gpu", "virtio-gpu*"),
             Capability("multifd"),
-            frozenset({At.SET, At.START}),
+            frozenset({Moment.SET, Moment.START}),
             "{device}: our GPUs cannot take multifd",
             "migrate without multifd",
             Mode.WARN,

@@ -264,6 +264,6 @@ def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
 def test_a_check_tells_what_should_be_known(tmp_path: Path) -> None:
     text = VM + "allow_users = ['0']\n[[vm]]\nname = 'b'\nqemu = '/b'\nlisten = '/c'\nsocket_mode = '0666'\n"
     told = list(notes(of(tmp_path, text + "policy.rules.new-monitor = 'warn'\n")))
-    assert "a client from another user namespace (id 65534" in told[0]
-    assert "b: socket_mode 0666 lets everybody" in told[1]
+    assert "every client from another user namespace (id 65534" in told[0]
+    assert "b: socket_mode 0666 lets every local user" in told[1]
     assert "b: rule new-monitor is in mode warn" in told[2]

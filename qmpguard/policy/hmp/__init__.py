@@ -1,1 +1,1 @@
-"""HMP: its lines, its commands, and their translation to QMP."""
+"""HMP: the syntax of its lines, its commands, and their translation to QMP."""

@@ -1,4 +1,4 @@
-"""The commands of HMP that are judged, as values: what a line of HMP would do."""
+"""The HMP commands that are judged, as values: the results of `parser`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Migrate:
-    """``migrate [-d] [-b] [-i] [-r] uri``. ``-r`` makes it ``resume``; the other flags have no bearing."""
+    """``migrate [-d] [-b] [-i] [-r] uri``. ``-r`` means ``resume``; the other flags do not matter."""
 
     uri: str
     resume: bool
@@ -40,7 +40,7 @@ class MigrateStartPostcopy:
 
 @dataclass(frozen=True, slots=True)
 class MigrateSetCapability:
-    """``migrate_set_capability capability on|off``. The name need not be one that QEMU knows."""
+    """``migrate_set_capability capability on|off``. QEMU need not know the name."""
 
     name: str
     state: bool
@@ -48,7 +48,7 @@ class MigrateSetCapability:
 
 @dataclass(frozen=True, slots=True)
 class MigrateSetParameter:
-    """``migrate_set_parameter parameter value``. Where versions read the value differently, the effective one."""
+    """``migrate_set_parameter parameter value``. Where versions parse the value differently, the effective one."""
 
     name: str
     value: str
@@ -84,7 +84,7 @@ class ObjectDel:
 
 @dataclass(frozen=True, slots=True)
 class NetdevAdd:
-    """``netdev_add type[,prop=value…]``: the options; of `guestfwd` every value, since some versions read them all."""
+    """``netdev_add type[,prop=value…]``: the options; every value of `guestfwd`, since some versions use them all."""
 
     options: Mapping[str, Value]
 
@@ -115,23 +115,23 @@ class SaveVm:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """``info [what]``, which only reads; ``what`` is empty for the list of topics."""
+    """``info [what]``, a query; ``what`` is empty for the list of topics."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A command that no reader judges, or one that QEMU does not know; its arguments are not read."""
+    """A command that no reader judges, or one that QEMU does not know. Its arguments are not parsed."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Nothing comes of this line: every version refuses it while parsing, or answers with a help text.
+    """A line without effect: every version refuses it while parsing, or answers with a help text.
 
-    ``newer``: for a flag or an argument that a later version may know.
+    ``newer``: it has a flag or an argument that a later version may know.
     """
 
     reason: str
@@ -140,7 +140,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableLine:
-    """Nobody here can tell what QEMU would make of this line."""
+    """A line whose effect in QEMU is unknown."""
 
     reason: str
 

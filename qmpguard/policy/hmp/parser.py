@@ -1,7 +1,7 @@
-"""Parses one line of HMP as QEMU's monitor parses it. `syntax` has the syntax, `commands` the results.
+"""Parses one HMP line as QEMU's monitor parses it. `syntax` has the syntax, `commands` the results.
 
-The monitor knows no abbreviations, no comments and no second command on a line; a newline is a space. Where QEMU's
-versions (7.2 to 11.1) read a line differently, it is read in the way that does more.
+The monitor has no abbreviations, no comments and no second command on a line; a newline is a space. Where QEMU's
+versions (7.2 to 11.1) parse a line differently, the parse with the larger effect counts.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
     from qmpguard.wire.json import Value
 
-#: characters of a line that is looked through: people type some hundred, and megabytes would hold up other clients
+#: characters of a line that is parsed: people type some hundred, and megabytes would delay other clients
 MAX_LINE = 64 << 10
 _ODD = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def read(text: str) -> HmpCommand:
-    """Return what QEMU would do on this ``command-line`` of ``human-monitor-command``. Never raises."""
+    """Return the command in a ``command-line`` of ``human-monitor-command``. Never raises."""
     if len(text) > MAX_LINE:
         return UnreadableLine(f"the line has more than {MAX_LINE} characters")
-    # QEMU's JSON parser refuses surrogates, and keeps U+0000 as the two bytes C0 80, which no character of ours is.
+    # QEMU's JSON parser refuses surrogates, and keeps U+0000 as the bytes C0 80, which no Python character encodes to.
     if _ODD.search(text):
         return UnreadableLine("the line holds U+0000 or a lone surrogate")
     line = parse_line(text)
@@ -70,7 +70,7 @@ def _read_with(reader: Callable[[Arguments], HmpCommand], rest: str) -> HmpComma
 
 
 def _migrate(arguments: Arguments) -> HmpCommand:
-    # From 9.1 on, -b and -i are refused; up to 9.0 they go.
+    # From 9.1 on, -b and -i are refused; up to 9.0 they are accepted.
     flags = arguments.flags("dbir")
     return Migrate(arguments.string(), resume="r" in flags)
 
@@ -92,9 +92,9 @@ def _migrate_set_capability(arguments: Arguments) -> HmpCommand:
 
 
 def _migrate_set_parameter(arguments: Arguments) -> HmpCommand:
-    """The value is one string up to 10.1, and what is left of the line from 10.2 on.
+    """Parse the value, which is one string up to 10.1, and the rest of the line from 10.2 on.
 
-    Where it reads as one string, the string is the value: versions that keep the quotes or a trailing space refuse
+    Where the rest is one string, that string is the value: versions that keep the quotes or a trailing space refuse
     them in every parameter that is not free text.
     """
     name = arguments.string()
@@ -112,7 +112,7 @@ def _device_add(arguments: Arguments) -> HmpCommand:
     options = read_options(arguments.optional_string() or "")
     if "driver" not in options:
         raise LineError("Parameter 'driver' is missing")
-    # qdev_device_help(): a key `help` asks for help whatever its value, so `nohelp` does too.
+    # qdev_device_help(): the key `help` asks for help with any value, so `nohelp` does too.
     if options["driver"] in HELP or HELP & options.keys():
         raise LineError("a request for help")
     return DeviceAdd(options)
@@ -143,7 +143,7 @@ def _netdev_add(arguments: Arguments) -> HmpCommand:
 
 
 def _json_object(text: str) -> HmpCommand:
-    """``user_creatable_parse_str``: what begins with a bracket is one JSON value, in QEMU's own dialect."""
+    """``user_creatable_parse_str``: a text that begins with a brace is one JSON value, in QEMU's dialect."""
     framer = Framer()
     framer.feed(text.encode())
     item = framer.pull_whole()

@@ -1,4 +1,4 @@
-r"""The syntax of HMP: a line's command name, the types of its arguments, and the two ways to write options.
+r"""The syntax of HMP: a line's command name, the types of its arguments, and the two syntaxes of options.
 
 Follows ``monitor/hmp.c`` (``get_command_name``, ``get_str``, ``monitor_parse_arguments``), the argument types of
 ``hmp-commands.hx``, ``util/qemu-option.c`` for ``device_add`` and ``util/keyval.c`` for ``object_add``.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A command name as QEMU cuts it, and what QEMU goes on to read; ``name`` is empty if the line is blank."""
+    """A command name as QEMU cuts it off, and the rest of the line; ``name`` is empty if the line is blank."""
 
     name: str
     rest: str
@@ -39,12 +39,12 @@ _QAPI_NAME = r"(?:__[A-Za-z0-9.-]*+_)?[A-Za-z][A-Za-z0-9_-]*+"
 _KEYVAL_FIRST = re.compile(_QAPI_NAME)
 _KEYVAL_NEXT = re.compile(rf"\.(?:[0-9]++|{_QAPI_NAME})")
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*+")
-#: what asks for help in place of a name (QEMU include/qemu/help-texts.h: is_help_option)
+#: the words that ask for help in place of a name (QEMU include/qemu/help-texts.h: is_help_option)
 HELP = frozenset({"help", "?"})
 
 
 class LineError(Exception):
-    """QEMU 7.2 to 11.1 would stop here and do nothing. ``newer``: a later one may know what they do not."""
+    """QEMU 7.2 to 11.1 stop parsing here and do nothing. ``newer``: a later version may know the flag or argument."""
 
     def __init__(self, reason: str, *, newer: bool = False) -> None:
         super().__init__(reason)
@@ -59,7 +59,7 @@ def parse_line(text: str) -> Line:
 
 
 class Arguments:
-    """The rest of a line, taken apart from the left by the argument types of ``hmp-commands.hx``."""
+    """The rest of a line, parsed from the left by the argument types of ``hmp-commands.hx``."""
 
     __slots__ = ("_at", "_text")
 
@@ -68,7 +68,7 @@ class Arguments:
         self._at = 0
 
     def flags(self, letters: str) -> frozenset[str]:
-        """Types ``-x``, one after the other: in this order only, each at most once, no space needed behind."""
+        """Types ``-x``, one after the other: only in this order, each at most once, no space needed after it."""
         return frozenset(x for i, x in enumerate(letters) if self._flag(x, letters[i + 1 :]))
 
     def _flag(self, letter: str, later: str) -> bool:
@@ -94,7 +94,7 @@ class Arguments:
 
     def _quoted(self) -> str | None:
         quoted = self._take(_QUOTED)
-        # of what is cut off later nobody needs the escapes: two characters make at least one byte
+        # escapes beyond the limit need not be resolved: two characters make at least one byte
         return None if quoted is None else _ESCAPE.sub(_unescaped, quoted[1:-1][: 2 * MAX_STRING + 2])
 
     def optional_string(self) -> str | None:
@@ -103,7 +103,7 @@ class Arguments:
         return self.string() if self._at < len(self._text) else None
 
     def remainder(self) -> str:
-        """Type ``S``: what is left of the line, quotes, escapes and trailing spaces included, at any length."""
+        """Type ``S``: the rest of the line, with quotes, escapes and trailing spaces, at any length."""
         remainder = self.optional_remainder()
         if not remainder:
             raise LineError("string expected")
@@ -125,7 +125,7 @@ class Arguments:
         return state == "on"
 
     def end(self) -> None:
-        """Make sure that nothing follows."""
+        """Raise `LineError` if anything follows."""
         self._skip_spaces()
         if self._at < len(self._text):
             raise LineError("extraneous characters at the end of line", newer=True)
@@ -156,7 +156,7 @@ def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _truncated(text: str, limit: int) -> str:
-    # A character cut in two becomes U+FFFD, which is in no name that matters.
+    # A character that is cut in two becomes U+FFFD, which is in no name that a reader knows.
     return text[:limit].encode(errors="surrogatepass")[:limit].decode(errors="replace")
 
 
@@ -193,9 +193,9 @@ def read_pairs(text: str, implied: str | None) -> Iterator[tuple[str, str]]:
 
 
 def read_options(text: str) -> dict[str, str]:
-    """``opts_parse``: the last of an option wins, but for the id, where the first does.
+    """``opts_parse``: the last value of an option wins, except for the id, where the first does.
 
-    The id is looked for with no option implied (``opts_parse_id``): in ``id,driver=e1000`` it is ``on``.
+    The id is parsed without an implied option (``opts_parse_id``): in ``id,driver=e1000`` it is ``on``.
     """
     options = {key: value for key, value in read_pairs(text, "driver") if key != "id"}
     name = next((value for key, value in read_pairs(text, None) if key == "id"), None)
@@ -209,7 +209,7 @@ def read_options(text: str) -> dict[str, str]:
 def read_keyval(text: str) -> Iterator[tuple[str, str]]:
     """``keyval_parse``: no flags, and no doubled commas in the first value if its key is implied.
 
-    Keys that are too long or contradict each other are not found out here; QEMU refuses them.
+    Keys that are too long or contradict each other are not detected here; QEMU refuses them.
     """
     at = 0
     while at < len(text):

@@ -1,4 +1,4 @@
-"""Lines of HMP in QMP's words: the request that would do the same, so that there is one reader for both."""
+"""HMP commands as QMP requests of the same effect, so that one reader judges both."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from qmpguard.policy.schema import CAPABILITIES
 if TYPE_CHECKING:
     from qmpguard.wire.json import Value
 
-#: how HMP says that something is off (QEMU qapi/string-input-visitor.c: parse_type_bool)
+#: the values of a boolean that is off in HMP (QEMU qapi/string-input-visitor.c: parse_type_bool)
 OFF = frozenset({"off", "no", "false", "n", "0"})
 
-#: lines whose arguments have no bearing, and QMP's name for each
+#: commands whose arguments do not matter, and their names in QMP
 NAMES = {
     "loadvm": "snapshot-load",
     "migrate_cancel": "migrate_cancel",
@@ -22,12 +22,12 @@ NAMES = {
 }
 
 
-#: what a reader knows whole, likewise
+#: the same for commands with a type of their own
 _WHOLE = {hmp.MigrateStartPostcopy: "migrate-start-postcopy", hmp.SaveVm: "snapshot-save"}
 
 
 def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
-    """Return the command and the arguments of QMP that do the same; None where no request of QMP's is judged for it."""
+    """Return the QMP command and arguments of the same effect; None where no QMP request is judged in its place."""
     match command:
         case hmp.Migrate(uri, resume):
             return "migrate", {"uri": uri, "resume": resume}

@@ -1,1 +1,1 @@
-"""Readers, by subject: each turns the arguments of one command into an operation."""
+"""The readers, by subject: each turns the arguments of one command into an operation."""

@@ -1,29 +1,29 @@
-"""Readers of the commands that add devices, network back ends, block nodes and whatever listens at a socket."""
+"""Readers of the commands that add devices, network back ends, block nodes and listening sockets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from qmpguard.policy import blocks, sockets
-from qmpguard.policy.built_in_combinations import names
-from qmpguard.policy.description import described
+from qmpguard.policy.argument_values import TooManyValuesError
+from qmpguard.policy.built_in_combinations import names_type
 from qmpguard.policy.device import is_vfio
 from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
+from qmpguard.policy.new_device import new_device
 from qmpguard.policy.operations import AddDevice, OpenBlockNode, OpenMonitor, RunProgram, UseAddress, WriteHmp
 from qmpguard.policy.reading.result import TOO_MANY, Arguments, Harmless, Reading, Unreadable
-from qmpguard.policy.values import TooManyError
 
 if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
 
 
 def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
-    """``device_add``: one device more, if its driver is a VFIO type, or one that a combination names."""
+    """``device_add``: judged where its driver is a VFIO type, or one that a combination names."""
     match arguments.get("driver"):
         case str(driver) if is_vfio(driver, policy.extra_types):
-            return AddDevice(described(driver, arguments))
-        case str(driver) if names(driver, policy):
-            return AddDevice(described(driver, arguments), is_vfio=False)
+            return AddDevice(new_device(driver, arguments))
+        case str(driver) if names_type(driver, policy):
+            return AddDevice(new_device(driver, arguments), is_vfio=False)
         case str():
             return Harmless()
         case _:
@@ -31,7 +31,7 @@ def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
-    """``netdev_add``: of interest for the monitor that a `guestfwd` opens, and for scripts and helpers that it runs."""
+    """``netdev_add``: judged for the monitor that a `guestfwd` opens, and for scripts and helpers that it runs."""
     forwards = arguments.get("guestfwd")
     if isinstance(forwards, list) and len(forwards) > MAX_FORWARDS:
         return Unreadable(f"'guestfwd' has more than {MAX_FORWARDS} entries")
@@ -42,10 +42,10 @@ def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_block_command(arguments: Arguments, policy: Policy) -> Reading:
-    """``blockdev-add`` and its like: of interest for a node that is a VFIO device (`nvme` and its like)."""
+    """``blockdev-add`` and similar commands: judged for block nodes that are VFIO devices, such as `nvme`."""
     try:
-        node = blocks.opened(dict(arguments))
-    except TooManyError:
+        node = blocks.opened_vfio_node(dict(arguments))
+    except TooManyValuesError:
         return TOO_MANY
     return read_addresses(arguments, policy) if node is None else OpenBlockNode(node)
 
@@ -53,16 +53,16 @@ def read_block_command(arguments: Arguments, policy: Policy) -> Reading:
 def read_block_line(name: str, text: str) -> Reading:
     """A line of HMP that opens a block node, likewise."""
     try:
-        node = blocks.opened_by_line(text)
-    except TooManyError:
+        node = blocks.vfio_node_in_line(text)
+    except TooManyValuesError:
         return Unreadable(f"{name} with escapes in JSON")
     return WriteHmp(name) if node is None else OpenBlockNode(node)
 
 
 def read_addresses(arguments: Arguments, policy: Policy) -> Reading:
-    """``chardev-add`` and its like: of interest for the addresses at which QEMU listens, or to which it connects."""
+    """``chardev-add`` and similar commands: judged for the addresses at which QEMU listens, or to which it connects."""
     try:
         found = sockets.addresses(dict(arguments))
-    except TooManyError:
+    except TooManyValuesError:
         return TOO_MANY
     return UseAddress(found) if found else Harmless()

@@ -1,4 +1,4 @@
-"""Readers of the commands that start, steer or prepare a migration or a snapshot to disk."""
+"""Readers of the commands that start, control or prepare a migration or a snapshot to disk."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpguard.policy import sockets
-from qmpguard.policy.built_in_combinations import watched
+from qmpguard.policy.argument_values import TooManyValuesError
+from qmpguard.policy.built_in_combinations import watched_settings
 from qmpguard.policy.crashes import crash
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import RunProgram, SetCapabilities, StartMigration
 from qmpguard.policy.reading.result import MAX_ENTRIES, TOO_MANY, Arguments, Harmless, Reading, Unreadable
 from qmpguard.policy.schema import CAPABILITIES
 from qmpguard.policy.target import leaves_the_host
-from qmpguard.policy.values import TooManyError
 
 if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
@@ -37,19 +37,19 @@ def read_set_capabilities(arguments: Arguments, policy: Policy) -> Reading:
 
 def switched(states: list[tuple[str, bool]], policy: Policy) -> Reading:
     """Return the operation that switches capabilities; `Harmless` where none is switched on that a rule looks at."""
-    judged = watched(policy).capabilities
+    judged = watched_settings(policy).capabilities
     if any(state and name in judged for name, state in dict(states).items()):
         return SetCapabilities(tuple(states))
     return Harmless()
 
 
 def read_set_parameters(arguments: Arguments, policy: Policy) -> Reading:
-    """``migrate-set-parameters``: of interest where a parameter is a capability by another name, or runs a program.
+    """``migrate-set-parameters``: judged where a parameter is a capability, or runs a program.
 
-    QEMU has a pending change that makes capabilities parameters.
+    A pending change in QEMU turns capabilities into parameters.
     """
     states = []
-    judged = watched(policy)
+    judged = watched_settings(policy)
     for name in sorted((CAPABILITIES | judged.capabilities) & arguments.keys()):
         state = arguments[name]
         if not isinstance(state, bool):
@@ -63,7 +63,7 @@ def read_set_parameters(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_migrate(arguments: Arguments, policy: Policy) -> Reading:
-    """``migrate``: starts an outgoing migration; with ``resume`` it continues one that is already judged."""
+    """``migrate``: starts an outgoing migration; with ``resume`` it continues one that was judged before."""
     match arguments.get("resume", False):
         case True:
             return read_steering(arguments, policy)
@@ -81,22 +81,22 @@ def read_migrate_incoming(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_start_postcopy(arguments: Arguments, policy: Policy) -> Reading:
-    """``migrate-start-postcopy``: the last moment to stop a combination that was made behind the guard's back."""
+    """``migrate-start-postcopy``: the last chance to refuse a combination that was not made through the guard."""
     return StartMigration(Start.POSTCOPY)
 
 
 def read_snapshot_save(arguments: Arguments, policy: Policy) -> Reading:
-    """``snapshot-save``: refused at the command, since the job that it starts would tell nobody."""
+    """``snapshot-save``: judged at the command, since its job would report no error."""
     return StartMigration(Start.SAVE)
 
 
 def read_snapshot_load(arguments: Arguments, policy: Policy) -> Reading:
-    """``snapshot-load``: likewise."""
+    """``snapshot-load``: as ``snapshot-save``."""
     return StartMigration(Start.LOAD)
 
 
 def read_steering(arguments: Arguments, policy: Policy) -> Reading:
-    """``migrate_cancel`` and its like: whoever steers a running migration never waits, unless it runs a program."""
+    """``migrate_cancel`` and similar commands for a running migration: they never wait, unless they run a program."""
     program = _program(arguments)
     return RunProgram(program) if program else Harmless()
 
@@ -104,13 +104,13 @@ def read_steering(arguments: Arguments, policy: Policy) -> Reading:
 def _start(start: StartMigration, command: str, arguments: Arguments) -> Reading:
     try:
         addresses = sockets.addresses(dict(arguments))
-    except TooManyError:
+    except TooManyValuesError:
         return TOO_MANY
     return replace(start, program=_program(arguments), crash=crash(command, arguments), addresses=addresses)
 
 
 def _program(arguments: Arguments) -> str | None:
-    """Return what a migration would run: its ``exec:`` URI, or a channel with transport ``exec``."""
+    """Return the program that a migration would run: its ``exec:`` URI, or a channel with transport ``exec``."""
     uri, channels = arguments.get("uri"), arguments.get("channels")
     if isinstance(uri, str) and uri.startswith("exec:"):
         return f"uri '{uri}'"

@@ -1,4 +1,4 @@
-"""Readers of the commands that make, change or remove objects, of which any may be a monitor."""
+"""Readers of the commands that create, change or remove objects. Any object may be a monitor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_object_add(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_object_del(arguments: Arguments, policy: Policy) -> Reading:
-    """``object-del``: of interest where the object is a monitor."""
+    """``object-del``: judged where the object is a monitor."""
     match arguments.get("id"):
         case str(identity):
             return ChangeMonitor(f"/objects/{identity}", f"object-del of '{identity}'")
@@ -38,12 +38,12 @@ def read_object_del(arguments: Arguments, policy: Policy) -> Reading:
             return Unreadable("'id' is not a string")
 
 
-#: what add_client serves beside character devices, of which any may be a monitor's
+#: the protocols of add_client that are not character devices
 _DISPLAYS = frozenset({"vnc", "spice", "@dbus-display"})
 
 
 def read_add_client(arguments: Arguments, policy: Policy) -> Reading:
-    """``add_client``: hands a socket to a display, or to a character device, which may be a monitor's."""
+    """``add_client``: passes a socket to a display, or to a character device, which may be a monitor's."""
     match arguments.get("protocol"):
         case str(protocol) if protocol in _DISPLAYS:
             return Harmless()
@@ -55,12 +55,12 @@ def read_add_client(arguments: Arguments, policy: Policy) -> Reading:
 
 #: the properties of monitor objects (11.1: monitor/qmp.c, monitor/hmp.c)
 MONITOR_PROPERTIES = frozenset({"chardev", "pretty", "close-action", "readline"})
-#: the properties of QEMU's migration object that are capabilities; it is not in the QOM tree today
+#: the properties of QEMU's migration object that are capabilities; the object is not in the QOM tree today
 _CAPABILITY_PROPERTIES = {"x-" + name.removeprefix("x-"): name for name in CAPABILITIES}
 
 
 def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
-    """``qom-set``: judged by the property, since QEMU takes partial paths."""
+    """``qom-set``: judged by the name of the property, since QEMU accepts partial paths."""
     path, name = arguments.get("path"), arguments.get("property")
     if not isinstance(path, str) or not isinstance(name, str):
         return Unreadable("'path' or 'property' is not a string")
@@ -72,7 +72,7 @@ def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_yank(arguments: Arguments, policy: Policy) -> Reading:
-    """``yank``: of interest where it cuts a character device, which may be the guard's own monitor."""
+    """``yank``: judged where it closes a character device, which may be the guard's own monitor."""
     instances = arguments.get("instances")
     entries = instances[:MAX_ENTRIES] if isinstance(instances, list) else []
     cut = any(isinstance(entry, dict) and entry.get("type") == "chardev" for entry in entries)

@@ -1,4 +1,4 @@
-"""What comes of reading a request: an operation, nothing to judge, or arguments that are not understood."""
+"""The result of reading a request: an operation, a harmless request, or unreadable arguments."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from qmpguard.policy.argument_values import MAX_VALUES
 from qmpguard.policy.operations import Operation
-from qmpguard.policy.values import MAX_VALUES
 from qmpguard.wire.json import Value
 
 
 @dataclass(frozen=True, slots=True)
 class Harmless:
-    """What passes without a look at the machine: it can only lead away from harm, or does not concern VFIO."""
+    """A request that passes without a survey: it can only make the VM safer, or does not concern any rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Arguments that the reader does not understand: refused, since nobody knows what QEMU would make of them."""
+    """Arguments that the reader does not understand: refused, since their effect in QEMU is unknown."""
 
     reason: str
 
 
-#: entries of a list that are looked through, and arguments: QEMU has some thirty capabilities, and some hundred
-#: properties of a device; nobody else is to wait for a client's million
+#: entries of a list, and arguments, that are read: QEMU has some thirty capabilities, and a device some hundred
+#: properties. A client's million entries must not delay other clients
 MAX_ENTRIES = 1024
 
 #: what is said of a request that is too large to be looked through

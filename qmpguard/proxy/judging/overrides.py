@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.relax import relaxed
+from qmpguard.policy.relaxation import relaxed
 from qmpguard.record import Override
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.readers import unread
+from qmpguard.policy.readers import unknown_arguments
 from qmpguard.policy.schema import Schema, read_schema
 from qmpguard.policy.survey import Query, Unexpected
 
@@ -56,7 +56,7 @@ class Schemas:
         if len(self._known) >= MAX_SCHEMAS:
             del self._known[next(iter(self._known))]
         self._known[key] = schema
-        for command, argument in unread(schema):
+        for command, argument in unknown_arguments(schema):
             log.warning(
                 "QEMU %s: %s has an argument %r that qmpguard does not know; requests with it will be refused",
                 *(version, command, argument),

@@ -343,13 +343,13 @@ def test_qemu_plugs_the_driver_and_the_id_that_we_read(vm: Vm, line: str) -> Non
         return
     assert isinstance(command, DeviceAdd)
     driver = command.options["driver"]
-    named, nameless = vm.children("/machine/peripheral"), vm.children("/machine/peripheral-anon")
+    named_socket, nameless = vm.children("/machine/peripheral"), vm.children("/machine/peripheral-anon")
     said = vm.hmp(line)
     if driver not in DRIVERS:
         assert said == f"Error: '{driver}' is not a valid device model name\r\n"
         return
     assert said == ""
-    new = vm.children("/machine/peripheral") - named
+    new = vm.children("/machine/peripheral") - named_socket
     anonymous = vm.children("/machine/peripheral-anon") - nameless
     assert new == ({command.options["id"]} if "id" in command.options else set())
     assert len(new) + len(anonymous) == 1

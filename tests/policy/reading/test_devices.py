@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.combination import At, Capability, Combination
+from qmpguard.policy.combination import Capability, Combination, Moment
 from qmpguard.policy.device import Device
 from qmpguard.policy.operations import (
     AddDevice,
@@ -73,7 +73,7 @@ def test_what_cannot_be_read_says_why(request_: Request) -> None:
 
 
 def test_a_vfio_device_is_one_more_and_so_is_what_a_combination_names() -> None:
-    row = Combination("own", ("virtio-net*",), Capability("multifd"), frozenset({At.PLUG}), "no")
+    row = Combination("own", ("virtio-net*",), Capability("multifd"), frozenset({Moment.PLUG}), "no")
     nic = Device("/machine/peripheral/n", "virtio-net-pci", "n")
     arguments: Arguments = {"driver": "virtio-net-pci", "id": "n"}
     assert read_device_add(arguments, Policy()) == Harmless()

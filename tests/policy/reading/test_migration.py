@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.combination import At, Combination, Parameter
+from qmpguard.policy.combination import Combination, Moment, Parameter
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import (
     RunProgram,
@@ -92,7 +92,7 @@ def test_what_cannot_be_read_says_why(request_: Request) -> None:
 
 
 def test_a_combination_of_a_site_makes_its_settings_matter() -> None:
-    row = Combination("own", ("virtio-net*",), Parameter("mode", "cpr-reboot"), frozenset({At.SET}), "no")
+    row = Combination("own", ("virtio-net*",), Parameter("mode", "cpr-reboot"), frozenset({Moment.SET}), "no")
     request: Arguments = {"mode": "cpr-reboot", "downtime-limit": 5}
     reading = read_set_parameters(request, Policy(combinations=(row,)))
     assert reading == SetCapabilities((), None, (("mode", "cpr-reboot"),))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from qmpguard.policy.argument_values import MAX_VALUES
 from qmpguard.policy.operations import OpenMonitor, RunProgram
 from qmpguard.policy.reading.result import MAX_ENTRIES, TOO_MANY, Harmless, Unreadable
 from qmpguard.policy.schema import CAPABILITIES
-from qmpguard.policy.values import MAX_VALUES
 
 
 def test_readings_are_compared_by_what_they_say() -> None:

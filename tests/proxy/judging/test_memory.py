@@ -8,7 +8,7 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
-from qmpguard.policy.qemu_check import WORDS
+from qmpguard.policy.qemu_check import QEMU_ERRORS
 from qmpguard.policy.verdict import MAX_TEXT
 from qmpguard.proxy.judging.memory import MAX_WAYS, Memory
 from qmpguard.wire.qemu_messages import Reply
@@ -60,7 +60,7 @@ def test_a_snapshot_to_disk_is_no_migration(start: Start) -> None:
     assert left_on(memory) == frozenset()
 
 
-@pytest.mark.parametrize(("rule", "words"), WORDS.items())
+@pytest.mark.parametrize(("rule", "words"), QEMU_ERRORS.items())
 def test_a_refusal_of_qemus_own_confirms_its_rule(rule: str, words: str) -> None:
     memory = Memory()
     memory.on_reply(StartMigration(Start.OUTGOING), Reply(accepted=False, text=f"0000:65:00.0: {words}"))

@@ -31,7 +31,7 @@ class Clients:
         self.came: list[socket.socket] = []
         self.raises = raises
 
-    def accepted(self, sock: socket.socket, _: Peer) -> None:
+    def on_accept(self, sock: socket.socket, _: Peer) -> None:
         if self.raises is not None:
             raise self.raises
         self.came.append(sock)
@@ -43,7 +43,7 @@ class Clients:
 
 @contextmanager
 def listening(path: Path, clients: Clients, **options: Any) -> Iterator[Listener]:
-    listener = Listener(UnixAddress(str(path)), clients.accepted, label="vm=a", **options)
+    listener = Listener(UnixAddress(str(path)), clients.on_accept, label="vm=a", **options)
     with closing(listener), closing(clients):
         yield listener
 
@@ -165,12 +165,12 @@ async def test_clients_never_take_the_reserved_descriptors(tmp_path: Path, monke
         nonlocal full
         full += 1
 
-    with listening(tmp_path / "s", clients) as own, listening(tmp_path / "t", clients, on_full=count):
+    with listening(tmp_path / "s", clients) as duplicate_listening, listening(tmp_path / "t", clients, on_full=count):
         monkeypatch.setattr(module, "is_reserved", lambda _: True)
         with dial(tmp_path / "t") as sock:
             assert await is_closed(sock)
         assert (full, clients.came) == (1, [])
-        assert own.on_full is None
+        assert duplicate_listening.on_full is None
         with dial(tmp_path / "s"):
             await eventually(lambda: len(clients.came) == 1)  # the guard's own sockets may take them
 
@@ -269,7 +269,7 @@ async def test_what_has_no_file_is_never_listened_at_anew(tmp_path: Path) -> Non
         closed.restore()
         assert closed.is_closed
         for address in (FdAddress(os.dup(server.fileno())), UnixAddress(f"\0{tmp_path}")):
-            with closing(Listener(address, clients.accepted)) as listener:
+            with closing(Listener(address, clients.on_accept)) as listener:
                 before = listener._listening
                 listener.restore()
                 assert listener._listening is before
@@ -287,7 +287,7 @@ async def test_what_has_no_file_is_never_listened_at_anew(tmp_path: Path) -> Non
 )
 async def test_an_address_that_cannot_be_listened_at_is_told_in_words(address: Address) -> None:
     with pytest.raises(UnavailableError, match="cannot listen at "):
-        Listener(address, Clients().accepted)
+        Listener(address, Clients().on_accept)
 
 
 async def test_an_error_while_a_socket_is_opened_leaves_nothing_behind(
@@ -301,6 +301,6 @@ async def test_an_error_while_a_socket_is_opened_leaves_nothing_behind(
         with monkeypatch.context() as patch:
             patch.setattr(os, function, fails)
             with pytest.raises(UnavailableError):
-                Listener(UnixAddress(str(tmp_path / "s")), Clients().accepted, group=os.getgid())
+                Listener(UnixAddress(str(tmp_path / "s")), Clients().on_accept, group=os.getgid())
         assert not (tmp_path / "s").exists()
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

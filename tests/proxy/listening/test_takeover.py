@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.errors import UnavailableError
-from qmpguard.logs.linefile import PRIVATE
 from qmpguard.proxy.listening import takeover as module
-from qmpguard.proxy.listening.takeover import take_over
+from qmpguard.proxy.listening.takeover import MOVED_MODE, take_over
 from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ async def test_the_place_is_taken_and_given_back(path: Path) -> None:
         assert names(path) == {"q", "q.qemu", "q.qemu.lock"}
         assert seen(path)[:3] == before[:3], "tools find a socket with QEMU's owner and mode"
         assert seen(path)[3] != before[3]
-        assert (seen(path.with_name("q.qemu"))[0], seen(path.with_name("q.qemu"))[3]) == (PRIVATE, before[3])
+        assert (seen(path.with_name("q.qemu"))[0], seen(path.with_name("q.qemu"))[3]) == (MOVED_MODE, before[3])
     assert names(path) == {"q"}
     assert seen(path) == before
 
@@ -161,4 +160,4 @@ async def test_while_qemu_is_linked_another_at_its_path_is_told_and_left_alone(
 
 
 def test_what_is_kept_aside_is_for_its_owner_only() -> None:
-    assert PRIVATE & (stat.S_IRWXG | stat.S_IRWXO) == 0
+    assert MOVED_MODE & (stat.S_IRWXG | stat.S_IRWXO) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.relax import relaxed
+from qmpguard.policy.relaxation import relaxed
 from qmpguard.policy.rules import modes
 
 STRICT = Policy(profile=Profile.STRICT)

@@ -1,4 +1,4 @@
-"""A new device, as the arguments of `device_add` describe it."""
+"""A new device, from the arguments of `device_add`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     from qmpguard.wire.json import Value
 
-#: how a boolean property is said to be on: up to 8.0 enable-migration has an x- and is one (QEMU qapi_bool_parse)
+#: the values of a boolean property that is on (QEMU qapi_bool_parse); up to 8.0 it is x-enable-migration
 _ON = (True, "on", "yes", "true", "y")
 
 
-def described(driver: str, arguments: Mapping[str, Value]) -> Device:
-    """Return the device with what the rules speak about."""
+def new_device(driver: str, arguments: Mapping[str, Value]) -> Device:
+    """Return the device with the properties that rules read."""
 
     def text(name: str) -> str | None:
-        return _spelled(arguments.get(name))
+        return _as_text(arguments.get(name))
 
-    given = arguments.get("id")
-    identity = given if isinstance(given, str) and given else None  # QEMU ignores an id of another kind
+    id_ = arguments.get("id")
+    identity = id_ if isinstance(id_, str) and id_ else None  # QEMU ignores an id of another kind
     return Device(
         path=f"/machine/peripheral/{identity}" if identity else f"a new {driver}",
         driver=driver,
@@ -35,8 +35,8 @@ def described(driver: str, arguments: Mapping[str, Value]) -> Device:
     )
 
 
-def _spelled(value: Value) -> str | None:
-    """Return a scalar as QEMU up to 9.1 makes text of it (util/qemu-option.c: qemu_opts_from_qdict_entry)."""
+def _as_text(value: Value) -> str | None:
+    """Return a scalar as text, as QEMU up to 9.1 converts it (util/qemu-option.c: qemu_opts_from_qdict_entry)."""
     match value:
         case str():
             return value

@@ -11,18 +11,18 @@ import pytest
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.machine import Change, Machine
+from qmpguard.policy.machine_json import (
+    facts_from_json,
+    facts_to_json,
+    memory_from_json,
+    memory_to_json,
+    policy_from_json,
+    policy_to_json,
+    with_type,
+)
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import SetProperty, StartMigration
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.portrait import (
-    draw,
-    draw_memory,
-    draw_policy,
-    read_memory,
-    read_policy,
-    read_portrait,
-    with_type,
-)
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", "0000:65:00.0", "/sys/x", "net0")
 ANONYMOUS = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
@@ -41,9 +41,9 @@ WHOLE = Machine.of(
 
 
 def test_what_is_drawn_is_read_back() -> None:
-    paper = json.loads(json.dumps(draw(WHOLE)))
+    paper = json.loads(json.dumps(facts_to_json(WHOLE)))
     assert paper["devices"][0] == {"path": ANONYMOUS.path, "driver": "vfio-ap"}
-    again = read_portrait(paper)
+    again = facts_from_json(paper)
     assert again == Facts(
         capabilities=WHOLE.capabilities,
         devices=(ANONYMOUS, GPU),
@@ -54,16 +54,16 @@ def test_what_is_drawn_is_read_back() -> None:
         migration=WHOLE.migration,
         blocks=(NODE,),
     )
-    assert draw(again) == draw(WHOLE)
+    assert facts_to_json(again) == facts_to_json(WHOLE)
 
 
 def test_what_was_not_asked_is_left_out_and_stays_unknown() -> None:
-    assert draw(Facts()) == {}
-    assert read_portrait({}) == Facts()
+    assert facts_to_json(Facts()) == {}
+    assert facts_from_json({}) == Facts()
 
 
 def test_a_device_written_by_hand_needs_little() -> None:
-    facts = read_portrait({"devices": [{"id": "g", "driver": "vfio-pci"}], "migration": {}})
+    facts = facts_from_json({"devices": [{"id": "g", "driver": "vfio-pci"}], "migration": {}})
     assert facts.details == (Device("/machine/peripheral/g", "vfio-pci", "g"),)
     assert facts.migration is not None
     assert facts.migration.status == "none"
@@ -86,7 +86,7 @@ def test_a_device_written_by_hand_needs_little() -> None:
 )
 def test_what_cannot_be_read_is_said(value: Any, reason: str) -> None:
     with pytest.raises(ValueError, match="^" + reason.replace("[", r"\[")):
-        read_portrait(value)
+        facts_from_json(value)
 
 
 @pytest.mark.parametrize(
@@ -112,25 +112,25 @@ POLICIES = [
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_on_paper_is_the_same_policy(policy: Policy) -> None:
-    assert read_policy(json.loads(json.dumps(draw_policy(policy)))) == policy
+    assert policy_from_json(json.loads(json.dumps(policy_to_json(policy)))) == policy
 
 
 def test_a_memory_on_paper_is_the_same_memory() -> None:
     primary = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
     memory = Facts(hidden=(primary,), left_on=frozenset({"postcopy-ram"}), confirmed=frozenset({"vfio-postcopy"}))
-    assert read_memory(json.loads(json.dumps(draw_memory(memory)))) == memory
+    assert memory_from_json(json.loads(json.dumps(memory_to_json(memory)))) == memory
 
 
 @pytest.mark.parametrize(
     "value",
-    [None, {"mode": "x"}, {"rules": 1, "mode": "off", "profile": "strict"}, {**draw_policy(Policy()), "new": 1}],
+    [None, {"mode": "x"}, {"rules": 1, "mode": "off", "profile": "strict"}, {**policy_to_json(Policy()), "new": 1}],
 )
 def test_what_is_no_policy_is_said(value: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        read_policy(value)
+        policy_from_json(value)
 
 
 def test_nothing_of_a_policy_is_left_out() -> None:
     """Of rules that are added the ids are told, and whoever reads them says that they are not judged."""
     told = {field.name for field in fields(Policy)} - {"combinations", "plugins"} | {"added"}
-    assert told == draw_policy(Policy()).keys()
+    assert told == policy_to_json(Policy()).keys()

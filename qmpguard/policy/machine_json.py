@@ -1,4 +1,4 @@
-"""A machine on paper: what the rules look at, as a value that is written to JSON and read back."""
+"""Facts, policies and the guard's memory as JSON values, for `check --json`, `explain` and the console."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
     from qmpguard.policy.operations import Operation
 
-Paper: TypeAlias = "dict[str, object]"
+JsonObject: TypeAlias = "dict[str, object]"
 
 
-def draw(facts: Facts) -> Paper:
-    """Return the facts as a value for JSON; what was not asked is left out."""
-    asked: Paper = {
+def facts_to_json(facts: Facts) -> JsonObject:
+    """Return the facts as a JSON object. A fact that was not queried is left out."""
+    members: JsonObject = {
         "capabilities": None if facts.capabilities is None else sorted(facts.capabilities),
-        "devices": None if facts.details is None else [_drawn(device) for device in facts.details],
-        "others": [_drawn(device) for device in facts.others] if facts.others else None,
-        "blocks": None if facts.blocks is None else [_drawn(node) for node in facts.blocks],
+        "devices": None if facts.details is None else [_device_to_json(device) for device in facts.details],
+        "others": [_device_to_json(device) for device in facts.others] if facts.others else None,
+        "blocks": None if facts.blocks is None else [_device_to_json(node) for node in facts.blocks],
         "standbys": None if facts.standbys is None else sorted(facts.standbys),
         "runstate": facts.runstate,
         "migration": facts.migration and {"status": facts.migration.status, "blockers": list(facts.migration.blockers)},
     }
-    return {name: value for name, value in asked.items() if value is not None}
+    return {name: value for name, value in members.items() if value is not None}
 
 
 #: the members of a machine in JSON
@@ -38,13 +38,13 @@ _MEMBERS = frozenset({"capabilities", "devices", "others", "blocks", "standbys",
 _TEXTS = ("id", "host", "sysfsdev", "failover_pair_id")
 
 
-def _drawn(device: Device) -> Paper:
-    given = {name: getattr(device, name) for name in _TEXTS}
-    return {"path": device.path, "driver": device.driver} | {n: text for n, text in given.items() if text is not None}
+def _device_to_json(device: Device) -> JsonObject:
+    texts = {name: getattr(device, name) for name in _TEXTS}
+    return {"path": device.path, "driver": device.driver} | {n: text for n, text in texts.items() if text is not None}
 
 
-def read_portrait(value: object) -> Facts:
-    """Return the facts that `draw` wrote, perhaps changed by hand; raises `ValueError` with what cannot be read."""
+def facts_from_json(value: object) -> Facts:
+    """Return the facts in an object of `facts_to_json`, perhaps edited. Raises `ValueError` with the reason."""
     members = _members(value, "a machine", _MEMBERS)
     details = _devices(members, "devices") if "devices" in members else None
     return Facts(
@@ -52,7 +52,7 @@ def read_portrait(value: object) -> Facts:
         devices=details,
         others=None if details is None else _devices(members, "others"),
         details=details,
-        # who tells the devices and no block nodes means that there are none that are VFIO devices
+        # an object with devices and without block nodes means that no block node is a VFIO device
         blocks=None if details is None else tuple(_device(entry) for entry in _list(members, "blocks")),
         standbys=frozenset(_texts(members, "standbys")) if "standbys" in members else None,
         runstate=_text(members, "runstate"),
@@ -60,8 +60,8 @@ def read_portrait(value: object) -> Facts:
     )
 
 
-def draw_policy(policy: Policy) -> Paper:
-    """Return a policy as a value for JSON; of the rules that a site or a plug-in has added, the ids only."""
+def policy_to_json(policy: Policy) -> JsonObject:
+    """Return a policy as a JSON object; of combinations and plug-ins only the ids."""
     return {
         "mode": policy.mode.value,
         "profile": policy.profile.value,
@@ -72,9 +72,12 @@ def draw_policy(policy: Policy) -> Paper:
     }
 
 
-def read_policy(value: object) -> Policy:
-    """Return the policy that `draw_policy` wrote, without added rules; raises `ValueError` with what cannot be read."""
-    members = _members(value, "a policy", frozenset(draw_policy(Policy())))
+def policy_from_json(value: object) -> Policy:
+    """Return the policy in an object of `policy_to_json`, without its added rules.
+
+    Raises `ValueError` with the reason.
+    """
+    members = _members(value, "a policy", frozenset(policy_to_json(Policy())))
     rules = _members(members.get("rules", {}), "'rules'", None)
     return Policy(
         Mode(_text(members, "mode")),
@@ -85,18 +88,18 @@ def read_policy(value: object) -> Policy:
     )
 
 
-def draw_memory(facts: Facts) -> Paper:
-    """Return as a value for JSON what a guard remembers and no QEMU tells."""
+def memory_to_json(facts: Facts) -> JsonObject:
+    """Return the facts that a guard remembers, and no query returns, as a JSON object."""
     return {
-        "hidden": [_drawn(device) for device in facts.hidden],
+        "hidden": [_device_to_json(device) for device in facts.hidden],
         "left_on": sorted(facts.left_on),
         "confirmed": sorted(facts.confirmed),
     }
 
 
-def read_memory(value: object) -> Facts:
-    """Return the facts that `draw_memory` wrote; raises `ValueError` with what cannot be read."""
-    members = _members(value, "a memory", frozenset(draw_memory(Facts())))
+def memory_from_json(value: object) -> Facts:
+    """Return the facts in an object of `memory_to_json`. Raises `ValueError` with the reason."""
+    members = _members(value, "a memory", frozenset(memory_to_json(Facts())))
     return Facts(
         hidden=tuple(_device(entry) for entry in _list(members, "hidden")),
         left_on=frozenset(_texts(members, "left_on")),
@@ -105,7 +108,7 @@ def read_memory(value: object) -> Facts:
 
 
 def with_type(facts: Facts, operation: Operation) -> Facts:
-    """Return the facts with the type of the object whose property an operation sets, as QEMU finds it by its path."""
+    """Return the facts with the type of the object whose property an operation sets. QEMU takes partial paths."""
     if not isinstance(operation, SetProperty) or facts.details is None:
         return facts
     end = "/" + operation.change.path.lstrip("/")
@@ -133,7 +136,7 @@ def _migration(value: object) -> Migration:
 
 
 def _members(value: object, what: str, known: frozenset[str] | None) -> Mapping[str, object]:
-    """Return the members of an object; ``known``: which it may have, None: any."""
+    """Return the members of an object; ``known`` are the allowed names, None: any. Raises `ValueError`."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} is an object")
     unknown = value.keys() - known if known is not None else set()

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.values import MAX_VALUES, TooManyError, members
+from qmpguard.policy.argument_values import MAX_VALUES, TooManyValuesError, walk_members
 
 
 def found(value: Any) -> list[tuple[str, Any]]:
     """Return what the walk finds, without the objects, in one order."""
-    return sorted(((key, entry) for key, entry, _ in members(value)), key=str)
+    return sorted(((key, entry) for key, entry, _ in walk_members(value)), key=str)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_every_member_is_found(value: Any, result: list[tuple[str, Any]]) -> Non
 
 def test_a_member_comes_with_the_object_that_it_is_in() -> None:
     inner: dict[str, Any] = {"b": 1}
-    assert [(key, options) for key, _, options in members({"a": inner})] == [("a", {"a": inner}), ("b", inner)]
+    assert [(key, options) for key, _, options in walk_members({"a": inner})] == [("a", {"a": inner}), ("b", inner)]
 
 
 @pytest.mark.parametrize("size", [MAX_VALUES, MAX_VALUES + 1])
@@ -52,10 +52,10 @@ def test_more_values_than_are_looked_through_are_too_many(kind: str, size: int) 
         "texts": "json:[" + "0," * (size - 1) + "0]",
     }[kind]
     if size <= MAX_VALUES:
-        list(members(value))
+        list(walk_members(value))
         return
-    with pytest.raises(TooManyError):
-        list(members(value))
+    with pytest.raises(TooManyValuesError):
+        list(walk_members(value))
 
 
 def test_depth_is_no_limit() -> None:

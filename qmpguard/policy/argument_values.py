@@ -1,4 +1,4 @@
-"""A walk through the arguments of a request, and through the `json:` file names in them."""
+"""A walk through the values in the arguments of a request, and in their `json:` file names."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
     from qmpguard.wire.json import Value
 
-#: values of one request that are looked through: a whole backing chain has some hundred
+#: values of one request that are read: a whole backing chain has some hundred
 MAX_VALUES = 16384
 
 
-class TooManyError(Exception):
-    """A request has more values than are looked through."""
+class TooManyValuesError(Exception):
+    """A request has more than `MAX_VALUES` values."""
 
 
-def members(value: Value) -> Iterator[tuple[str, Value, dict[str, Value] | None]]:
+def walk_members(value: Value) -> Iterator[tuple[str, Value, dict[str, Value] | None]]:
     """Yield (key, value, object) for every member of every object in a value, and ("", entry, None) for texts in lists.
 
-    A text that begins with `json:` is a file name that QEMU reads as an object (block.c: parse_json_protocol); it is
-    walked through too. Raises `TooManyError`.
+    A text that begins with `json:` is a file name that QEMU parses as an object (block.c: parse_json_protocol). Its
+    members are yielded too. Raises `TooManyValuesError`.
     """
     left, count = [value], 0
     while left:
@@ -41,11 +41,11 @@ def members(value: Value) -> Iterator[tuple[str, Value, dict[str, Value] | None]
             case _:
                 pass
         if count > MAX_VALUES:
-            raise TooManyError
+            raise TooManyValuesError
 
 
 def _parsed(text: str) -> Value:
-    """Return the value that JSON text spells in QEMU's dialect; None where QEMU would not read it either."""
+    """Return the value of a JSON text in QEMU's dialect; None where QEMU could not parse it either."""
     framer = Framer()
     framer.feed(text.encode(errors="replace") + b"\n")
     item = framer.pull_whole()
