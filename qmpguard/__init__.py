@@ -1,10 +1,10 @@
 """qmpguard: a QMP proxy that keeps VFIO devices away from postcopy migration and background snapshot.
 
-The terms used throughout: request, reply, event, greeting (QMP's own) · *session*: one client's connection · *link*:
-the one connection to QEMU · *hub*: routes between the sessions of one VM and its link · *operation*: the effect of an
-intercepted request, a value with ``after(machine)`` · *machine*: the facts that the rules read · *survey*: the queries
-for these facts · *rule*: a condition that must not be violated · *verdict*: allow or refuse, with findings · *gate*:
-survey, judge, forward or refuse.
+The words used throughout: request, reply, event, greeting (QMP's own) · *session*: one client's conversation · *link*:
+the one connection to QEMU · *hub*: the sessions of one VM on one link · *operation*: what an intercepted request
+would do, as a value with ``after(machine)`` · *machine*: the facts that the rules speak about · *survey*: asking QEMU
+for those facts · *rule*: what must never be · *verdict*: allow or refuse, with findings · *gate*: survey, judge,
+forward or refuse.
 """
 
 from __future__ import annotations
@@ -15,43 +15,71 @@ from typing import TYPE_CHECKING
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
-    from qmpguard.daemon.guard import Guard, guarding
+    from qmpguard.embedding import Guard, guarding
+    from qmpguard.errors import ConfigError, QmpguardError, UnavailableError, UsageError
     from qmpguard.policy.device import Device
+    from qmpguard.policy.facts import Facts
+    from qmpguard.policy.forecast import Forecast, Passes
     from qmpguard.policy.machine import Machine
-    from qmpguard.policy.migration import Start
+    from qmpguard.policy.migration import Migration, Progress, Start
     from qmpguard.policy.policy import Mode, Policy, Profile
-    from qmpguard.policy.verdict import Problem
+    from qmpguard.policy.qemu_check import QemuCheck, Refuses
+    from qmpguard.policy.verdict import Finding, Problem, Verdict
+    from qmpguard.proxy.state.snapshot import LinkState, Pulse, Snapshot
+    from qmpguard.record import Decision, Outcome, Peer
     from qmpguard.remote.report import Report, check
 
 __all__ = [
+    "ConfigError",
+    "Decision",
     "Device",
+    "Facts",
+    "Finding",
+    "Forecast",
     "Guard",
+    "LinkState",
     "Machine",
+    "Migration",
     "Mode",
+    "Outcome",
+    "Passes",
+    "Peer",
     "Policy",
     "Problem",
     "Profile",
+    "Progress",
+    "Pulse",
+    "QemuCheck",
+    "QmpguardError",
+    "Refuses",
     "Report",
+    "Snapshot",
     "Start",
+    "UnavailableError",
+    "UsageError",
+    "Verdict",
     "__version__",
     "check",
     "guarding",
 ]
 
 #: the modules of the public names; each is imported on first use, so that `qmpguard --help` stays quick
-_HOMES = {
-    "Device": "qmpguard.policy.device",
-    "Machine": "qmpguard.policy.machine",
-    "Start": "qmpguard.policy.migration",
-    "Problem": "qmpguard.policy.verdict",
-    "Guard": "qmpguard.daemon.guard",
-    "guarding": "qmpguard.daemon.guard",
-    "Mode": "qmpguard.policy.policy",
-    "Policy": "qmpguard.policy.policy",
-    "Profile": "qmpguard.policy.policy",
-    "Report": "qmpguard.remote.report",
-    "check": "qmpguard.remote.report",
+_MODULES = {
+    "embedding": ("Guard", "guarding"),
+    "errors": ("ConfigError", "QmpguardError", "UnavailableError", "UsageError"),
+    "policy.device": ("Device",),
+    "policy.facts": ("Facts",),
+    "policy.forecast": ("Forecast", "Passes"),
+    "policy.machine": ("Machine",),
+    "policy.migration": ("Migration", "Progress", "Start"),
+    "policy.policy": ("Mode", "Policy", "Profile"),
+    "policy.qemu_check": ("QemuCheck", "Refuses"),
+    "policy.verdict": ("Finding", "Problem", "Verdict"),
+    "proxy.state.snapshot": ("LinkState", "Pulse", "Snapshot"),
+    "record": ("Decision", "Outcome", "Peer"),
+    "remote.report": ("Report", "check"),
 }
+_HOMES = {name: f"qmpguard.{module}" for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
@@ -59,3 +87,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'qmpguard' has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES[name]), name)
     return value
+
+
+def __dir__() -> list[str]:
+    return __all__

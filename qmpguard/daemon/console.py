@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Mapping
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
     from qmpguard.daemon.supervisor import Supervisor
     from qmpguard.proxy.judging.overrides import Overrides
     from qmpguard.record import Override, Peer
@@ -225,12 +225,12 @@ def _override(override: Override) -> Object:
     return {"rule": override.rule, "until": override.until, "reason": override.reason, "by": override.peer.uid}
 
 
-def _at(guard: Guard, addresses: list[object]) -> bool:
+def _at(guard: GuardedVm, addresses: list[object]) -> bool:
     """Say whether a VM's socket has one of some addresses, as configured or as getsockname(2) returns it."""
     return str(guard.config.listen) in addresses or (guard.listener is not None and guard.listener.name in addresses)
 
 
-def _policy_answer(name: str, guard: Guard) -> Object:
+def _policy_answer(name: str, guard: GuardedVm) -> Object:
     """Return a VM's effective policy, with its overrides, and the facts that its guard remembers."""
     vm = guard.vm
     answer = _vm(name, vm.overrides)

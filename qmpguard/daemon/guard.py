@@ -1,21 +1,20 @@
 """One guarded VM: its `Vm`, the listening socket for its clients, and for an inbound QEMU that for QEMU.
 
-A fault affects its own VM only: `Guard.run` ends only when it is cancelled. An exception in it is logged and counted in
-the VM's counts, and the failed part restarts after `RESTART_DELAY` seconds.
+A fault affects its own VM only: `GuardedVm.run` ends only when it is cancelled. An exception in it is logged and
+counted in the VM's counts, and the failed part restarts after `RESTART_DELAY` seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from qmpguard.address import Inbound, TcpAddress, UnixAddress, parse_address
+from qmpguard.address import Inbound, TcpAddress, UnixAddress
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.policy import Policy
 from qmpguard.policy.sockets import socket_name
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.listening.listener import Listener
@@ -28,7 +27,7 @@ from qmpguard.proxy.vm import Vm
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
 
     from qmpguard.proxy.judging.schemas import Schemas
     from qmpguard.proxy.listening.listener import PathKeeper
@@ -39,15 +38,13 @@ log = logging.getLogger(__name__)
 
 #: seconds that a stop waits for pending replies
 DRAIN_TIMEOUT = 5.0
-#: seconds that `guarding` waits for QEMU; it starts in a fifth of one
-START_TIMEOUT = 20.0
 #: seconds before a failed part restarts
 RESTART_DELAY = 1.0
 #: the presences of a QEMU that was connected and is not any more
 _GONE = frozenset({Presence.LOST, Presence.ENDED})
 
 
-class Guard:
+class GuardedVm:
     """One guarded VM. Its config can change while it runs, except for QEMU's address.
 
     ``on_presence`` is called when QEMU's presence has changed.
@@ -201,38 +198,6 @@ class Guard:
             self._retry.cancel()
         if self.listener is not None:
             self.listener.close()
-
-
-@asynccontextmanager
-async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy | None = None) -> AsyncGenerator[Guard]:
-    """Guard a QEMU in this process while the block runs: for test suites that drive a real QEMU.
-
-    ``qemu`` and ``listen`` are addresses as on the command line. The block begins when QEMU answers and clients are
-    served. Raises `UnavailableError` when that takes too long or when ``listen`` cannot be opened, and `UsageError` for
-    an unreadable address.
-    """
-    guard = Guard(VmConfig(name, parse_address(qemu), parse_address(listen), policy or Policy()))
-    guard.vm.connections.listener = guard.open_for_qemu()
-    guard.listen(guard.open())
-    try:
-        async with Tasks(f"vm={name}", guard.vm.counts.faults) as tasks:
-            task = tasks.start("guard", guard.run())
-            await _wait_for_qemu(guard, qemu)
-            yield guard
-            task.cancel()
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from None  # the exception of the block itself, unwrapped
-
-
-async def _wait_for_qemu(guard: Guard, qemu: str) -> None:
-    try:
-        async with asyncio.timeout(START_TIMEOUT):
-            await guard.vm.connected.wait()
-    except TimeoutError:
-        reason = guard.vm.recorder.standing.reason
-        raise UnavailableError(f"QEMU did not answer at {qemu} within {START_TIMEOUT:g} s: {reason}") from None
 
 
 def _socket_names(config: VmConfig) -> frozenset[str]:

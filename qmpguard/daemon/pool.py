@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from qmpguard.config import VmConfig
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
     from qmpguard.proxy.listening.listener import Listener
     from qmpguard.proxy.listening.qemu_listener import QemuListener
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class SocketPool:
     """The sockets of the present guards."""
 
-    def __init__(self, guards: Collection[Guard]) -> None:
+    def __init__(self, guards: Collection[GuardedVm]) -> None:
         self._guards = guards
         self._listeners = {_key(guard.config): guard.listener for guard in guards if guard.listener is not None}
         self._for_qemu = {
@@ -30,7 +30,7 @@ class SocketPool:
             if guard.vm.connections.listener is not None
         }
 
-    def open(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack) -> OpenSockets:
+    def open(self, wanted: Mapping[str, GuardedVm], configs: Mapping[str, VmConfig], undo: ExitStack) -> OpenSockets:
         """Return the sockets that guards need: those that are open at their addresses, and new ones.
 
         ``undo`` receives callbacks that revert each change. Raises `UnavailableError` or `ConfigError`.
@@ -39,7 +39,7 @@ class SocketPool:
         for_qemu = {name: self._qemu_listener(guard, undo) for name, guard in wanted.items()}
         return OpenSockets(listeners, for_qemu, self._guards)
 
-    def _listener(self, guard: Guard, vm: VmConfig, undo: ExitStack) -> Listener:
+    def _listener(self, guard: GuardedVm, vm: VmConfig, undo: ExitStack) -> Listener:
         listener = self._listeners.get(_key(vm))
         if listener is None or (listener.is_closed and not listener.suspended):
             listener = guard.open(vm)
@@ -51,7 +51,7 @@ class SocketPool:
             undo.callback(listener.suspend)
         return listener
 
-    def _qemu_listener(self, guard: Guard, undo: ExitStack) -> QemuListener | None:
+    def _qemu_listener(self, guard: GuardedVm, undo: ExitStack) -> QemuListener | None:
         listener = self._for_qemu.get(str(guard.config.qemu))
         if listener is None and guard not in self._guards:
             listener = guard.open_for_qemu()
@@ -66,9 +66,9 @@ class OpenSockets:
 
     listeners: Mapping[str, Listener]
     for_qemu: Mapping[str, QemuListener | None]
-    before: Collection[Guard]
+    before: Collection[GuardedVm]
 
-    def assign(self, wanted: Mapping[str, Guard]) -> None:
+    def assign(self, wanted: Mapping[str, GuardedVm]) -> None:
         """Give each guard its sockets, and close the sockets that no guard needs. Never raises."""
         spare = {id(guard.listener): guard.listener for guard in self.before}
         spare_for_qemu = {id(guard.vm.connections.listener): guard.vm.connections.listener for guard in self.before}

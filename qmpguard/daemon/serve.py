@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qmpguard.config import AdminConfig, Config
     from qmpguard.daemon.child import Child
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
     from qmpguard.proxy.listening.listener import Listener
     from qmpguard.record import Entry
     from qmpguard.signals import Signals
@@ -236,7 +236,7 @@ def _status_line(supervisor: Supervisor) -> str:
     return f"guarding {count - len(down)} of {count}; waiting for QEMU: {', '.join(down[:MAX_NAMED])}{more}"
 
 
-async def _announce(guards: list[Guard]) -> None:
+async def _announce(guards: list[GuardedVm]) -> None:
     for guard in guards:
         await guard.vm.connected.wait()
     for guard in guards:

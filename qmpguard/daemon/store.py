@@ -18,7 +18,7 @@ from qmpguard.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
     from qmpguard.daemon.systemd import Notifier, PassedSockets
     from qmpguard.proxy.qemu.handover import Handover
 
@@ -30,7 +30,7 @@ PREFIX = "link-"
 MAX_HANDOVER = 1 << 20
 
 
-def restore_links(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, Guard]) -> None:
+def restore_links(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, GuardedVm]) -> None:
     """Give each guard its stored link, and close the links of VMs that are not configured any more."""
     for name, numbers in sockets.take(PREFIX).items():
         notifier.forget(name)
@@ -44,7 +44,7 @@ def restore_links(sockets: PassedSockets, notifier: Notifier, guards: Mapping[st
             guard.vm.connections.inherit(inheritance)
 
 
-async def store_links(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
+async def store_links(notifier: Notifier, guards: Mapping[str, GuardedVm]) -> None:
     """Store each link without a pending request for the next process. After this, no guard has a link."""
     if not notifier.is_available:
         return
@@ -54,7 +54,7 @@ async def store_links(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
     await notifier.barrier()
 
 
-async def _store_link(notifier: Notifier, guard: Guard) -> None:
+async def _store_link(notifier: Notifier, guard: GuardedVm) -> None:
     inheritance = await guard.vm.release()
     if inheritance is not None:
         with inheritance.sock as sock:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from qmpguard.daemon.guard import Guard
+from qmpguard.daemon.guard import GuardedVm
 from qmpguard.daemon.pool import SocketPool
 from qmpguard.proxy.qemu.connections import Presence
 from qmpguard.proxy.sockets.budget import Budget
@@ -58,15 +58,15 @@ class Supervisor:
     """
 
     def __init__(self, tasks: Tasks, schemas: Schemas, sockets: PassedSockets, run: Run) -> None:
-        self.guards: dict[str, Guard] = {}
+        self.guards: dict[str, GuardedVm] = {}
         self.ended = asyncio.Event()
         self._tasks = tasks
         self._schemas = schemas
         self._sockets = sockets
         self._run = run
         self._budget = Budget()
-        self._running: dict[Guard, asyncio.Task[None]] = {}
-        self._stopping: dict[Guard, asyncio.Event] = {}  # each is set when the guard has released its QEMU
+        self._running: dict[GuardedVm, asyncio.Task[None]] = {}
+        self._stopping: dict[GuardedVm, asyncio.Event] = {}  # each is set when the guard has released its QEMU
         self._listeners: list[Callable[[Entry], None]] = []
         self.remarks: list[Callable[[], str]] = []  # each returns a note about every VM; empty: no note
         self._traffic: Callable[[str, Peer, Request], None] | None = None
@@ -121,14 +121,14 @@ class Supervisor:
         for guard in self.guards.values():
             guard.close()  # a guard whose task has not started does not close itself
 
-    def _guard_of(self, vm: VmConfig) -> Guard:
+    def _guard_of(self, vm: VmConfig) -> GuardedVm:
         """Return the guard of a VM: a new one where the VM is new or its QEMU has another address."""
         guard = self.guards.get(vm.name)
         if guard is not None and _same_qemu(guard.config, vm):
             return guard
-        return Guard(vm, self._schemas, self._sockets, self._run, self._budget)
+        return GuardedVm(vm, self._schemas, self._sockets, self._run, self._budget)
 
-    def _changes(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig]) -> Changes:
+    def _changes(self, wanted: Mapping[str, GuardedVm], configs: Mapping[str, VmConfig]) -> Changes:
         before = self.guards
         both = [name for name in wanted if name in before]
         return Changes(
@@ -142,7 +142,7 @@ class Supervisor:
 
     # start and stop
 
-    def _start(self, stopping: list[Guard], starting: list[Guard]) -> None:
+    def _start(self, stopping: list[GuardedVm], starting: list[GuardedVm]) -> None:
         """Run the new guards. One that replaces another waits until that has released its QEMU."""
         for guard in stopping:
             gone = self._stopping[guard] = asyncio.Event()
@@ -157,7 +157,7 @@ class Supervisor:
             before = [gone for other, gone in self._stopping.items() if _must_wait_for(other.config, guard.config)]
             self._running[guard] = self._tasks.start("vm", _run(guard, before))
 
-    async def _stop(self, guard: Guard, gone: asyncio.Event) -> None:
+    async def _stop(self, guard: GuardedVm, gone: asyncio.Event) -> None:
         """Stop a guard that was removed."""
         task = self._running[guard]
         try:
@@ -171,7 +171,7 @@ class Supervisor:
             guard.close()
             gone.set()
 
-    async def _hand_over(self, guard: Guard) -> None:
+    async def _hand_over(self, guard: GuardedVm) -> None:
         """Give the link to the guard that succeeds this one at the same QEMU, if no request is pending."""
         if self._successor(guard) is None:
             return
@@ -184,7 +184,7 @@ class Supervisor:
         elif successor is not None:
             successor.vm.connections.succeed(guard.vm.connections)
 
-    def _successor(self, guard: Guard) -> Guard | None:
+    def _successor(self, guard: GuardedVm) -> GuardedVm | None:
         """Return the new guard of the same QEMU; None where there is none."""
         return next((other for other in self.guards.values() if _same_qemu(other.config, guard.config)), None)
 
@@ -200,7 +200,7 @@ class Supervisor:
         return "; ".join(text for remark in self.remarks if (text := remark()))
 
 
-async def _run(guard: Guard, before: list[asyncio.Event]) -> None:
+async def _run(guard: GuardedVm, before: list[asyncio.Event]) -> None:
     """Run a guard after others have stopped, unless it was removed meanwhile: then it has no socket any more."""
     for gone in before:
         await gone.wait()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
 
 FAST = 0.1
 HEAD = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
@@ -34,7 +34,7 @@ HEALTHZ = b"GET /healthz HTTP/1.1\r\n" + HEAD + b"\r\n"
 class Place:
     """An admin interface to connect to with bare sockets."""
 
-    def __init__(self, visitor: AdminClient, guard: Guard, unix: Path | None) -> None:
+    def __init__(self, visitor: AdminClient, guard: GuardedVm, unix: Path | None) -> None:
         self.visitor = visitor
         self.guard = guard
         self._unix = unix

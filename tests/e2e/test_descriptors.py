@@ -22,7 +22,7 @@ from tests.support.guarding import Client, connected, eventually, guarding, qmp_
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
 
 NONE = {"error": {"class": "GenericError", "desc": "No file descriptor supplied via SCM_RIGHTS"}}
 
@@ -68,7 +68,7 @@ class Pipe:
 class Scene:
     """A guarded QEMU and two clients."""
 
-    guard: Guard
+    guard: GuardedVm
     one: Client
     two: Client
     socket: Path

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
 
 pytestmark = pytest.mark.qemu11
 
@@ -39,7 +39,7 @@ class Vm:
     qmp: QMPClient
     behind: QMPClient
     device: dict[str, Any]
-    guard: Guard | None
+    guard: GuardedVm | None
 
     async def is_on(self, capability: str) -> bool:
         """What QEMU itself says of a capability, asked on the second monitor."""

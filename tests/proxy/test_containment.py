@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qmpguard.access import Role
 from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.daemon.guard import Guard
+from qmpguard.daemon.guard import GuardedVm
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.proxy.clients import registry
 from qmpguard.proxy.clients.reading import TURN
@@ -165,7 +165,7 @@ def test_whatever_a_client_asks_a_verdict_comes_out(
     async def played() -> None:
         async with FakeQemu(tmp_path / "q") as qemu:
             vm = VmConfig("t", UnixAddress(str(qemu.path)), UnixAddress(str(tmp_path / "g")), Policy(profile=profile))
-            guard = Guard(VmConfig(**{**_fields(vm), "role": role, "watch": 0.0}))
+            guard = GuardedVm(VmConfig(**{**_fields(vm), "role": role, "watch": 0.0}))
             async with asyncio.TaskGroup() as tasks:
                 task = tasks.create_task(guard.run())
                 await guard.vm.connected.wait()
@@ -374,7 +374,7 @@ async def test_a_flood_is_answered_a_few_messages_a_turn(
 
     async with FakeQemu(tmp_path / "q") as qemu:
         vm = VmConfig("t", UnixAddress(str(qemu.path)), UnixAddress(str(tmp_path / "g")), watch=0.0, role=Role.OBSERVER)
-        guard = Guard(vm)
+        guard = GuardedVm(vm)
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(guard.run())
             await guard.vm.connected.wait()
@@ -733,11 +733,11 @@ def test_the_tokens_that_the_guard_adds_never_break_a_limit_of_qemu(
     assert MAX_TOKENS + 4 == 2 << 20
 
 
-def strict_guards(folder: Path) -> list[Guard]:
+def strict_guards(folder: Path) -> list[GuardedVm]:
     """Two VMs in profile strict, a and b, that share the schemas of their QEMUs."""
     schemas, strict = Schemas(), Policy(profile=Profile.STRICT)
     return [
-        Guard(
+        GuardedVm(
             VmConfig(n, UnixAddress(str(folder / f"q{n}")), UnixAddress(str(folder / f"g{n}")), strict, 30, 0), schemas
         )
         for n in "ab"

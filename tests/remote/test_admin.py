@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
 
 POSTCOPY = capabilities(postcopy_ram=True)
 
 
 @asynccontextmanager
-async def guard_with_admin(tmp_path: Path) -> AsyncGenerator[tuple[FakeQemu, Guard, str]]:
+async def guard_with_admin(tmp_path: Path) -> AsyncGenerator[tuple[FakeQemu, GuardedVm, str]]:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard, visiting(tmp_path, guard):
         qemu.devices["gpu0"] = "vfio-pci"
         yield qemu, guard, str(tmp_path / "admin.sock")

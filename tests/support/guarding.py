@@ -14,7 +14,7 @@ from qemu.qmp import QMPClient
 
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.daemon.guard import Guard
+from qmpguard.daemon.guard import GuardedVm
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ async def guarding(
     watch: float = 0.0,
     budget: Budget | None = None,
     up: bool = True,
-) -> AsyncGenerator[Guard]:
+) -> AsyncGenerator[GuardedVm]:
     """Guard a QEMU; ``up``: begin when the link stands."""
     if isinstance(qemu, Path):
         listen = listen or qemu.with_name("guard.sock")
@@ -45,7 +45,7 @@ async def guarding(
     assert listen is not None
     listen = UnixAddress(str(listen)) if isinstance(listen, Path) else listen
     vm = VmConfig("test", qemu, listen, policy or Policy(), survey_timeout, watch)
-    guard = Guard(vm, budget=budget)
+    guard = GuardedVm(vm, budget=budget)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())
         async with asyncio.timeout(TIMEOUT):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpguard.admin.state_cache import VmState
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
     from qmpguard.record import Run
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -82,7 +82,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[AdminClient]:
+async def visiting(folder: Path, guard: GuardedVm) -> AsyncGenerator[AdminClient]:
     """Visit a guard's admin interface by a unix socket."""
     path = folder / "admin.sock"
     connector = aiohttp.UnixConnector(str(path), limit=0)
@@ -96,7 +96,7 @@ async def visiting(folder: Path, guard: Guard) -> AsyncGenerator[AdminClient]:
 
 @asynccontextmanager
 async def visiting_by_tcp(
-    folder: Path, *guards: Guard, hosts: Sequence[str] = (), port: int | None = None
+    folder: Path, *guards: GuardedVm, hosts: Sequence[str] = (), port: int | None = None
 ) -> AsyncGenerator[AdminClient]:
     """Visit by TCP, where a token is needed."""
     (folder / "token").write_text(TOKEN + "\n")

@@ -30,7 +30,7 @@ from tests.support.visiting import TOKEN, AdminClient, free_port, visiting_by_tc
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
 
 PICTURES = Path(os.environ["QMPGUARD_PICTURES"]) if os.environ.get("QMPGUARD_PICTURES") else None
 POSTCOPY = capabilities(postcopy_ram=True)
@@ -44,7 +44,7 @@ class Scene:
     page: Page
     visitor: AdminClient
     folder: Path
-    guard: Guard
+    guard: GuardedVm
     arguments: list[str]
 
     @asynccontextmanager
@@ -202,7 +202,7 @@ async def test_what_is_not_named_has_a_name_for_a_screen_reader(scene: Scene) ->
     assert nameless in ([], ["table"] * len(nameless))
 
 
-def decided(guard: Guard, count: int = 1) -> str:
+def decided(guard: GuardedVm, count: int = 1) -> str:
     """Put decisions on record, and return the last one's reference."""
     journal, ref = guard.vm.journal, ""
     for _ in range(count):

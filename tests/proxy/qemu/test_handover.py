@@ -11,7 +11,7 @@ import pytest
 
 from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.daemon.guard import Guard
+from qmpguard.daemon.guard import GuardedVm
 from qmpguard.policy.device import Device
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.qemu.handover import Handover, decode
@@ -59,10 +59,10 @@ def test_anything_else_is_not_gone_on_with(data: bytes) -> None:
 
 
 @asynccontextmanager
-async def heir(qemu: Path, inheritance: Inheritance) -> AsyncGenerator[Guard]:
+async def heir(qemu: Path, inheritance: Inheritance) -> AsyncGenerator[GuardedVm]:
     """The next guard."""
     listen = UnixAddress(str(qemu.with_name("heir.sock")))
-    guard = Guard(VmConfig("test", UnixAddress(str(qemu)), listen, Policy(), watch=0))
+    guard = GuardedVm(VmConfig("test", UnixAddress(str(qemu)), listen, Policy(), watch=0))
     guard.vm.connections.inherit(inheritance)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(guard.run())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
     from qmpguard.policy.survey import Answer, Query
     from qmpguard.proxy.judging.gate import Gate
 
@@ -32,12 +32,12 @@ POSTCOPY = capabilities(postcopy_ram=True)
 MIGRATE = {"execute": "migrate", "arguments": {"uri": "exec:cat"}}
 
 
-async def next_link(qemu: FakeQemu, guard: Guard) -> None:
+async def next_link(qemu: FakeQemu, guard: GuardedVm) -> None:
     await eventually(lambda: qemu.connections == 2 and guard.vm.connected.is_set())
 
 
 @asynccontextmanager
-async def judged_without_room(qemu: FakeQemu, guard: Guard, socket: Path) -> AsyncGenerator[Client]:
+async def judged_without_room(qemu: FakeQemu, guard: GuardedVm, socket: Path) -> AsyncGenerator[Client]:
     """A client whose migration was judged, while another's requests have taken all the room that clients have."""
     async with connected(socket) as qmp, connected(socket, oob=True) as crowd:
         qemu.hold |= {"query-name", "query-migrate-capabilities"}
