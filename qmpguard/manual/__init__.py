@@ -1,1 +1,1 @@
-"""The manual page and the shells' completions, made from the parser that `--help` is made from: `make docs`."""
+"""Documents made from the code: manual page, completions, Python interface and glossary (`make docs`)."""

@@ -1,4 +1,4 @@
-"""Write the manual page and the completions below a directory: ``python -m qmpguard.manual [DIRECTORY]``."""
+"""Write what comes from parser and docstrings below a directory: ``python -m qmpguard.manual [DIRECTORY]``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from qmpguard.cli import parser
+from qmpguard.manual import api, glossary
 from qmpguard.manual.completion import bash, fish, zsh
 from qmpguard.manual.page import page
 from qmpguard.manual.tree import tree
@@ -16,6 +17,8 @@ def files() -> dict[str, str]:
     top = tree(parser())
     return {
         "docs/qmpguard.1": page(top),
+        "docs/api.md": api.page(),
+        "docs/glossary.md": glossary.page(),
         "completions/qmpguard.bash": bash(top),
         "completions/_qmpguard": zsh(top),
         "completions/qmpguard.fish": fish(top),
