@@ -1,9 +1,9 @@
-"""Follow one `query-status` through the guard: calls, files, and moves between files.
+"""Follow one request through the guard: calls, files, and moves between files.
 
-`python -m benchmarks.walk` prints the sequence and the numbers. The guard stands in front of the tests' fake QEMU, in
-this process. Only functions of `qmpguard/` are counted. A *move* is a call into another file than that of the call
-before it; with returns, each return into another file is counted too. Nothing is timed: the numbers are the same on
-every machine.
+`python -m benchmarks.walk` prints the sequence and the numbers for a `query-status`, and with `refusal` for a refused
+`migrate-set-capabilities`. The guard stands in front of the tests' fake QEMU, in this process. Only functions of
+`qmpguard/` are counted. A *move* is a call into another file than that of the call before it; with returns, each
+return into another file is counted too. Nothing is timed: the numbers are the same on every machine.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import qmpguard
 from tests.support.fakes.qemu import FakeQemu
-from tests.support.guarding import Client, connected, eventually
+from tests.support.guarding import Client, capabilities, connected, eventually
 
 PACKAGE = f"{Path(qmpguard.__file__).parent}/"
 #: queries before the one that is followed: the first reply of a link starts the reading of QEMU's schema
@@ -99,18 +99,18 @@ def _caller(frame: FrameType) -> tuple[str, str] | None:
     return None if back is None else (back.f_code.co_filename.removeprefix(PACKAGE), back.f_code.co_qualname)
 
 
-async def follow(client: Client) -> Walk:
-    """Return the walk of one `query-status` of a client that has sent several before."""
+async def follow(client: Client, command: str, arguments: dict[str, Any] | None) -> Walk:
+    """Return the walk of a request that the client has sent several times before."""
     for _ in range(BEFORE):
-        await client.ask("query-status")
+        await client.ask(command, arguments)
     walk = Walk()
     with walk.recorded():
-        await client.ask("query-status")
+        await client.ask(command, arguments)
     return walk
 
 
-async def walked() -> Walk:
-    """Return the walk of one `query-status` through a guard in front of the fake QEMU."""
+async def walked(command: str = "query-status", arguments: dict[str, Any] | None = None) -> Walk:
+    """Return the walk of a request through a guard in front of the fake QEMU, which has a VFIO device."""
     with tempfile.TemporaryDirectory() as folder:
         listen = Path(folder) / "guard.sock"
         async with (
@@ -118,9 +118,10 @@ async def walked() -> Walk:
             qmpguard.guarding(str(qemu.path), str(listen)),
             connected(listen) as client,
         ):
+            qemu.devices["gpu0"] = "vfio-pci"
             await client.ask("query-status")
             await eventually(lambda: "query-qmp-schema" in [request.get("execute") for request in qemu.seen])
-            return await follow(client)
+            return await follow(client, command, arguments)
 
 
 def report(walk: Walk) -> Iterator[str]:
@@ -136,7 +137,11 @@ def report(walk: Walk) -> Iterator[str]:
 def main() -> None:
     """Print the walk."""
     logging.disable()
-    print(*report(asyncio.run(walked())), sep="\n")
+    requests = {(): ("query-status", None), ("refusal",): ("migrate-set-capabilities", capabilities(postcopy_ram=True))}
+    request = requests.get(tuple(sys.argv[1:]))
+    if request is None:
+        sys.exit("usage: python -m benchmarks.walk [refusal]")
+    print(*report(asyncio.run(walked(*request))), sep="\n")
 
 
 if __name__ == "__main__":
