@@ -1,4 +1,4 @@
-"""docs/glossary.md: the words of the project, and every class of the layers policy and proxy by its docstring."""
+"""docs/glossary.md: words, every class of the layers policy and proxy, and every module, by their docstrings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGE = Path(qmpguard.__file__).parent
 _HEAD = """\
 # Glossary
 
-<!-- written by `make docs`: the classes from their docstrings, the words from qmpguard/manual/glossary.py -->
+<!-- written by `make docs`: classes and modules from their docstrings, the words from qmpguard/manual/glossary.py -->
 
 """
 WORDS = {
@@ -73,6 +73,15 @@ def _lines() -> Iterator[str]:
     for layer in LAYERS:
         yield from ("", f"## Classes of `{layer}/`", "", "| class | module | |", "|---|---|---|")
         yield from (f"| `{name}` | `{module}` | {text} |" for module, name, text in classes(layer))
+    yield from ("", "## Modules", "", "| module | |", "|---|---|")
+    yield from (f"| `{module}` | {text} |" for module, text in modules())
+
+
+def modules() -> Iterator[tuple[str, str]]:
+    """Yield every module with its docstring's first paragraph."""
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        if text := _summary(ast.get_docstring(ast.parse(path.read_text())) or ""):
+            yield path.relative_to(_PACKAGE).as_posix(), text
 
 
 def _summary(docstring: str) -> str:

@@ -44,5 +44,12 @@ def test_the_glossary_has_every_class_with_a_meaning(layer: str) -> None:
             assert re.search(rf"^\| `{name}` \| `{module}` \| \S.* \|$", page, re.MULTILINE), f"{module}: {name}"
 
 
+def test_the_glossary_has_every_module() -> None:
+    page = glossary.page()
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).as_posix()
+        assert re.search(rf"^\| `{module}` \| \S.* \|$", page, re.MULTILINE), f"{module} has no docstring"
+
+
 def test_each_word_has_a_meaning_of_its_own() -> None:
     assert len(set(glossary.WORDS.values())) == len(glossary.WORDS)
