@@ -105,32 +105,32 @@ def _row(cells: Sequence[str]) -> str:
 
 _HEAD = """# Conformance
 
-A client cannot tell the guard from QEMU, except where the guard refuses. A running QEMU is the judge of that: a client
-talks to one QEMU, and in the same words to the guard before another one that is like it, and must be told the same.
+A client cannot tell the guard from QEMU, except by a refusal. Running QEMUs show it: a client talks to one QEMU
+directly, and sends the same to the guard in front of another QEMU of the same kind. The replies must be the same.
 
 <!-- written by `make conformance` from tests/labs/conformance/report.py -->
 
 ## Clients
 
-Each is tried on a running machine with a device that counts as VFIO. It asks, fails at something, stops and continues
-the machine, passes descriptors if it can, and prepares a postcopy migration. That is refused, and the client goes on.
-Of what it is told, only the time of events and the numbers of threads and descriptors are left out.
+Each client talks to a running machine with a device that counts as VFIO. It sends queries, sends a command that fails,
+stops and continues the machine, passes descriptors if it can, and prepares a postcopy migration. That is refused, and
+the client goes on. The comparison leaves out only the time of events and the numbers of threads and descriptors.
 
-Programs and libraries run as they are. Where the client is not made for Python, a script sends what it sends in one
-write, with its spelling, ids, line ends and descriptors, and cuts what comes as it does: at CR LF, in lines of at most
-64 KiB, or at a brace that ends a line.
+Programs and libraries run as they are. For a client in another language than Python, a script sends the client's bytes
+in one write, with its spelling, ids, line ends and descriptors. It cuts the replies as the client does: at CR LF, in
+lines of at most 64 KiB, or at a brace that ends a line.
 """
 
 _SCRIPTS = """
 ## Scripts
 
-Byte for byte: what clients may send, sensible or not. Of what they are sent, only the time of events and the order of
-members in objects are made equal. `make fuzz` plays generated scripts besides, for as long as one likes.
+Scripts of valid and invalid requests, compared byte for byte. Only the time of events and the order of members in
+objects are made equal before. `make fuzz` plays generated scripts too, for a given number of minutes.
 """
 
 _DIFFERENCES = """## Differences
 
-These are all that are known.
+This is the list of all known differences.
 """
 
 if __name__ == "__main__":

@@ -75,11 +75,11 @@ def _id(message: str) -> str:
 
 DIFFERENCES = (
     Difference(
-        "Errors for what is no JSON: QEMU 11.1 says where in the input it is (`1:32: `), words some faults anew, and "
-        "reports a fault at once, where QEMU up to 11.0 reports it when the message's brackets balance. "
-        "The guard does as QEMU up to 11.0, before every QEMU. "
-        "A request that follows is executed or not exactly as by the QEMU there.",
-        "These words are for people who type JSON, and no tool is known to read them.",
+        "JSON parse errors: QEMU 11.1 adds the position in the input (`1:32: `), words some errors differently, "
+        "and reports an error at once. QEMU 7.2 to 11.0 report it when the message's brackets balance. The guard "
+        "uses the wording and order of QEMU 7.2 to 11.0, whichever version is connected. A request after the error "
+        "is executed or not as by the QEMU that is connected.",
+        "People who type JSON read these words; no tool is known to parse them.",
         since=(11, 1),
         ignores=_is_parse_error,
     ),
@@ -96,13 +96,13 @@ DIFFERENCES = (
     Difference(
         "A command that is judged, with arguments that cannot be read, is refused by rule `unverified`; "
         "QEMU words that error otherwise.",
-        "What cannot be read cannot be judged, and what was not judged is not forwarded.",
+        "Arguments that cannot be read cannot be judged, and the guard forwards no request that it has not judged.",
         explains=_unreadable,
     ),
     Difference(
         "A message may have 4 MiB of tokens (`max_request`: up to 10), and an error quotes 64 KiB of a stray "
         "token. QEMU reads 64 MiB and quotes all.",
-        "No known client needs more, and one client must not fill the memory that all share.",
+        "No known client needs more, and one client must not fill the memory of all.",
     ),
     Difference(
         "A large request holds up the other clients of its VM while QEMU reads it: byte by byte, some four seconds for "
@@ -112,7 +112,7 @@ DIFFERENCES = (
     Difference(
         "A client that leaves more than 16 MiB unread is disconnected when there is more for it. "
         "QEMU stops to read that client's requests, and its own memory grows with the events.",
-        "One client must not slow another, nor fill the memory that all share.",
+        "One client must not slow another, nor fill the memory of all.",
     ),
     Difference(
         "`getfd` with a name that another connected client holds is refused. "
@@ -127,17 +127,17 @@ DIFFERENCES = (
     Difference(
         "A client that has sent its last byte gets every reply whole. QEMU may cut one short that the socket has no "
         "room for, as the schema of 10.0 and later, and send the rest to the next client, before the greeting.",
-        "That is a fault of QEMU, and the next client could not read what it is sent.",
+        "That is a fault of QEMU, and the next client could not read its input.",
     ),
     Difference(
         "With out-of-band, QEMU (7.2 and 11.1 were seen to) aborts at times when a client sends many requests at once: "
         "`handle_qmp_command: Assertion ... QMP_REQ_QUEUE_LEN_MAX`. Behind the guard it does not.",
-        "The guard never fills QEMU's queue, so that out-of-band requests are read at any time, and answers by itself "
-        "what is no request.",
+        "The guard never fills QEMU's queue, so that QEMU reads out-of-band requests at any time, and it answers "
+        "malformed requests by itself.",
     ),
     Difference(
         "Clients are served at the same time. QEMU serves one, and lets the next one wait without a greeting.",
-        "That is what a tool of one's own beside the management needs.",
+        "A tool can be used beside the management.",
     ),
 )
 
