@@ -40,7 +40,7 @@ def test_the_glossary_has_every_class_with_a_meaning(layer: str) -> None:
     page = glossary.page()
     for path in (PACKAGE / layer).rglob("*.py"):
         module = path.relative_to(PACKAGE).as_posix()
-        for name in re.findall(r"^\s*class (\w+)", path.read_text(), re.MULTILINE):
+        for name in re.findall(r"^\s*class (\w+)[(:]", path.read_text(), re.MULTILINE):
             assert re.search(rf"^\| `{name}` \| `{module}` \| \S.* \|$", page, re.MULTILINE), f"{module}: {name}"
 
 
