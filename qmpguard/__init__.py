@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Mode, Policy, Profile
     from qmpguard.policy.qemu_check import QemuCheck, Refuses
     from qmpguard.policy.verdict import Finding, Problem, Verdict
-    from qmpguard.proxy.state.snapshot import LinkState, Pulse, Snapshot
+    from qmpguard.proxy.state.snapshot import Judging, LinkState, Pulse, QemuState, Snapshot
     from qmpguard.record import Decision, Outcome, Peer
     from qmpguard.remote.report import Report, check
 
@@ -34,6 +34,7 @@ __all__ = [
     "Finding",
     "Forecast",
     "Guard",
+    "Judging",
     "LinkState",
     "Machine",
     "Migration",
@@ -47,6 +48,7 @@ __all__ = [
     "Progress",
     "Pulse",
     "QemuCheck",
+    "QemuState",
     "QmpguardError",
     "Refuses",
     "Report",
@@ -72,7 +74,7 @@ _MODULES = {
     "policy.policy": ("Mode", "Policy", "Profile"),
     "policy.qemu_check": ("QemuCheck", "Refuses"),
     "policy.verdict": ("Finding", "Problem", "Verdict"),
-    "proxy.state.snapshot": ("LinkState", "Pulse", "Snapshot"),
+    "proxy.state.snapshot": ("Judging", "LinkState", "Pulse", "QemuState", "Snapshot"),
     "record": ("Decision", "Outcome", "Peer"),
     "remote.report": ("Report", "check"),
 }

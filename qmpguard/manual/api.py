@@ -24,7 +24,11 @@ GROUPS = (
     ("A question to a live VM", "", ("check", "Report", "Forecast", "Passes", "QemuCheck", "Refuses")),
     ("A policy", "", ("Policy", "Mode", "Profile")),
     ("Decisions", "", ("Decision", "Outcome", "Verdict", "Finding", "Problem", "Peer")),
-    ("The state of a VM", "", ("Snapshot", "LinkState", "Pulse", "Facts", "Device", "Migration", "Progress")),
+    (
+        "The state of a VM",
+        "",
+        ("Snapshot", "LinkState", "QemuState", "Pulse", "Judging", "Facts", "Device", "Migration", "Progress"),
+    ),
     ("Rules of your own", RULE, ("Machine", "Start")),
     ("Errors", ERROR, ("QmpguardError", "UsageError", "ConfigError", "UnavailableError")),
 )
@@ -100,7 +104,8 @@ def _keyword(function: Callable[..., object]) -> str:
 def _fields(kind: type) -> Iterator[str]:
     """Yield the values of an enumeration, the fields of a dataclass, the exit code of an error."""
     if issubclass(kind, Enum):
-        yield from (f"{member.name} = {_value(member.value)}" for member in kind)
+        comments = _comments(kind)
+        yield from (f"{member.name} = {_value(member.value)}{comments.get(member.name, '')}" for member in kind)
     elif is_dataclass(kind):
         comments = _comments(kind)
         yield from (f"{_field(f)}{comments.get(f.name, '')}" for f in fields(kind) if _is_public(str(f.type)))
@@ -156,8 +161,8 @@ def _is_public(annotation: str) -> bool:
 
 
 def _comments(kind: type) -> dict[str, str]:
-    """Return the comments behind the fields of a dataclass."""
-    found = re.findall(r"^    (\w+): [^#\n]+#(?! noqa)\s*(.+)$", inspect.getsource(kind), re.MULTILINE)
+    """Return the comments behind the fields of a dataclass, or the members of an enumeration."""
+    found = re.findall(r"^    (\w+)(?:: | = )[^#\n]+#(?! noqa)\s*(.+)$", inspect.getsource(kind), re.MULTILINE)
     return {name: f"  # {text}" for name, text in found}
 
 
