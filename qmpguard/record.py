@@ -62,7 +62,7 @@ class Decision:
     peer: Peer
     command: str
     verdict: Verdict
-    qemu: str
+    qemu: str  # its version
     qemu_check: str = "unknown"
     took: float = 0.0
 

@@ -32,13 +32,13 @@ def is_failover_standby(driver: str) -> bool:
 class Device:
     """One device. The details are None before they are queried, and where QEMU has no such property."""
 
-    path: str
-    driver: str
+    path: str  # in QOM
+    driver: str  # its QOM type
     id: str | None = None
-    host: str | None = None
-    sysfsdev: str | None = None
+    host: str | None = None  # its PCI address on the host
+    sysfsdev: str | None = None  # its path in the host's /sys
     failover_pair_id: str | None = None
-    migration_forced: bool = False
+    migration_forced: bool = False  # enable-migration=on
 
     @property
     def name(self) -> str:

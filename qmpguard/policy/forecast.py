@@ -49,11 +49,11 @@ class Passes(Enum):
 class Forecast:
     """One way to migrate: whether it would pass; if refused or warned of, the reason, the rule and the fix."""
 
-    way: str
+    way: str  # "plain", "postcopy", "background snapshot", "incoming", ...
     passes: Passes
-    reason: str = ""
-    rule: str = ""
-    fix: str = ""
+    reason: str = ""  # empty if it passes without a warning
+    rule: str = ""  # the rule that was violated
+    fix: str = ""  # the remedy
     qemu_check: QemuCheck = UNKNOWN_CHECK
 
 

@@ -42,6 +42,6 @@ class Progress:
 class Migration:
     """The answer to ``query-migrate``: the status of the last or present migration, and the blockers of the next."""
 
-    status: str = "none"
-    blockers: tuple[str, ...] = ()
+    status: str = "none"  # as QEMU names it
+    blockers: tuple[str, ...] = ()  # what keeps the VM from migrating, in QEMU's words
     progress: Progress | None = None

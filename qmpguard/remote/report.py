@@ -24,12 +24,12 @@ class Report:
     """The facts about a VM and its forecasts. The text beside a forecast says why that migration cannot begin now."""
 
     address: str
-    version: str
-    package: str
+    version: str  # QEMU's
+    package: str  # its packager's version
     profile: str
     facts: Facts
     forecasts: tuple[tuple[Forecast, str], ...]
-    judged_by: str = ""
+    judged_by: str = ""  # the source of the policy, for people
 
     @property
     def refuses(self) -> bool:
