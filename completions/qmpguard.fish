@@ -70,6 +70,8 @@ complete -c qmpguard -n '__fish_seen_subcommand_from exec' -l audit -r -d 'write
 complete -c qmpguard -n '__fish_seen_subcommand_from exec' -l traffic -r -d 'write every request to a file, without secrets [QMPGUARD_TRAFFIC]'
 complete -c qmpguard -n '__fish_seen_subcommand_from exec' -l traffic-exclude -r -d 'commands that the traffic file leaves out [QMPGUARD_TRAFFIC_EXCLUDE]'
 complete -c qmpguard -n '__fish_seen_subcommand_from exec' -l otel -r -d 'export decisions to OpenTelemetry; needs qmpguard[otel] (default: false) [QMPGUARD_OTEL]'
+complete -c qmpguard -n '__fish_seen_subcommand_from exec' -l keep-pid -f -d 'this process becomes QEMU, and the guard is its child: for managers that know QEMU by its PID'
+complete -c qmpguard -n '__fish_seen_subcommand_from exec' -l log-file -r -d 'with --keep-pid: where the guard logs once it is ready, since standard error is QEMU'\''s'
 complete -c qmpguard -n '__fish_seen_subcommand_from check' -s h -l help -f -d 'show this help message and exit'
 complete -c qmpguard -n '__fish_seen_subcommand_from check' -l config -r -d 'judge as this file says, not as the guard there does'
 complete -c qmpguard -n '__fish_seen_subcommand_from check' -l vm -r -d 'the VM of --config, where there are several'

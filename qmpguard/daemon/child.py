@@ -9,28 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import socket
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
+from qmpguard.daemon.monitor_pair import IGNORED_BY_PYTHON, LINGER, MonitorPair, environment, inheritable
 from qmpguard.daemon.openfiles import soft_limit
 from qmpguard.errors import UsageError
 from qmpguard.signals import EXIT_BY_SIGNAL, TO_CHILD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
 #: the signals that are forwarded to QEMU
 FORWARDED = tuple(sorted(TO_CHILD))
-#: seconds that the guard waits for the end of the link after QEMU has ended; a child of QEMU may hold the socket open
-LINGER = 1.0
-#: signals that Python ignores, and other programs do not expect to be ignored
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Child:
@@ -42,10 +37,8 @@ class Child:
     def __init__(self, command: Sequence[str], files: int) -> None:
         self.status: int | None = None
         self._files = files
-        self._ours, self._theirs = socket.socketpair()
-        number = self._theirs.fileno()
-        monitor = ("-chardev", f"socket,id=qmpguard,fd={number}", "-mon", "chardev=qmpguard,mode=control")
-        self._command = (*command, *monitor)
+        self._pair = MonitorPair()
+        self._command = (*command, *self._pair.options)
         self._lock = Lock()  # guards the next three attributes
         self._pid = 0  # QEMU's, from its start until waitpid(2)
         self._begun = False
@@ -54,16 +47,16 @@ class Child:
 
     def detach(self) -> int:
         """Return the descriptor of the guard's end of the pair; the caller owns it."""
-        return self._ours.detach()
+        return self._pair.ours.detach()
 
     def close(self) -> None:
         """Close QEMU's end of the pair, if QEMU was not started."""
-        self._theirs.close()
+        self._pair.theirs.close()
 
     def start(self) -> None:
         """Start QEMU, unless a signal for it has arrived. Raises `UsageError` where it cannot be started."""
         loop = asyncio.get_running_loop()
-        with self._lock, self._theirs:
+        with self._lock, self._pair.theirs:
             self._begun = True
             if self._early:
                 self._end(EXIT_BY_SIGNAL + self._early)
@@ -95,17 +88,21 @@ class Child:
             elif not self._begun:
                 self._early = self._early or number
 
+    def signal_handlers(self) -> Mapping[int, Callable[[], None]]:
+        """Return a handler for each signal that is forwarded to QEMU."""
+        return {number: partial(self.forward, number) for number in FORWARDED}
+
     def _spawn(self) -> int:
-        os.set_inheritable(self._theirs.fileno(), True)
-        closing = [(os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() if number != self._theirs.fileno()]
+        monitor = self._pair.give()
+        closing = [(os.POSIX_SPAWN_CLOSE, number) for number in inheritable() if number != monitor]
         with soft_limit(self._files):
             return os.posix_spawnp(
                 self._command[0],
                 self._command,
-                _environment(),
+                environment(),
                 file_actions=closing,
                 setsigmask=(),
-                setsigdef=_IGNORED_BY_PYTHON,
+                setsigdef=IGNORED_BY_PYTHON,
             )
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -122,26 +119,3 @@ class Child:
         self.status = status
         log.info("qemu=ended status=%d", status)
         self._ended.set()
-
-
-def forwarding_handlers(child: Child) -> dict[int, Callable[[], None]]:
-    """Return a handler for each signal that is forwarded to QEMU."""
-
-    def send(number: int) -> Callable[[], None]:
-        return lambda: child.forward(number)
-
-    return {number: send(number) for number in FORWARDED}
-
-
-def _inheritable() -> Iterator[int]:
-    """Yield the inheritable descriptors, without the standard ones."""
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        number = int(entry.name)
-        with suppress(OSError):  # the descriptor of /proc/self/fd itself
-            if number > 2 and os.get_inheritable(number):
-                yield number
-
-
-def _environment() -> dict[str, str]:
-    """Return QEMU's environment: the guard's, without the variables QMPGUARD_*."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("QMPGUARD_")}

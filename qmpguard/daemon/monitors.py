@@ -97,6 +97,11 @@ def possible_monitors(command: Sequence[str]) -> Iterator[str]:
             yield _spelled(option, value)
 
 
+def is_daemon(command: Sequence[str]) -> bool:
+    """Say whether QEMU would leave the process that it is started in (os-posix.c: os_daemonize)."""
+    return any(option == "daemonize" for option, _ in _options(command))
+
+
 def _spelled(option: str, value: str) -> str:
     return f"-{option}" if option in WITHOUT_VALUE else f"-{option} {value}"
 

@@ -8,9 +8,8 @@ import logging
 import signal
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.daemon.child import forwarding_handlers
 from qmpguard.daemon.console import Console, socket_paths
 from qmpguard.daemon.interface import Interface
 from qmpguard.daemon.reload import Reloads
@@ -28,11 +27,10 @@ from qmpguard.tasks import Tasks
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from typing import Any
 
     from qmpguard.config import AdminConfig, Config
-    from qmpguard.daemon.child import Child
     from qmpguard.daemon.guard import GuardedVm
     from qmpguard.proxy.listening.listener import Listener
     from qmpguard.record import Entry
@@ -47,12 +45,37 @@ ready.setLevel(logging.INFO)
 MAX_NAMED = 5
 
 
+class StartedQemu(Protocol):
+    """A QEMU that starts when the guard is ready."""
+
+    @property
+    def status(self) -> int | None:
+        """QEMU's exit status, where it is known."""
+        ...
+
+    def start(self) -> None:
+        """Start QEMU. Raises `UsageError` where it cannot be started."""
+        ...
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Set ``stop`` when QEMU has ended."""
+        ...
+
+    async def ended(self) -> None:
+        """Return when a QEMU that must not outlive the guard has ended."""
+        ...
+
+    def signal_handlers(self) -> Mapping[int, Callable[[], None]]:
+        """Return a handler for each signal that is forwarded to QEMU."""
+        ...
+
+
 async def serve(
     config: Config,
     signals: Signals,
     sockets: PassedSockets | None = None,
     load: Callable[[], Config] | None = None,
-    child: Child | None = None,
+    child: StartedQemu | None = None,
 ) -> None:
     """Guard every VM of a config until SIGTERM or SIGINT. Prints one line on stderr when all VMs are ready.
 
@@ -127,7 +150,7 @@ async def serve(
 
 
 def _signal_handlers(
-    shutdown: Shutdown, hangup: Sequence[Callable[[], None]], log_files: LogFiles, child: Child | None
+    shutdown: Shutdown, hangup: Sequence[Callable[[], None]], log_files: LogFiles, child: StartedQemu | None
 ) -> dict[int, Callable[[], None]]:
     """Return a handler for each signal.
 
@@ -140,7 +163,7 @@ def _signal_handlers(
         signal.SIGTERM: shutdown.request,
         signal.SIGINT: shutdown.request,
     }
-    return {**calls, **(forwarding_handlers(child) if child else {})}
+    return {**calls, **(child.signal_handlers() if child else {})}
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callable[[], None]:

@@ -137,11 +137,11 @@ class _File:
         self._file = -1
 
     def open(self) -> None:
-        self._file = _open(self._path)
+        self._file = open_regular(self._path)
 
     def reopen(self) -> bool:
         try:
-            file = _open(self._path)
+            file = open_regular(self._path)
         except (OSError, QmpguardError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             log.error("%s cannot be reopened, the old file stays in use: %s", self._path, reason)
@@ -170,7 +170,7 @@ class _File:
         log.error("%s can be written again; lines lost: %d", self._path, lines)
 
 
-def _open(path: str) -> int:
+def open_regular(path: str) -> int:
     """Open or create a regular file for appending. Raises `OSError`, and `ConfigError` for any other type of file."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:

@@ -121,6 +121,8 @@ async def test_a_qemu_that_refuses_its_command_line_is_told_by_its_status(tmp_pa
     ("options", "command", "says"),
     [
         ((), (), "exec needs QEMU's command line, behind --"),
+        ((), ("qemu", "-daemonize"), "-daemonize: the guard would end when QEMU leaves its process; leave it out"),
+        (("--log-file", "x"), ("qemu",), "--log-file is for --keep-pid"),
         ((), ("/no/such/qemu",), "cannot run /no/such/qemu: No such file or directory"),
         ((), ("qemu", "-qmp", "stdio"), "-qmp stdio would open a way around the guard (rule new-monitor)"),
         (
