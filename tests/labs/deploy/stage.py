@@ -1,4 +1,4 @@
-"""What the two labs begin with: a Debian of this machine's suite, and the guard's wheels for its Python.
+"""What the labs begin with: a Debian, of this machine's suite if none is named, and the guard's wheels for its Python.
 
 Nothing is named here that the machine does not use already: its own apt knows the mirror, its own pip the index.
 """
@@ -41,30 +41,40 @@ def suite() -> str:
     return name
 
 
-def debian(target: Path, *packages: str, hooks: tuple[str, ...] = ()) -> Path:
+def debian(target: Path, *packages: str, hooks: tuple[str, ...] = (), release: str | None = None) -> Path:
     """Unpack a Debian with some packages: a tar if the name says so, else a directory."""
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", *hooks, suite()]
-    run(*command, str(target), f"deb {_mirror()} {suite()} main", limit=UNPACK)
+    release = release or suite()
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", *hooks, release]
+    run(*command, str(target), f"deb {_mirror()} {release} main", limit=UNPACK)
     return target
 
 
-def kept(name: str, make: Callable[[Path], Path]) -> Path:
-    """A file in the user's cache, made in a place of its own when it is not there yet."""
-    target = cache(f"{suite()}-{name}")
+def kept(name: str, make: Callable[[Path], Path], release: str | None = None) -> Path:
+    """A file or directory in the user's cache, made in a place of its own when it is not there yet."""
+    target = cache(f"{release or suite()}-{name}")
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as place:
             make(Path(place, name)).rename(target)
     return target
 
 
-def wheels(directory: Path) -> Path:
-    """The guard and what it needs, as wheels for the suite's Python, and what building the guard needs."""
+def wheels(directory: Path, release: str | None = None) -> Path:
+    """The guard and what it needs, as wheels for a suite's Python, and what building the guard needs."""
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--wheel-dir", str(directory), str(ROOT), limit=FETCH)
     guard = next(directory.glob("qmpguard-*.whl"))
-    binary = ("--only-binary=:all:", "--python-version", PYTHONS[suite()], "--dest", str(directory))
+    binary = ("--only-binary=:all:", "--python-version", PYTHONS[release or suite()], "--dest", str(directory))
     run(*pip, "download", *binary, str(guard), "setuptools>=77", limit=FETCH)
     return directory
+
+
+def installed(wheels: Path, target: Path, release: str | None = None) -> Path:
+    """The guard and what it needs, unpacked into a directory as pip would do it with that suite's Python."""
+    options = ("--no-index", "--no-compile", "--find-links", str(wheels), "--target", str(target))
+    binary = ("--only-binary=:all:", "--python-version", PYTHONS[release or suite()])
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", *options, *binary, "qmpguard", limit=FETCH)
+    return target
 
 
 def run(*command: str, limit: float) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from qmpguard.demo.lab import system_qemu
-from tests.labs.deploy.stage import PYTHONS, ROOT, debian, kept, run, suite, wheels
+from tests.labs.deploy.stage import ROOT, debian, installed, kept, run, wheels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,10 +85,7 @@ def guard(tmp_path: Path) -> Path:
     """The second disk: the guard as it is installed, its units, and the checks."""
     root = tmp_path / "lab"
     root.mkdir()
-    files = wheels(tmp_path / "wheels")
-    options = ("--no-index", "--no-compile", "--find-links", str(files), "--target", str(root / "site"))
-    binary = ("--only-binary=:all:", "--python-version", PYTHONS[suite()])
-    run(sys.executable, "-m", "pip", "--quiet", "install", *options, *binary, "qmpguard", limit=LIMIT)
+    installed(wheels(tmp_path / "wheels"), root / "site")
     shutil.copytree(ROOT / "systemd", root / "systemd")
     shutil.copy(ROOT / "tests/labs/deploy/inside.py", root)
     return disk(tmp_path / "guard", root, "128M")
