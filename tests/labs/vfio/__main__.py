@@ -1,0 +1,87 @@
+"""`make vfio-lab`: what is promised of real `vfio-pci` devices, tried on each QEMU; prints promise, mark, and what was seen.
+
+Names of rows choose some. The exit code is 1 if any promise is broken, and 2 where the lab cannot be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import NamedTuple
+
+from qmpguard.demo.lab import LabUnavailable
+from tests.labs.vfio import tables
+from tests.labs.vfio.host import Lab, booted
+from tests.labs.vfio.machine import Release
+from tests.labs.vfio.rows import Broken, Place, Row
+
+ROWS = (*tables.ROWS,)
+
+
+class Seen(NamedTuple):
+    """What became of a row on one QEMU."""
+
+    row: Row
+    release: Release
+    kept: bool
+    seen: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return a line of the table."""
+        mark = "fact  " if self.kept and self.row.fact else "kept  " if self.kept else "BROKEN"
+        return (
+            f"{mark} {self.release.value} {self.seconds:5.0f} s | {self.row.name} | {self.row.promise} | {self.seen}"
+        )
+
+
+async def see(lab: Lab, row: Row, release: Release) -> Seen:
+    """Try a row in a folder of its own."""
+    begun = monotonic()
+    with TemporaryDirectory(prefix="vfio") as folder:
+        try:
+            async with asyncio.timeout(row.seconds):
+                kept, seen = True, await row.attempt(Place(lab, release, Path(folder)))
+        except Broken as error:
+            kept, seen = False, str(error)
+        except Exception as error:  # noqa: BLE001 -- whatever it was, it is told
+            kept, seen = False, repr(error)
+    return Seen(row, release, kept, seen, monotonic() - begun)
+
+
+async def prove(rows: list[Row], releases: list[Release]) -> int:
+    """Try rows on QEMUs, each QEMU in a lab of its own, and return how many promises were broken."""
+    count = 0
+    for release in releases:
+        async with booted() as lab:
+            for row in rows:
+                print(one := await see(lab, row, release), flush=True)
+                count += not one.kept
+    return count
+
+
+def main() -> int:
+    """Return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.labs.vfio")
+    parser.add_argument("--qemu", choices=[release.value for release in Release], help="one QEMU only")
+    parser.add_argument("names", nargs="*", metavar="ROW", help=f"some rows only: {', '.join(r.name for r in ROWS)}")
+    options = parser.parse_args()
+    if unknown := set(options.names) - {row.name for row in ROWS}:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    rows = [row for row in ROWS if not options.names or row.name in options.names]
+    releases = [release for release in Release if options.qemu in (None, release.value)]
+    try:
+        count = asyncio.run(prove(rows, releases))
+    except LabUnavailable as error:
+        print(f"vfio-lab: {error}", file=sys.stderr)
+        return 2
+    print(f"promises that were broken: {count}")
+    return int(count > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
