@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab matrix package-test page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab matrix package-test vfio-lab page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a sma
 
 libvirt-lab: $(INSTALLED) | packages ## virsh directly and behind the guard, with the libvirt of Debians 12 and 13; needs root
 	@$(BIN)/pytest --quiet --timeout 3600 tests/labs/deploy/libvirt_lab.py
+
+vfio-lab: $(INSTALLED) | packages ## real vfio-pci devices in a Linux guest, QEMU 10.0 and 11.1, in minutes; needs root once. ROWS=... QEMU=11.1
+	@$(BIN)/python -m tests.labs.vfio $(if $(QEMU),--qemu $(QEMU)) $(ROWS)
 
 matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as root and as a user, in half an hour; needs root
 	@$(BIN)/python -m tests.labs.deploy.matrix $(SUITES)

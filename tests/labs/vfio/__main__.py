@@ -1,4 +1,4 @@
-"""`make vfio-lab`: what is promised of real `vfio-pci` devices, tried on each QEMU; prints promise, mark, and what was seen.
+"""`make vfio-lab`: what is promised of real `vfio-pci` devices, tried on each QEMU, as a table.
 
 Names of rows choose some. The exit code is 1 if any promise is broken, and 2 where the lab cannot be had.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +35,7 @@ class Seen(NamedTuple):
     def __str__(self) -> str:
         """Return a line of the table."""
         mark = "fact  " if self.kept and self.row.fact else "kept  " if self.kept else "BROKEN"
-        return (
-            f"{mark} {self.release.value} {self.seconds:5.0f} s | {self.row.name} | {self.row.promise} | {self.seen}"
-        )
+        return f"{mark} {self.release.value} {self.seconds:5.0f} s | {self.row.name} | {self.row.promise} | {self.seen}"
 
 
 async def see(lab: Lab, row: Row, release: Release) -> Seen:
@@ -74,6 +73,7 @@ def main() -> int:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     rows = [row for row in ROWS if not options.names or row.name in options.names]
     releases = [release for release in Release if options.qemu in (None, release.value)]
+    logging.disable(logging.WARNING)  # the refusals that are asked for
     try:
         count = asyncio.run(prove(rows, releases))
     except LabUnavailable as error:

@@ -86,7 +86,13 @@ def unpack(root: Path) -> None:
     command += [SUITE, str(root), f"deb {lab._mirror()} {SUITE} main"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=BUILD, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=BUILD,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LabUnavailable(f"the lab's Debian: {error}") from error

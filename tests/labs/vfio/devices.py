@@ -1,4 +1,4 @@
-"""Mediated devices of the sample driver mtty: made anew for each case, since one used twice can take the kernel down."""
+"""Mediated devices of the sample driver mtty, made anew for each case: one used twice can take the kernel down."""
 
 from __future__ import annotations
 

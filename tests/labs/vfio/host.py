@@ -82,7 +82,7 @@ class Lab:
         line = f"bash -c {shlex.quote(script)} </dev/null 2>&1; echo; echo lab-end $?\n"
         try:
             async with asyncio.timeout(limit):
-                while (said := await self._once(line.encode())) is None:
+                while (said := await self._once(line.encode())) is None:  # noqa: ASYNC110 -- nothing tells
                     await asyncio.sleep(0.5)  # the port accepts before the shell listens
         except TimeoutError:
             raise LabFailed(f"{script.strip()[:200]}: no end after {limit:.0f} s") from None
