@@ -9,18 +9,24 @@ import argparse
 import asyncio
 import logging
 import sys
+import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import NamedTuple
 
 from qmpguard.demo.lab import LabUnavailable
-from tests.labs.vfio import tables
-from tests.labs.vfio.host import Lab, booted
+from tests import guarding
+from tests.labs.vfio import blocks, failover, migrations, tables, truth
+from tests.labs.vfio.host import Lab, LabFailed, booted
 from tests.labs.vfio.machine import Release
 from tests.labs.vfio.rows import Broken, Place, Row
 
-ROWS = (*tables.ROWS,)
+ROWS = (*tables.ROWS, *migrations.ROWS, *blocks.ROWS, *failover.ROWS, *truth.ROWS)
+
+
+#: seconds for an answer in a lab whose QEMUs are emulated by an emulated machine
+ANSWER = 90.0
 
 
 class Seen(NamedTuple):
@@ -45,11 +51,19 @@ async def see(lab: Lab, row: Row, release: Release) -> Seen:
         try:
             async with asyncio.timeout(row.seconds):
                 kept, seen = True, await row.attempt(Place(lab, release, Path(folder)))
-        except Broken as error:
-            kept, seen = False, str(error)
         except Exception as error:  # noqa: BLE001 -- whatever it was, it is told
-            kept, seen = False, repr(error)
+            kept, seen = False, cause(error)
     return Seen(row, release, kept, seen, monotonic() - begun)
+
+
+def cause(error: BaseException) -> str:
+    """Return what went wrong first: a broken promise in its own words."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, Broken | LabFailed):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error!r} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 async def prove(rows: list[Row], releases: list[Release]) -> int:
@@ -73,6 +87,7 @@ def main() -> int:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     rows = [row for row in ROWS if not options.names or row.name in options.names]
     releases = [release for release in Release if options.qemu in (None, release.value)]
+    guarding.TIMEOUT = ANSWER
     logging.disable(logging.WARNING)  # the refusals that are asked for
     try:
         count = asyncio.run(prove(rows, releases))

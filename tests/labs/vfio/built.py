@@ -25,18 +25,21 @@ ROOM = 3 << 30
 SUITE = "trixie"
 GUEST = Path(__file__).with_name("guest")
 PACKAGES = (
-    *("qemu-system-x86", "linux-image-amd64", "linux-headers-amd64", "linux-source-6.12"),
+    *("qemu-system-x86", "qemu-utils", "linux-image-amd64", "linux-headers-amd64", "linux-source-6.12"),
     *("busybox-static", "cpio", "gcc", "iproute2", "kmod", "make", "socat", "xz-utils"),
 )
 
 
 def debian() -> Path:
-    """Return the root of the lab's Debian, built if it is not there yet; raises LabUnavailable with one line."""
+    """Return the folder of the lab's Debian, built if it is not there yet; raises LabUnavailable with one line.
+
+    ``root`` in it is the Debian, and ``state`` is for what is made with it later.
+    """
     home = cache(f"vfio-lab-{stamp()}")
     if not home.exists():
         print("vfio-lab: building the lab's Debian (two minutes, 1 GB in the user's cache)", file=sys.stderr)
         build(home)
-    return home / "root"
+    return home
 
 
 def qemu11() -> Path:
@@ -74,7 +77,7 @@ def build(home: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="vfio-build-", ignore_cleanup_errors=True) as place:
         new = Path(place, home.name)
-        new.mkdir()
+        (new / "state").mkdir(parents=True)
         unpack(new / "root")
         new.rename(home)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.demo.lab import LabUnavailable
 from tests.labs.vfio.built import debian, qemu11
+from tests.labs.vfio.saved import MAC, saved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -35,7 +36,7 @@ MEMORY = 3072
 #: PCI addresses in the guest of devices on vfio-pci that cannot migrate: network cards, and an NVMe
 CARDS, NVME = ("0000:00:10.0", "0000:00:11.0", "0000:00:12.0"), "0000:00:13.0"
 #: what the guest's kernel says when a driver has failed: nothing after that can be believed
-OOPS = ("BUG:", "Oops", "Call Trace", "Kernel panic")
+OOPS = ("BUG: ", "Oops: ", "general protection fault", "Kernel panic")
 
 
 class LabFailed(AssertionError):  # noqa: N818 - says what happened
@@ -79,7 +80,7 @@ class Lab:
 
     async def attempt(self, script: str, limit: float = SCRIPT) -> tuple[int, str]:
         """Return how a script ended in the guest and what it said; raises LabFailed when it does not end."""
-        line = f"bash -c {shlex.quote(script)} </dev/null 2>&1; echo; echo lab-end $?\n"
+        line = f"bash -c {shlex.quote(script)} </dev/null 2>&1; status=$?; echo; echo lab-end $status\n"
         try:
             async with asyncio.timeout(limit):
                 while (said := await self._once(line.encode())) is None:  # noqa: ASYNC110 -- nothing tells
@@ -120,13 +121,14 @@ class Lab:
 @asynccontextmanager
 async def booted() -> AsyncGenerator[Lab]:
     """Boot the lab, and end it at the end; raises LabUnavailable or LabFailed."""
-    root, newer = debian(), qemu11()
+    home, newer = debian(), qemu11()
+    await saved(home, newer)
     with TemporaryDirectory(prefix="vfio-lab") as place:
         folder = Path(place)
         with (folder / "nvme").open("wb") as disk:
             disk.truncate(64 << 20)
         process = await asyncio.create_subprocess_exec(
-            *command(folder, root, newer),
+            *command(folder, home, newer),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -155,21 +157,21 @@ async def ready(lab: Lab, process: asyncio.subprocess.Process) -> None:
     raise LabUnavailable(f"the lab's guest ended: {(said or lab.console).strip()[-300:]}")
 
 
-def command(folder: Path, root: Path, newer: Path) -> list[str]:
+def command(folder: Path, home: Path, newer: Path) -> list[str]:
     """Return the command line of the lab's own QEMU."""
     words = [str(newer / "qemu-system-x86_64"), "-accel", os.environ.get("QMPGUARD_LAB_ACCEL", "tcg,thread=multi")]
     words += ["-M", "q35,kernel-irqchip=split", "-cpu", "max", "-smp", "2", "-m", str(MEMORY)]
     words += ["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", f"file:{folder}/console"]
-    words += ["-kernel", str(root / "guest/kernel"), "-initrd", str(root / "guest/outer.gz")]
+    words += ["-kernel", str(home / "root/guest/kernel"), "-initrd", str(home / "root/guest/outer.gz")]
     # a busy machine would make the kernel doubt its timer and panic
     words += ["-append", "console=ttyS0 quiet panic=-1 intel_iommu=on no_timer_check nowatchdog"]
     words += ["-device", "intel-iommu,intremap=on"]
-    for tag, path in (("root", root), ("qemu11", newer)):
+    for tag, path in (("root", home / "root"), ("qemu11", newer), ("state", home / "state")):
         words += ["-fsdev", f"local,id={tag},path={path},security_model=none,readonly=on"]
         words += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     ways = "".join(f",hostfwd=unix:{folder}/p{port}-:{port}" for port in (SHELL, *MONITORS))
     words += ["-netdev", f"user,restrict=on,id=net{ways}", "-device", "virtio-net-pci,netdev=net,romfile="]
     for address in CARDS:
-        words += ["-device", f"e1000e,addr={address[8:]},romfile="]
+        words += ["-device", f"e1000e,addr={address[8:]},mac={MAC},romfile="]
     words += ["-drive", f"if=none,id=disk,format=raw,file={folder}/nvme"]
     return [*words, "-device", f"nvme,drive=disk,serial=lab,addr={NVME[8:]}"]

@@ -54,14 +54,14 @@ class LabQemu:
         self.lab = lab
         self.place = f"/tmp/qemu{lab.fresh()}"
         self.monitors = [directory / f"qmp{i}.sock" for i in range(monitors)]
-        self._ports = lab.take(monitors)
+        self._ports = lab.take(monitors + 1)  # one more tells when it is ready
         self._command = [release.program, *display, "-accel", "tcg", "-M", machine, "-m", memory]
         for port in self._ports:
             self._command += ["-qmp", f"tcp:0.0.0.0:{port},server=on,wait=off"]
         self._command += args
 
     async def __aenter__(self) -> Self:
-        for path, port in zip(self.monitors, self._ports, strict=True):
+        for path, port in zip(self.monitors, self._ports[:-1], strict=True):
             path.unlink(missing_ok=True)
             path.symlink_to(self.lab.socket(port))
         try:
@@ -77,17 +77,18 @@ class LabQemu:
         await self.stop()
 
     def _start(self) -> str:
-        """Return a script that starts it and waits until each monitor listens."""
-        listens = " && ".join(f"grep -qi ':{port:04X} 00000000:0000 0A' /proc/net/tcp" for port in self._ports)
+        """Return a script that starts it, and ends when a monitor greets: then the machine is complete."""
         return f"""
             mkdir -p {self.place}; cd {self.place}
             ({shlex.join(self._command)} >log 2>&1 </dev/null & echo $! >pid; wait $!; echo $? >status) &
             for i in $(seq {START * 5}); do
               [ -e status ] && break
-              {listens} && exit 0
+              if exec 3<>/dev/tcp/127.0.0.1/{self._ports[-1]}; then
+                read -t {START} -u 3 line; [[ $line == *QMP* ]] && exit 0; break
+              fi 2>/dev/null
               sleep 0.2
             done
-            cat log; exit 1"""
+            sleep 1; echo "it is not ready, status: $(cat status)"; cat log; exit 1"""
 
     async def stop(self) -> None:
         """End it (SIGTERM, and SIGKILL if that does not do) and wait for its end."""

@@ -17,6 +17,7 @@ from tests.guarding import connected, guarding
 from tests.labs.vfio.devices import Kind, Mediated, mediated
 from tests.labs.vfio.machine import LabQemu, Release
 from tests.labs.vfio.rows import Place, Row, broken, expect
+from tests.labs.vfio.vms import SURVEY
 from tests.policy.scenes import PRIMARY, Request, Scene
 from tests.policy.test_honest import HONEST, STRICT_HONEST
 from tests.policy.test_routes import ROUTES, STRICT_ROUTES
@@ -76,7 +77,7 @@ async def come_true(
             await until(behind, "completed")
         await prepare(scene, behind)
         if guarded:
-            await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy))
+            await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy, survey_timeout=SURVEY))
         socket = folder / "guard.sock" if guarded else qemu.monitors[0]
         vm = Vm(await stack.enter_async_context(connected(socket)), behind, Path(device.path))
         if scene.used:

@@ -1,8 +1,11 @@
 #!/bin/bash
-# pid 1 of the lab: QEMU 11.1 at /qemu11, real vfio-pci devices, and a shell for each connection to port 7000
+# pid 1 of the lab: QEMU 11.1 in /qemu11, a saved guest in /state, real vfio-pci devices,
+# and a shell for each connection to port 7000
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp; mkdir -p /qemu11
-mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000 qemu11 /qemu11
+mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp; mkdir -p /qemu11 /state
+for share in qemu11 state; do
+  mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000 $share /$share
+done
 modprobe virtio_net; ip link set lo up
 for each in /sys/class/net/*; do
   [ "$(basename "$(readlink -f "$each/device/driver")")" = virtio_net ] && card=${each##*/}

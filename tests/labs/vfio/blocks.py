@@ -1,0 +1,106 @@
+"""VFIO in the block layer: a real NVMe on vfio-pci, opened by QEMU's user-space driver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.labs.vfio.host import NVME
+from tests.labs.vfio.rows import Place, Row, expect
+from tests.labs.vfio.vms import named, on, started
+
+if TYPE_CHECKING:
+    from tests.labs.vfio.vms import Vm
+
+NODE: dict[str, Any] = {"node-name": "disk0", "driver": "nvme", "device": NVME, "namespace": 1}
+LINE = f"drive_add 0 if=none,id=disk0,driver=nvme,device={NVME},namespace=1"
+RULES = {"postcopy-ram": "vfio-postcopy", "background-snapshot": "vfio-background-snapshot"}
+
+
+async def node_first(place: Place) -> str:
+    """Open the NVMe, then switch each capability on, by QMP and by HMP."""
+    async with started(place) as vm:
+        await vm.ok("blockdev-add", **NODE)
+        said = []
+        for capability, rule in RULES.items():
+            said.append(named(await vm.error("migrate-set-capabilities", **on(capability)), rule, "disk0", NVME))
+            line = f"migrate_set_capability {capability} on"
+            named(await vm.ok("human-monitor-command", **{"command-line": line}), rule, "disk0", NVME)
+        await vm.ok("blockdev-del", **{"node-name": "disk0"})
+        await vm.ok("migrate-set-capabilities", **on("postcopy-ram"))
+    return said[0]
+
+
+async def capability_first(place: Place) -> str:
+    """Switch a capability on, then open the NVMe by QMP, below another node, and by HMP."""
+    said = ""
+    async with started(place) as vm:
+        for capability, rule in RULES.items():
+            await vm.ok("migrate-set-capabilities", **on(capability))
+            said = named(await vm.error("blockdev-add", **NODE), rule, NVME)
+            named(await vm.error("blockdev-add", driver="raw", file=NODE, **{"node-name": "top"}), rule, NVME)
+            named(await vm.ok("human-monitor-command", **{"command-line": LINE}), rule, NVME)
+            expect("disk0" not in str(await vm.behind.ask("query-named-block-nodes")), "it is open")
+            await vm.capability(capability, on=False)
+    return said
+
+
+async def combination(place: Place) -> str:
+    """Bring both about behind the guard's back, then migrate."""
+    said = ""
+    async with started(place) as vm:
+        await vm.ok("blockdev-add", **NODE)
+        for capability, rule in RULES.items():
+            await vm.capability(capability)
+            said = named(await vm.error("migrate", uri="exec:cat >/dev/null"), rule, "disk0", NVME)
+            named(await vm.ok("human-monitor-command", **{"command-line": "migrate -d exec:cat"}), rule, NVME)
+            await vm.capability(capability, on=False)
+    return said
+
+
+async def files_and_nbd(place: Place) -> str:
+    """Open a file and an NBD export, switch postcopy on, and migrate."""
+    async with started(place) as vm:
+        await open_file_and_nbd(vm)
+        await vm.ok("migrate-set-capabilities", **on("postcopy-ram"))
+        await vm.ok("migrate", uri="exec:cat >/dev/null")  # it does not end: postcopy waits for an answer
+    async with started(place) as vm:
+        await vm.ok("migrate-set-capabilities", **on("background-snapshot"))
+        await open_file_and_nbd(vm)
+    return "both capabilities, both nodes and the migration pass"
+
+
+async def open_file_and_nbd(vm: Vm) -> None:
+    """Open a file, export it, and open the export."""
+    path = f"{vm.qemu.place}/image"
+    await vm.qemu.lab.run(f"truncate -s 1M {path}")
+    await vm.ok("blockdev-add", driver="file", filename=path, **{"node-name": "image"})
+    inet = {"type": "unix", "data": {"path": f"{vm.qemu.place}/nbd"}}
+    await vm.ok("nbd-server-start", addr=inet)
+    await vm.ok("nbd-server-add", device="image")
+    server = {"type": "unix", "path": f"{vm.qemu.place}/nbd"}
+    await vm.ok(
+        "blockdev-add", driver="nbd", server=server, export="image", **{"node-name": "export", "read-only": True}
+    )
+
+
+async def qemu_itself(place: Place) -> str:
+    """Ask QEMU itself, with the NVMe open and each capability on, to migrate."""
+    said = []
+    for capability in RULES:
+        async with started(place) as vm:
+            await vm.ok("blockdev-add", **NODE)
+            blocked = (await vm.migration()).get("blocked-reasons")
+            await vm.capability(capability)
+            reply = await vm.behind.ask("migrate", {"uri": "exec:cat >/dev/null"})
+            expect("return" in reply, reply)
+            said.append(f"{capability}: migrate {reply}, blocked-reasons {blocked}")
+    return "; ".join(said)
+
+
+ROWS = (
+    Row("nvme first", "each capability is refused, and the node and its address are named", node_first),
+    Row("nvme second", "blockdev-add and drive_add of the NVMe are refused", capability_first),
+    Row("nvme and capability", "the migration is refused", combination),
+    Row("files and nbd", "block nodes that are no host devices hinder nothing", files_and_nbd),
+    Row("nvme, QEMU", "what QEMU itself does with the NVMe open", qemu_itself, fact=True),
+)

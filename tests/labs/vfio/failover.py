@@ -1,0 +1,194 @@
+"""A failover pair that a Linux guest has negotiated: a virtio-net with failover=on, and a real card on vfio-pci.
+
+Source and destination each have a card of their own. QEMU unplugs the source's when a migration begins, and plugs the
+destination's in while it loads the state of the virtio-net.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.labs.vfio.host import CARDS
+from tests.labs.vfio.rows import Place, Row, expect
+from tests.labs.vfio.saved import MACHINE, MEMORY, guest
+from tests.labs.vfio.vms import ENDED, LOOK, Vm, named, on, started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+#: seconds for the guest's driver to find the card; it takes 20, and minutes on a busy machine
+DRIVER = 400.0
+#: seconds for a migration, most of it for the guest to let its card go
+MIGRATION = 300.0
+#: bytes a second that leave time to begin the postcopy phase
+SLOW = 1 << 20
+POSTCOPY, SNAPSHOT = "postcopy-ram", "background-snapshot"
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became of a migration of the pair."""
+
+    statuses: list[str] = field(default_factory=list)  # of the source, each once
+    ends: list[str] = field(default_factory=list)  # source and destination: run state, devices, last words, cards
+
+    def __str__(self) -> str:
+        """Return it as the table shows it."""
+        return f"source: {' → '.join(self.statuses)}; {'; '.join(self.ends)}"
+
+
+def words(card: str) -> list[str]:
+    """Return the words of a command line for a guest that waits, with a primary."""
+    primary = f"vfio-pci,host={card},id=gpu0,failover_pair_id=net0,bus=rp0,rombar=0"
+    return [*guest("/guest", "console"), "-device", primary, "-incoming", "defer"]
+
+
+@asynccontextmanager
+async def running(place: Place, card: str) -> AsyncGenerator[Vm]:
+    """Start a VM from the saved guest, and wait until its driver has the primary."""
+    async with started(place, words(card), machine=MACHINE, memory=MEMORY) as vm:
+        await vm.ok("migrate-incoming", uri="exec:cat /state/guest")
+        await has_card(vm)
+        yield vm
+
+
+async def console(vm: Vm) -> list[str]:
+    """Return what the guest has said since it runs here."""
+    return (await vm.qemu.lab.run(f"cat {vm.qemu.place}/console")).splitlines()
+
+
+async def cards(vm: Vm) -> str:
+    """Return the drivers of the guest's cards, as it has told them last; empty when it has told none here."""
+    told = [line for line in await console(vm) if "guest: cards" in line]
+    return told[-1].partition("cards")[2].strip() if told else ""
+
+
+async def has_card(vm: Vm) -> bool:
+    """Wait until the guest's driver has the primary, and return whether it ever does."""
+    for _ in range(int(DRIVER / 2)):
+        if "=e1000e" in await cards(vm):
+            return True
+        await asyncio.sleep(2)
+    return False
+
+
+async def lives(vm: Vm) -> bool:
+    """Return whether the guest goes on."""
+    before = len(await console(vm))
+    for _ in range(60):
+        if len(await console(vm)) > before:
+            return True
+        await asyncio.sleep(1)
+    return False
+
+
+async def followed(vm: Vm, seen: Seen, then: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Note the states of a migration until it has ended; ``then`` is done once when it is active."""
+    async with asyncio.timeout(MIGRATION):
+        while True:
+            status = str((await vm.migration()).get("status"))
+            if seen.statuses[-1:] != [status]:
+                seen.statuses.append(status)
+            if status in ENDED:
+                return
+            if status == "active" and then is not None:
+                await then()
+                then = None
+            await asyncio.sleep(LOOK)
+
+
+async def end(name: str, vm: Vm) -> str:
+    """Return what is left of a VM: run state or exit status, whether the primary is there, and its last words."""
+    said = (await vm.qemu.log()).strip().splitlines()
+    warnings = [line.partition(": ")[2] for line in said if "dma-buf" not in line]
+    if (status := await vm.qemu.status(2)) is not None:
+        return f"{name}: QEMU ended with {status}: {warnings[-1:]}"
+    state = (await vm.behind.ask("query-status"))["return"]["status"]
+    there = "gpu0" in str((await vm.behind.ask("qom-list", {"path": "/machine/peripheral"}))["return"])
+    return f"{name}: {state}, primary {'there' if there else 'gone'}, QEMU says {warnings or 'nothing'}"
+
+
+async def plain(place: Place) -> str:
+    """Migrate the plain way, through both guards."""
+    async with running(place, CARDS[0]) as source, waiting(place) as destination:
+        uri = f"unix:{destination.qemu.place}/in"
+        await destination.ok("migrate-incoming", uri=uri)
+        await source.ok("migrate", uri=uri)
+        seen = Seen()
+        await followed(source, seen)
+        seen.ends += [await end("source", source), await end("destination", destination)]
+        expect(seen.statuses[-1] == "completed", seen)
+        expect("wait-unplug" in seen.statuses, seen)
+        expect(await has_card(destination), f"{seen}, the guest has {await cards(destination)}")
+    return f"{seen}; the guest has its primary again"
+
+
+@asynccontextmanager
+async def waiting(place: Place) -> AsyncGenerator[Vm]:
+    """Start the destination."""
+    async with started(place, words(CARDS[1]), machine=MACHINE, memory=MEMORY) as vm:
+        yield vm
+
+
+async def refused(place: Place) -> str:
+    """Ask for either capability with the pair there."""
+    async with running(place, CARDS[0]) as vm:
+        said = named(await vm.error("migrate-set-capabilities", **on(POSTCOPY)), "vfio-postcopy", "gpu0")
+        named(await vm.error("migrate-set-capabilities", **on(SNAPSHOT)), "vfio-background-snapshot", "gpu0")
+    return said
+
+
+async def with_postcopy(place: Place, *, begun: bool) -> str:
+    """Migrate with postcopy on, asked of QEMU itself; ``begun``: and begin its phase."""
+    seen = Seen()
+    async with running(place, CARDS[0]) as source, waiting(place) as destination:
+        uri = f"unix:{destination.qemu.place}/in"
+        for vm in (source, destination):
+            await vm.capability(POSTCOPY)
+        await destination.behind.ask("migrate-incoming", {"uri": uri})
+        if begun:
+            await source.behind.ask("migrate-set-parameters", {"max-bandwidth": SLOW})
+        expect("return" in await source.behind.ask("migrate", {"uri": uri}), "migrate is refused")
+        await followed(source, seen, (lambda: source.behind.ask("migrate-start-postcopy")) if begun else None)
+        await asyncio.sleep(5)
+        seen.ends += [await end("source", source), await end("destination", destination)]
+        if "QEMU ended" not in seen.ends[-1]:
+            seen.ends.append(f"guest {'goes on' if await lives(destination) else 'stands still'}")
+            seen.ends.append(f"cards: {await cards(destination) or 'as before'}")
+    return str(seen)
+
+
+async def postcopy(place: Place) -> str:
+    """Migrate with postcopy on and its phase begun, asked of QEMU itself."""
+    return await with_postcopy(place, begun=True)
+
+
+async def advised(place: Place) -> str:
+    """Migrate with postcopy on, and never begin its phase, asked of QEMU itself."""
+    return await with_postcopy(place, begun=False)
+
+
+async def background(place: Place) -> str:
+    """Take a background snapshot, asked of QEMU itself."""
+    seen = Seen()
+    async with running(place, CARDS[0]) as vm:
+        await vm.capability(SNAPSHOT)
+        expect("return" in await vm.behind.ask("migrate", {"uri": "exec:cat >/dev/null"}), "migrate is refused")
+        await followed(vm, seen)
+        await asyncio.sleep(5)
+        seen.ends.append(await end("source", vm))
+        if "QEMU ended" not in seen.ends[-1]:
+            seen.ends.append(f"guest {'goes on' if await lives(vm) else 'stands still'}, cards: {await cards(vm)}")
+    return str(seen)
+
+
+ROWS = (
+    Row("failover, plain", "a negotiated pair migrates through both guards", plain, seconds=1200),
+    Row("failover, refused", "postcopy and background snapshot are refused with the pair there", refused, seconds=900),
+    Row("failover, postcopy", "what QEMU itself does: postcopy", postcopy, fact=True, seconds=1200),
+    Row("failover, advised", "what QEMU itself does: postcopy on, not begun", advised, fact=True, seconds=1200),
+    Row("failover, snapshot", "what QEMU itself does: background snapshot", background, fact=True, seconds=900),
+)
