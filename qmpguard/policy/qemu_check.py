@@ -68,8 +68,10 @@ def qemu_check(operation: Operation, before: Machine, finding: Finding) -> QemuC
     Raises `Unknown` where that depends on a fact that was not queried yet.
     """
     match finding.rule:
-        case "vfio-postcopy" | "vfio-background-snapshot":
+        case rule if rule in _COMBINATIONS:
             return _of_combination(operation, before, finding)
+        case "snapshot-runstate":
+            return check_of_start(before) or QemuCheck(Refuses.NO, "it aborts")
         case "vfio-blocked":
             return _of_blocked(before)
         case rule if rule in _QEMU_ENDS:
@@ -97,7 +99,9 @@ def check_of_start(before: Machine) -> QemuCheck | None:
 
 
 #: the rules about requests that end QEMU
-_QEMU_ENDS = {"snapshot-runstate": "it aborts", "snapshot-multifd": "it dies", "qemu-crash": "it dies"}
+_QEMU_ENDS = {"snapshot-multifd": "it dies", "qemu-crash": "it dies"}
+#: rules about a device with a capability: QEMU has other reasons of its own that come first
+_COMBINATIONS = frozenset({*WORDS, "vfio-colo", "vdpa-postcopy", "snapshot-foreign-dma"})
 #: run states from which no migration out begins
 _NOT_FROM = {"inmigrate": "it waits for a migration to come", "postmigrate": "it has migrated away"}
 #: the reason for a check that is in QEMU's source, but that this VM has not shown
@@ -144,6 +148,8 @@ def _of_combination(operation: Operation, before: Machine, finding: Finding) -> 
 def _of_check(operation: Operation, before: Machine, rule: str) -> QemuCheck:
     if rule in before.facts.confirmed:
         return QemuCheck(Refuses.YES, "it has done so on this VM")
+    if rule not in WORDS:
+        return QemuCheck(Refuses.NO, "it has no such check")
     after = operation.after(before)
     if not after.devices or not any(map(_is_checked, after.detailed)):
         return QemuCheck(Refuses.NO, "its check does not see such a device")

@@ -34,6 +34,11 @@ def lit(devices: Iterable[Device], **facts: str | list[str]) -> Machine:
     return Machine.of(capabilities=["postcopy-ram"], devices=devices, **facts)  # type: ignore[arg-type]
 
 
+def colo(devices: Iterable[Device], **facts: str | list[str]) -> Machine:
+    return Machine.of(capabilities=["x-colo"], devices=devices, **facts)  # type: ignore[arg-type]
+
+
+UNSTARTED = Machine.of(capabilities=["background-snapshot"], runstate="prelaunch", blockers=["the disk"])
 SNAPSHOT = Machine.of(capabilities=["background-snapshot"], devices=[GPU])
 WIDE = "Multiple VFIO devices migration is supported only if all of them support P2P migration"
 
@@ -61,6 +66,12 @@ def operation(request: Request) -> Operation:
         (MIGRATE, lit([USER], migration="active"), YES, "a migration is under way"),
         (MIGRATE, lit([USER], runstate="inmigrate"), YES, "waits for a migration to come"),
         (MIGRATE, lit([USER], runstate="postmigrate", migration="completed"), YES, "has migrated away"),
+        # COLO and vDPA have no check of their own, and are blocked as any migration is
+        (MIGRATE, colo([GPU]), NO, "no such check"),
+        (MIGRATE, colo([GPU], blockers=["the disk"]), YES, "blocked: the disk"),
+        (on("x-colo"), Machine.of(devices=[GPU], migration="active"), YES, "a migration is under way"),
+        (plug("vfio-pci"), colo([]), UNKNOWN, "with -only-migratable it refuses one that cannot migrate"),
+        (plug(VDPA.driver), Machine.of(capabilities=["background-snapshot"], migration="active"), YES, "under way"),
         # nowhere else has any version a check
         (ARRIVE, lit([GPU], blockers=["x"], runstate="inmigrate"), NO, "start of the incoming migration"),
         (ARRIVE, lit([GPU]), YES, "was not started with -incoming"),
@@ -82,6 +93,7 @@ def operation(request: Request) -> Operation:
         (plug("vfio-pci", **{"enable-migration": "on"}), Machine.of(blockers=[WIDE]), YES, "since 8.2, also"),
         (plug("vfio-pci", **{"enable-migration": "on"}), Machine.of(blockers=["a disk"]), UNKNOWN, "8.1 takes"),
         (MIGRATE, Machine.of(capabilities=["background-snapshot"], runstate="prelaunch"), NO, "it aborts"),
+        (MIGRATE, UNSTARTED, YES, "blocked: the disk"),
         (MIGRATE, Machine.of(devices=[USER]), NO, "no such check"),
         (qmp("migrate", channels=channel(transport="exec")), Machine.of(), NO, "no such check"),
         (hmp("gdbserver"), Machine.of(), NO, "no such check"),
