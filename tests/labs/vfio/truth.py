@@ -52,8 +52,8 @@ WAYS: dict[str, tuple[tuple[str, ...], str]] = {
     "COLO": (("return-path", "x-colo"), "normal"),
     CPR: ((), "cpr-reboot"),
 }
-#: nothing is there: QEMU accepts the command, and fails later
-NOWHERE = "unix:/nowhere/at/all"
+#: nobody is there: QEMU accepts the command, and fails later; CPR looks at the devices when it has connected
+NOWHERE, AWAY = "unix:/nowhere/at/all", "exec:cat >/dev/null"
 
 
 def refuses(forecast: Forecast) -> Refuses:
@@ -67,7 +67,7 @@ async def try_it(vm: Vm, way: str) -> str:
     for name in capabilities:
         await vm.capability(name)
     await vm.behind.ask("migrate-set-parameters", {"mode": mode})
-    reply = await vm.behind.ask("migrate", {"uri": NOWHERE})
+    reply = await vm.behind.ask("migrate", {"uri": AWAY if way == CPR else NOWHERE})
     said = str(reply["error"]["desc"]) if "error" in reply else ""
     if not said:  # CPR's own check of the devices comes after the command has been accepted
         seen = await vm.ended()
