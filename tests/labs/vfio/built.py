@@ -37,6 +37,7 @@ def debian() -> Path:
     """
     home = cache(f"vfio-lab-{stamp()}")
     if not home.exists():
+        possible(home.parent)
         print("vfio-lab: building the lab's Debian (two minutes, 1 GB in the user's cache)", file=sys.stderr)
         build(home)
     return home
@@ -67,12 +68,18 @@ def cache(name: str) -> Path:
     return path
 
 
-def build(home: Path) -> None:
-    """Make the Debian in a place of its own, and move it to ``home`` when it is complete."""
+def possible(folder: Path) -> None:
+    """Raise LabUnavailable with one line where the Debian cannot be built."""
     if platform.machine() != "x86_64":
         raise LabUnavailable(f"the lab is made of x86-64 programs, and this is {platform.machine()}")
-    if shutil.disk_usage(home.parent).free < ROOM:
-        raise LabUnavailable(f"the lab needs {ROOM >> 30} GB in {home.parent}")
+    if not shutil.which("mmdebstrap"):
+        raise LabUnavailable("mmdebstrap is not here, so the lab's Debian cannot be unpacked: `make packages` gets it")
+    if shutil.disk_usage(folder).free < ROOM:
+        raise LabUnavailable(f"the lab needs {ROOM >> 30} GB in {folder}")
+
+
+def build(home: Path) -> None:
+    """Make the Debian in a place of its own, and move it to ``home`` when it is complete."""
     for old in home.parent.glob("vfio-lab-*"):
         shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="vfio-build-", ignore_cleanup_errors=True) as place:
@@ -84,7 +91,7 @@ def build(home: Path) -> None:
 
 def unpack(root: Path) -> None:
     """Unpack the Debian and run guest/build.sh in it."""
-    command = [lab._tool("mmdebstrap"), "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     command += [f"--customize-hook=copy-in {GUEST} /", '--customize-hook=chroot "$1" bash /guest/build.sh']
     command += [SUITE, str(root), f"deb {lab._mirror()} {SUITE} main"]
     try:

@@ -58,12 +58,11 @@ async def mediated(lab: Lab, *kinds: Kind) -> AsyncGenerator[list[Mediated]]:
     try:
         yield made
     finally:
-        await lab.run("\n".join(f"echo 1 > {one.path}/remove" for one in made))
-        await sound(lab)
+        said = await lab.run("\n".join([*(f"echo 1 > {one.path}/remove" for one in made), "dmesg -c"]))
+        sound(said)
 
 
-async def sound(lab: Lab) -> None:
-    """Raise LabFailed when a driver has failed in the guest: nothing after that can be believed."""
-    said = await lab.run("dmesg -c")
+def sound(said: str) -> None:
+    """Raise LabFailed when the guest's kernel tells of a driver that has failed: nothing after that can be believed."""
     if any(word in said for word in OOPS):
-        raise LabFailed(f"the guest's kernel: {said[:3000]}")
+        raise LabFailed(f"the guest's kernel: {said[-3000:]}")
