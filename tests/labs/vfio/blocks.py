@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.labs.vfio.host import NVME
@@ -9,6 +10,8 @@ from tests.labs.vfio.rows import Place, Row, expect
 from tests.labs.vfio.vms import named, on, started
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from tests.labs.vfio.vms import Vm
 
 NODE: dict[str, Any] = {"node-name": "disk0", "driver": "nvme", "device": NVME, "namespace": 1}
@@ -59,28 +62,33 @@ async def combination(place: Place) -> str:
 
 async def files_and_nbd(place: Place) -> str:
     """Open a file and an NBD export, switch postcopy on, and migrate."""
-    async with started(place) as vm:
+    async with started(place) as vm, nbd_ended(vm):
         await open_file_and_nbd(vm)
         await vm.ok("migrate-set-capabilities", **on("postcopy-ram"))
         await vm.ok("migrate", uri="exec:cat >/dev/null")  # it does not end: postcopy waits for an answer
-    async with started(place) as vm:
+    async with started(place) as vm, nbd_ended(vm):
         await vm.ok("migrate-set-capabilities", **on("background-snapshot"))
         await open_file_and_nbd(vm)
     return "both capabilities, both nodes and the migration pass"
 
 
+@asynccontextmanager
+async def nbd_ended(vm: Vm) -> AsyncGenerator[None]:
+    """End a VM's NBD server at the end."""
+    try:
+        yield
+    finally:
+        await vm.qemu.lab.attempt(f"kill $(cat {vm.qemu.place}/nbd.pid)")
+
+
 async def open_file_and_nbd(vm: Vm) -> None:
-    """Open a file, export it, and open the export."""
-    path = f"{vm.qemu.place}/image"
-    await vm.qemu.lab.run(f"truncate -s 1M {path}")
-    await vm.ok("blockdev-add", driver="file", filename=path, **{"node-name": "image"})
-    inet = {"type": "unix", "data": {"path": f"{vm.qemu.place}/nbd"}}
-    await vm.ok("nbd-server-start", addr=inet)
-    await vm.ok("nbd-server-add", device="image")
-    server = {"type": "unix", "path": f"{vm.qemu.place}/nbd"}
-    await vm.ok(
-        "blockdev-add", driver="nbd", server=server, export="image", **{"node-name": "export", "read-only": True}
-    )
+    """Open a file, and another one over NBD."""
+    place = vm.qemu.place
+    served = f"cd {place}; truncate -s 1M image served; qemu-nbd --fork --persistent --socket={place}/nbd -f raw served"
+    await vm.qemu.lab.run(f"{served} --pid-file=nbd.pid")
+    await vm.ok("blockdev-add", driver="file", filename=f"{place}/image", **{"node-name": "image"})
+    server = {"type": "unix", "path": f"{place}/nbd"}
+    await vm.ok("blockdev-add", driver="nbd", server=server, **{"node-name": "export"})
 
 
 async def qemu_itself(place: Place) -> str:

@@ -158,7 +158,18 @@ async def with_postcopy(place: Place, *, begun: bool) -> str:
         if "QEMU ended" not in seen.ends[-1]:
             seen.ends.append(f"guest {'goes on' if await lives(destination) else 'stands still'}")
             seen.ends.append(f"cards: {await cards(destination) or 'as before'}")
+        if "primary gone" in "".join(seen.ends):
+            seen.ends.append(await plugged_again(destination))
     return str(seen)
+
+
+async def plugged_again(vm: Vm) -> str:
+    """Plug the primary in again when the migration is over, through the guard, and return what comes of it."""
+    primary = {"driver": "vfio-pci", "host": CARDS[1], "id": "gpu0", "failover_pair_id": "net0", "bus": "rp0"}
+    reply = await vm.qmp.ask("device_add", {**primary, "rombar": 0})
+    if "error" in reply:
+        return f"device_add afterwards: {reply['error']['desc']}"
+    return f"device_add afterwards: passes, the guest {'has it' if await has_card(vm) else 'does not get it'}"
 
 
 async def postcopy(place: Place) -> str:
