@@ -157,9 +157,8 @@ async def with_postcopy(place: Place, *, begun: bool) -> str:
         seen.ends += [await end("source", source), await end("destination", destination)]
         if "QEMU ended" not in seen.ends[-1]:
             seen.ends.append(f"guest {'goes on' if await lives(destination) else 'stands still'}")
-            seen.ends.append(f"cards: {await cards(destination) or 'as before'}")
-        if "primary gone" in "".join(seen.ends):
-            seen.ends.append(await plugged_again(destination))
+            gone = "primary gone" in seen.ends[1]
+            seen.ends.append(await plugged_again(destination) if gone else await got(destination))
     return str(seen)
 
 
@@ -169,7 +168,12 @@ async def plugged_again(vm: Vm) -> str:
     reply = await vm.qmp.ask("device_add", {**primary, "rombar": 0})
     if "error" in reply:
         return f"device_add afterwards: {reply['error']['desc']}"
-    return f"device_add afterwards: passes, the guest {'has it' if await has_card(vm) else 'does not get it'}"
+    return f"device_add afterwards passes, {await got(vm)}"
+
+
+async def got(vm: Vm) -> str:
+    """Return whether the guest's driver gets the primary."""
+    return "the guest has its primary" if await has_card(vm) else f"the guest has only {await cards(vm)}"
 
 
 async def postcopy(place: Place) -> str:
