@@ -16,11 +16,11 @@ from time import monotonic
 from typing import NamedTuple
 
 from qmpguard.demo.lab import LabUnavailable
-from tests import guarding
 from tests.labs.vfio import blocks, failover, migrations, tables, truth
 from tests.labs.vfio.host import Lab, LabFailed, booted
 from tests.labs.vfio.machine import Release
 from tests.labs.vfio.rows import Broken, Place, Row
+from tests.support import guarding
 
 ROWS = (*tables.ROWS, *migrations.ROWS, *blocks.ROWS, *failover.ROWS, *truth.ROWS)
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from qmpguard.demo.lab import LabUnavailable
 from qmpguard.demo.qemu import Qemu, QemuDied
-from tests.guarding import Client, connected
+from tests.support.guarding import Client, connected
 
 #: the machine, and its RAM in MiB
 MACHINE, MEMORY = "pc-q35-10.0", "160"

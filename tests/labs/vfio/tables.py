@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from qmpguard.policy.policy import Policy, Profile
 from tests.e2e.test_tables import VOLATILE, Vm, needs_vfio, prepare, refused_by, until
-from tests.guarding import connected, guarding
 from tests.labs.vfio.devices import Kind, Mediated, mediated
 from tests.labs.vfio.machine import LabQemu, Release
 from tests.labs.vfio.rows import Place, Row, broken, expect
 from tests.labs.vfio.vms import SURVEY
-from tests.policy.scenes import PRIMARY, Request, Scene
 from tests.policy.test_honest import HONEST, STRICT_HONEST
 from tests.policy.test_routes import ROUTES, STRICT_ROUTES
+from tests.support.guarding import connected, guarding
+from tests.support.scenes import PRIMARY, Request, Scene
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.guarding import Client, connected, guarding
 from tests.labs.vfio.machine import LabQemu
 from tests.labs.vfio.rows import Broken, Place, broken
+from tests.support.guarding import Client, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
