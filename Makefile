@@ -90,7 +90,7 @@ systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a sma
 libvirt-lab: $(INSTALLED) | packages ## virsh directly and behind the guard, with the libvirt of Debians 12 and 13; needs root
 	@$(BIN)/pytest --quiet --timeout 3600 tests/labs/deploy/libvirt_lab.py
 
-vfio-lab: $(INSTALLED) | packages ## real vfio-pci devices in a Linux guest, QEMU 10.0 and 11.1, in minutes; needs root once. ROWS=... QEMU=11.1
+vfio-lab: $(INSTALLED) | packages ## what is promised of real vfio-pci devices, on QEMU 10.0 and 11.1 in a Linux guest: docs/vfio-lab.md
 	@$(BIN)/python -m tests.labs.vfio $(if $(QEMU),--qemu $(QEMU)) $(ROWS)
 
 matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as root and as a user, in half an hour; needs root

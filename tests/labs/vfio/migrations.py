@@ -100,19 +100,33 @@ async def running(vm: Vm) -> None:
 
 
 async def bytes_begin_at_zero(place: Place) -> str:
-    """Migrate twice with two devices, and look before, between and after."""
-    async with mediated(place.lab, Kind.MIGRATABLE, Kind.MIGRATABLE) as made, started(place, plugged(made)) as vm:
+    """Migrate twice with two devices, and look before, between and after, at QEMU and at the guard."""
+    kinds = (Kind.MIGRATABLE, Kind.MIGRATABLE)
+    async with mediated(place.lab, *kinds) as made, started(place, plugged(made), watch=1.0) as vm:
         numbers = [share(await vm.migration())]
         for _ in range(2):
             await vm.ok("migrate-set-capabilities", **on("pause-before-switchover"))
             await vm.ok("migrate", uri=AWAY)
             numbers.append(share(await vm.ended("pre-switchover")))
+            await told(vm, numbers[-1])
             await vm.ok("migrate-continue", state="pre-switchover")
             numbers.append(share(await vm.ended()))
+            await told(vm, numbers[-1])
             await vm.ok("cont")
         expect(numbers == [None, *numbers[1:3], *numbers[1:3]], numbers)
         expect((numbers[1] or 0) < 2 * STATE == numbers[2], numbers)
     return f"vfio.transferred before, then twice at switchover and end: {', '.join(map(str, numbers))}"
+
+
+async def told(vm: Vm, number: int | None) -> None:
+    """Wait until the guard tells so many bytes, in its metrics and its interface; raises `Broken` if it never does."""
+    progress = vm.guard.vm.snapshot().history.progress
+    for _ in range(100):
+        if progress is not None and progress.vfio == number:
+            return
+        await asyncio.sleep(0.2)
+        progress = vm.guard.vm.snapshot().history.progress
+    broken(f"QEMU tells {number} bytes, and the guard {progress}")
 
 
 async def postcopy(place: Place) -> str:
@@ -204,7 +218,11 @@ async def blocked(place: Place) -> str:
 
 ROWS = (
     Row("state arrives", "a plain migration passes both guards, and the device's state arrives", state_arrives),
-    Row("bytes begin at 0", "vfio.transferred begins at 0 with each migration", bytes_begin_at_zero),
+    Row(
+        "bytes begin at 0",
+        "vfio.transferred begins at 0 with each migration, and the guard tells it",
+        bytes_begin_at_zero,
+    ),
     Row("postcopy", "postcopy is refused on the source and on the destination", postcopy),
     Row(
         "while it runs", "what QEMU excludes during a migration stays excluded, and it can be cancelled", while_running

@@ -94,15 +94,15 @@ def named(error: str, rule: str, *names: str) -> str:
 
 @asynccontextmanager
 async def started(
-    place: Place, words: Sequence[str] = (), *, machine: str = "pc", memory: str = "64"
+    place: Place, words: Sequence[str] = (), *, machine: str = "pc", memory: str = "64", watch: float = 0.0
 ) -> AsyncGenerator[Vm]:
-    """Start a VM behind a guard."""
+    """Start a VM behind a guard; ``watch``: seconds between the guard's own looks at it."""
     folder = place.folder / str(place.lab.fresh())
     folder.mkdir()
     async with AsyncExitStack() as stack:
         qemu = LabQemu(place.lab, place.release, folder, words, monitors=2, machine=machine, memory=memory)
         await stack.enter_async_context(qemu)
         behind = await stack.enter_async_context(connected(qemu.monitors[1]))
-        guard = await stack.enter_async_context(guarding(qemu.monitors[0], survey_timeout=SURVEY))
+        guard = await stack.enter_async_context(guarding(qemu.monitors[0], survey_timeout=SURVEY, watch=watch))
         qmp = await stack.enter_async_context(connected(folder / "guard.sock"))
         yield Vm(qmp, behind, qemu, guard)
