@@ -164,11 +164,12 @@ async def with_postcopy(place: Place, *, begun: bool) -> str:
 
 async def plugged_again(vm: Vm) -> str:
     """Plug the primary in again when the migration is over, through the guard, and return what comes of it."""
+    await vm.ok("migrate-set-capabilities", **on(POSTCOPY, state=False))
     primary = {"driver": "vfio-pci", "host": CARDS[1], "id": "gpu0", "failover_pair_id": "net0", "bus": "rp0"}
     reply = await vm.qmp.ask("device_add", {**primary, "rombar": 0})
     if "error" in reply:
-        return f"device_add afterwards: {reply['error']['desc']}"
-    return f"device_add afterwards passes, {await got(vm)}"
+        return f"device_add afterwards, postcopy-ram off: {reply['error']['desc']}"
+    return f"device_add afterwards, with postcopy-ram off, passes, {await got(vm)}"
 
 
 async def got(vm: Vm) -> str:

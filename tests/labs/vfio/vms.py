@@ -75,9 +75,9 @@ class Vm:
         return seen
 
 
-def on(*names: str) -> dict[str, Any]:
-    """Return the arguments that switch capabilities on."""
-    return {"capabilities": [{"capability": name, "state": True} for name in names]}
+def on(*names: str, state: bool = True) -> dict[str, Any]:
+    """Return the arguments that switch capabilities on, or off."""
+    return {"capabilities": [{"capability": name, "state": state} for name in names]}
 
 
 def device(arguments: dict[str, Any]) -> list[str]:
