@@ -101,7 +101,7 @@ def check_of_start(before: Machine) -> QemuCheck | None:
 #: the rules about requests that end QEMU
 _QEMU_ENDS = {"snapshot-multifd": "it dies", "qemu-crash": "it dies"}
 #: rules about a device with a capability: QEMU has other reasons of its own that come first
-_COMBINATIONS = frozenset({*WORDS, "vfio-colo", "vdpa-postcopy", "snapshot-foreign-dma"})
+_COMBINATIONS = frozenset({*QEMU_ERRORS, "vfio-colo", "vdpa-postcopy", "snapshot-foreign-dma"})
 #: run states from which no migration out begins
 _NOT_FROM = {"inmigrate": "it waits for a migration to come", "postmigrate": "it has migrated away"}
 #: the reason for a check that is in QEMU's source, but that this VM has not shown
@@ -148,7 +148,7 @@ def _of_combination(operation: Operation, before: Machine, finding: Finding) -> 
 def _of_check(operation: Operation, before: Machine, rule: str) -> QemuCheck:
     if rule in before.facts.confirmed:
         return QemuCheck(Refuses.YES, "it has done so on this VM")
-    if rule not in WORDS:
+    if rule not in QEMU_ERRORS:
         return QemuCheck(Refuses.NO, "it has no such check")
     after = operation.after(before)
     if not after.devices or not any(map(_is_checked, after.detailed)):

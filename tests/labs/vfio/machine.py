@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from enum import Enum
 from typing import TYPE_CHECKING
-
-from tests.labs.vfio.host import Lab, LabFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
+
+    from tests.labs.vfio.host import Lab
 
 #: seconds for a QEMU in the guest to listen; it takes 1 to 4
 START = 90
@@ -108,12 +107,3 @@ class LabQemu:
         script = f"for i in $(seq {int(seconds * 5)}); do [ -e status ] && break; sleep 0.2; done"
         said = await self.lab.run(f"cd {self.place}; {script}; cat status 2>/dev/null || true", seconds + 30)
         return int(said) if said.strip() else None
-
-
-async def died(qemu: LabQemu) -> str:
-    """Return how a QEMU ended and its last words; raises LabFailed when it runs still."""
-    async with asyncio.timeout(60):
-        status = await qemu.status()
-    if status is None:
-        raise LabFailed("QEMU runs still")
-    return f"exit {status}: {(await qemu.log()).strip().splitlines()[-1:]}"

@@ -32,6 +32,7 @@ class Machine:
 #: a failover primary whose standby does not exist: no check of QEMU's sees it
 ORPHAN = f"vfio-pci,host={CARDS[2]},id=gpu0,failover_pair_id=bogus,bus=rp0,rombar=0"
 ROOT_PORT = ("-device", "pcie-root-port,id=rp0,chassis=1,slot=1")
+PAIR = (("failover_pair_id", "bogus"), ("bus", "rp0"))
 AUTO, OFF = (("enable-migration", "auto"),), (("enable-migration", "off"),)
 MACHINES = (
     Machine("no device"),
@@ -42,7 +43,8 @@ MACHINES = (
     Machine("a device that cannot", (Kind.FIXED,), AUTO),
     Machine("two that cannot", (Kind.FIXED, Kind.FIXED), AUTO),
     Machine("one with P2P, one without", (Kind.MIGRATABLE, Kind.NO_P2P), AUTO),
-    Machine("a primary without its standby", words=(*ROOT_PORT, "-device", ORPHAN)),
+    Machine("a card that could, without its standby", (Kind.CARD,), PAIR, ROOT_PORT),
+    Machine("a card that cannot, without its standby", words=(*ROOT_PORT, "-device", ORPHAN)),
 )
 #: the ways of `check`, each with what is set for it
 WAYS: dict[str, tuple[tuple[str, ...], str]] = {
