@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from qmpguard.demo import lab
@@ -20,6 +21,8 @@ from qmpguard.demo.lab import LabUnavailable
 
 #: seconds for unpacking the Debian and building mtty; it takes some 100 on two cores
 BUILD = 3600.0
+#: seconds after which a Debian that no lab has used any more is removed, when a newer one is built
+UNUSED = 86400.0
 #: bytes that the build needs, and leaves half of
 ROOM = 3 << 30
 SUITE = "trixie"
@@ -40,6 +43,7 @@ def debian() -> Path:
         possible(home.parent)
         print("vfio-lab: building the lab's Debian (two minutes, 1 GB in the user's cache)", file=sys.stderr)
         build(home)
+    os.utime(home)  # it is in use
     return home
 
 
@@ -81,7 +85,8 @@ def possible(folder: Path) -> None:
 def build(home: Path) -> None:
     """Make the Debian in a place of its own, and move it to ``home`` when it is complete."""
     for old in home.parent.glob("vfio-lab-*"):
-        shutil.rmtree(old, ignore_errors=True)
+        if time.time() - old.stat().st_mtime > UNUSED:
+            shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="vfio-build-", ignore_cleanup_errors=True) as place:
         new = Path(place, home.name)
         (new / "state").mkdir(parents=True)
