@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -67,8 +68,14 @@ def cause(error: BaseException) -> str:
 
 
 async def prove(rows: list[Row], releases: list[Release]) -> int:
-    """Try rows on QEMUs, each QEMU in a lab of its own, and return how many promises were broken."""
+    """Try rows on QEMUs, each QEMU in a lab of its own, and return how many promises were broken.
+
+    Raises asyncio.CancelledError at SIGINT and SIGTERM, when the lab has ended.
+    """
     count = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if task := asyncio.current_task():
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     for release in releases:
         async with booted() as lab:
             for row in rows:
@@ -94,6 +101,9 @@ def main() -> int:
     except LabUnavailable as error:
         print(f"vfio-lab: {error}", file=sys.stderr)
         return 2
+    except asyncio.CancelledError:
+        print("vfio-lab: ended by a signal", file=sys.stderr)
+        return 128 + signal.SIGINT
     print(f"promises that were broken: {count}")
     return int(count > 0)
 
