@@ -15,7 +15,7 @@ from tests.support.guarding import Client, connected, guarding
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.guard import GuardedVm
 
 #: seconds for a migration in the lab to get somewhere; it takes 1 to 20
 MIGRATION = 120.0
@@ -34,7 +34,7 @@ class Vm:
     qmp: Client
     behind: Client
     qemu: LabQemu
-    guard: Guard
+    guard: GuardedVm
 
     async def ok(self, command: str, **arguments: Any) -> Any:
         """Return what the guarded client gets; raises `Broken` when that is an error."""
