@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from qmpguard.policy.forecast import Forecast, Passes
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.migration import Migration, Progress, Start
-    from qmpguard.policy.policy import Mode, Policy, Profile
+    from qmpguard.policy.mode import Mode, Profile
+    from qmpguard.policy.policy import Policy
+    from qmpguard.policy.problem import Finding, Problem
     from qmpguard.policy.qemu_check import QemuCheck, Refuses
-    from qmpguard.policy.verdict import Finding, Problem, Verdict
+    from qmpguard.policy.verdict import Verdict
     from qmpguard.proxy.state.snapshot import Judging, LinkState, Pulse, QemuState, Snapshot
     from qmpguard.record import Decision, Outcome, Peer
     from qmpguard.remote.report import Report, check

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from qmpguard.policy.device import Device
     from qmpguard.policy.facts import Facts
+    from qmpguard.policy.problem import Finding
     from qmpguard.policy.rules import Row
-    from qmpguard.policy.verdict import Finding
     from qmpguard.proxy.state.counters import Counters
     from qmpguard.proxy.state.last_seen import MigrationHistory
     from qmpguard.proxy.state.snapshot import Client, Snapshot

@@ -135,7 +135,7 @@ def _environ() -> dict[str, str]:
 
 def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
     from qmpguard.daemon.monitors import monitors, possible_monitors
-    from qmpguard.policy.policy import Mode
+    from qmpguard.policy.mode import Mode
     from qmpguard.policy.rules import modes
 
     mode = dict(modes(vm.policy))["new-monitor"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.qemu_check import QemuCheck
-    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.reading.result import Unreadable
     from qmpguard.policy.verdict import Verdict
     from qmpguard.remote.effective_policy import EffectivePolicy
     from qmpguard.wire.client_messages import Request
@@ -118,7 +118,8 @@ def _request(text: str) -> Request:
 def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
     from qmpguard.policy.judgment import concerns
     from qmpguard.policy.operations import CallUnlisted
-    from qmpguard.policy.readers import Harmless, read
+    from qmpguard.policy.readers import read
+    from qmpguard.policy.reading.result import Harmless
 
     reading = read(request.command, request.arguments or {}, policy)
     if reading is None:
@@ -128,7 +129,7 @@ def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
 
 def _judged(request: Request, reading: Operation | Unreadable, machine: str, judged_by: EffectivePolicy) -> Explanation:
     from qmpguard.address import parse_address
-    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.reading.result import Unreadable
     from qmpguard.policy.rules import unverified_mode
     from qmpguard.policy.verdict import unverified
 

@@ -10,7 +10,8 @@ from qmpguard.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.policy.policy import Mode, Policy
+    from qmpguard.policy.mode import Mode
+    from qmpguard.policy.policy import Policy
     from qmpguard.policy.qemu_check import QemuCheck
 
 
@@ -49,7 +50,7 @@ def configured_policy(arguments: argparse.Namespace) -> Policy | None:
 
 def with_options(arguments: argparse.Namespace, policy: Policy) -> Policy:
     """Return a policy with the changes that the options make. Raises `UsageError`."""
-    from qmpguard.policy.policy import Mode, Profile
+    from qmpguard.policy.mode import Mode, Profile
 
     types = {kind for word in arguments.extra_types for kind in word.split(",") if kind}
     return replace(
@@ -62,7 +63,8 @@ def with_options(arguments: argparse.Namespace, policy: Policy) -> Policy:
 
 
 def _modes(words: str) -> dict[str, Mode]:
-    from qmpguard.policy.policy import Mode, Policy
+    from qmpguard.policy.mode import Mode
+    from qmpguard.policy.policy import Policy
     from qmpguard.policy.rules import modes
 
     known = dict(modes(Policy()))

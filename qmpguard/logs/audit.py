@@ -11,7 +11,7 @@ from qmpguard.record import Decision, Override
 
 if TYPE_CHECKING:
     from qmpguard.logs.linefile import Sink
-    from qmpguard.policy.verdict import Finding
+    from qmpguard.policy.problem import Finding
     from qmpguard.record import Entry, Peer
 
 log = logging.getLogger(__name__)

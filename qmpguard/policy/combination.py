@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from qmpguard.policy.device import Device
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Start
-from qmpguard.policy.policy import Mode, Rule
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import Problem
 from qmpguard.policy.qemu_check import is_migrating_out
-from qmpguard.policy.verdict import Problem
 from qmpguard.wire.json import Number
 
 if TYPE_CHECKING:
-    from qmpguard.policy.policy import Policy
     from qmpguard.wire.json import Value
 
 #: replaced by the name of the first device in a row's message
@@ -49,6 +48,20 @@ def moment_of(machine: Machine) -> Moment | None:
     if machine.added or machine.added_others or machine.opened:
         return Moment.PLUG
     return Moment.SET if machine.setting else None
+
+
+class Strictness(Protocol):
+    """The parts of a policy that a combination depends on: `qmpguard.policy.policy.Policy`."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether the profile is strict."""
+        ...
+
+    @property
+    def allow_failover_primary(self) -> bool:
+        """Whether a device is exempt whose failover standby is present."""
+        ...
 
 
 class Setting(Protocol):
@@ -121,15 +134,18 @@ class Combination:
     text: str = ""
 
     @property
-    def rule(self) -> Rule:
-        """The combination as a rule."""
-        return Rule(self.id, self.fails, self.standard, self.strict, self.text or _summary(self))
+    def summary(self) -> str:
+        """The combination in one sentence."""
+        setting = self.setting
+        with_ = f"`{setting.name}` = `{setting.value}`" if isinstance(setting, Parameter) else f"`{setting.name}`"
+        types = "VFIO devices" if self.types is None else ", ".join(f"`{glob}`" for glob in self.types)
+        return f"Refuse {types} together with {with_}."
 
     def matches(self, driver: str) -> bool:
         """Say whether a glob of the row matches a QOM type; False for a row about VFIO devices."""
         return self.types is not None and any(fnmatchcase(driver, glob) for glob in self.types)
 
-    def fails(self, machine: Machine, policy: Policy) -> Problem | None:
+    def fails(self, machine: Machine, policy: Strictness) -> Problem | None:
         """Return the problem where a machine has both a device and the setting."""
         now = moment_of(machine)
         looks = now is None or now in self.at or self._may_be_in_snapshot(machine, policy)
@@ -148,7 +164,7 @@ class Combination:
             case setting:
                 return Problem(message, fix, labels, setting.name)
 
-    def _may_be_in_snapshot(self, machine: Machine, policy: Policy) -> bool:
+    def _may_be_in_snapshot(self, machine: Machine, policy: Strictness) -> bool:
         """Say whether a loaded snapshot may be a forged one that begins like a postcopy migration.
 
         QEMU discards all RAM at POSTCOPY_ADVISE (migration/savevm.c: loadvm_postcopy_handle_advise).
@@ -159,7 +175,7 @@ class Combination:
         """Say whether the setting does not matter: a background snapshot has no postcopy phase."""
         return machine.starting is Start.POSTCOPY and self.setting.name == BACKGROUND_SNAPSHOT
 
-    def _vfio(self, machine: Machine, policy: Policy) -> tuple[Device, ...]:
+    def _vfio(self, machine: Machine, policy: Strictness) -> tuple[Device, ...]:
         if not machine.devices and not machine.blocks:
             return ()
         devices = (*(machine.detailed if machine.devices else ()), *machine.blocks)
@@ -189,10 +205,3 @@ def _failover_hint(machine: Machine, devices: tuple[Device, ...]) -> str:
     if not any(machine.has_standby(device) for device in devices):
         return ""
     return "; allow_failover_primary lets failover pairs through, at your own risk"
-
-
-def _summary(row: Combination) -> str:
-    setting = row.setting
-    with_ = f"`{setting.name}` = `{setting.value}`" if isinstance(setting, Parameter) else f"`{setting.name}`"
-    types = "VFIO devices" if row.types is None else ", ".join(f"`{glob}`" for glob in row.types)
-    return f"Refuse {types} together with {with_}."

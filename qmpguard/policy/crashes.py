@@ -10,11 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.verdict import Problem
-
 if TYPE_CHECKING:
-    from qmpguard.policy.machine import Machine
-    from qmpguard.policy.policy import Policy
     from qmpguard.wire.json import Value
 
 #: channels that are read; QEMU takes two at most
@@ -109,18 +105,3 @@ CRASHES = (
 def crash(command: str, arguments: Arguments) -> Crash | None:
     """Return the row for a request, or for the name of an HMP line; None where there is none."""
     return next((row for row in CRASHES if command in row.commands and row.matches(arguments)), None)
-
-
-def qemu_crash(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse a command that is known to end the QEMU that is there, VFIO or not.
-
-    `migrate` and `migrate-incoming` with a single channel of type `cpr`, or with `exec` and no `args`;
-    `xen-load-devices-state` off Xen; `qom-list-properties` of some types in QEMU 7.2. Queries that load modules
-    (`qom-list-types`, HMP's `info qdm` and `device_add help`, the properties of some types) abort a QEMU that was
-    upgraded on disk while its VM runs: the rule warns of them, and refuses them in profile strict. Other requests pass.
-    """
-    row = machine.crash
-    if row is None or (row.fixed_in is not None and not machine.is_older_than(row.fixed_in, unknown=True)):
-        return None
-    text = f"QEMU may end here ({row.effect}): {row.argument}; seen on {row.seen_on}"
-    return Problem(text, row.fix, advisory=not row.is_certain and not policy.strict)

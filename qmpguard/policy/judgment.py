@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.crashes import qemu_crash
+from qmpguard.policy.crash_rule import qemu_crash
+from qmpguard.policy.mode import Mode
 from qmpguard.policy.operations import (
     CallUnlisted,
     ChangeMonitor,
@@ -18,7 +19,8 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.plugin import PlugInFailed
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.problem import Finding, Problem
 from qmpguard.policy.qemu_check import qemu_check
 from qmpguard.policy.rules import (
     hmp_write,
@@ -31,7 +33,7 @@ from qmpguard.policy.rules import (
     unverified_mode,
     vfio_property,
 )
-from qmpguard.policy.verdict import Finding, Problem, Verdict, unverified
+from qmpguard.policy.verdict import Verdict, unverified
 
 if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.migration import Migration
+from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.operations import SetProperty
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

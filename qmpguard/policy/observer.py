@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qmpguard.policy.hmp import commands, parser
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.verdict import Finding, Problem, Verdict
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import Finding, Problem
+from qmpguard.policy.verdict import Verdict
 from qmpguard.wire.json import Value
 
 #: the prefixes of queries; the second is for unstable ones

@@ -13,8 +13,9 @@ from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.facts import Unknown
-from qmpguard.policy.policy import Mode, Rule
-from qmpguard.policy.verdict import Problem
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Rule
+from qmpguard.policy.problem import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

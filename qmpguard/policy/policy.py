@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from inspect import cleandoc
 from typing import TYPE_CHECKING
+
+from qmpguard.policy.mode import Mode, Profile
 
 if TYPE_CHECKING:
     from qmpguard.policy.combination import Combination
     from qmpguard.policy.machine import Machine
-    from qmpguard.policy.verdict import Problem
-
-
-class Mode(Enum):
-    """The effect of a violated rule: refuse, warn, or nothing."""
-
-    ENFORCE = "enforce"
-    WARN = "warn"
-    OFF = "off"
-
-    @classmethod
-    def weaker(cls, one: Mode, other: Mode) -> Mode:
-        """Return the weaker of two modes: with a global ``warn`` no rule refuses."""
-        order = (cls.OFF, cls.WARN, cls.ENFORCE)
-        return order[min(order.index(one), order.index(other))]
-
-
-class Profile(Enum):
-    """The threat that the guard protects against: mistakes of honest tools; strict: also hostile clients."""
-
-    STANDARD = "standard"
-    STRICT = "strict"
+    from qmpguard.policy.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +45,11 @@ class Rule:
     def mode(self, policy: Policy) -> Mode:
         """Return the effective mode: the weaker of the global one and the rule's own."""
         return Mode.weaker(policy.mode, policy.rules.get(self.id, self.default(policy.profile)))
+
+
+def as_rule(row: Combination) -> Rule:
+    """Return a combination as a rule."""
+    return Rule(row.id, row.fails, row.standard, row.strict, row.text or row.summary)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.device import Device
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.operations import Operation
-    from qmpguard.policy.verdict import Finding
+    from qmpguard.policy.problem import Finding
 
 #: by rule, the error with which QEMU itself refuses the same (hw/vfio/migration.c: vfio_save_prepare)
 QEMU_ERRORS = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.rules import modes
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from qmpguard.policy.built_in_combinations import BUILT_IN
-from qmpguard.policy.crashes import qemu_crash
+from qmpguard.policy.crash_rule import qemu_crash
 from qmpguard.policy.device import Device, is_vfio
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Start
-from qmpguard.policy.policy import Mode, Policy, Rule
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy, Rule, as_rule
+from qmpguard.policy.problem import Problem
 from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
 from qmpguard.policy.sockets import named_socket
-from qmpguard.policy.verdict import Problem
 from qmpguard.wire.client_messages import COMMAND_NOT_FOUND
 
 #: the texts of QEMU's blocker for several VFIO devices (hw/vfio/common.c; the second is that of 8.0 and 8.1)
@@ -219,7 +220,7 @@ _ENFORCE, _WARN, _OFF = Mode.ENFORCE, Mode.WARN, Mode.OFF
 
 RULES = (
     #    id                          looks at                   standard  strict
-    *(row.rule for row in BUILT_IN),
+    *map(as_rule, BUILT_IN),
     Rule("vfio-blocked",             vfio_blocked,              _ENFORCE),
     Rule("snapshot-runstate",        snapshot_runstate,         _ENFORCE),
     Rule("snapshot-cpr",             snapshot_cpr,              _ENFORCE),
@@ -240,7 +241,7 @@ RULES = (
 
 def rules(policy: Policy) -> tuple[Rule, ...]:
     """Return every rule of a policy: the built-in ones, then those that the policy adds."""
-    return (*RULES, *(row.rule for row in policy.combinations), *policy.plugins)
+    return (*RULES, *map(as_rule, policy.combinations), *policy.plugins)
 
 
 def reserved_ids() -> frozenset[str]:

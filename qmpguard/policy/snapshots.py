@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import SNAPSHOTS, Start
-from qmpguard.policy.verdict import Problem
+from qmpguard.policy.problem import Problem
 
 if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy

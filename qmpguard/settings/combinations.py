@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.combination import MIGRATION, Capability, Combination, Moment, Parameter
-from qmpguard.policy.policy import Mode
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import MAX_TEXT
 from qmpguard.policy.rules import reserved_ids
-from qmpguard.policy.verdict import MAX_TEXT
 from qmpguard.settings import values
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from qmpguard.access import Access, Role
 from qmpguard.address import MAX_UNIX_PATH, Inbound, TcpAddress, UnixAddress
 from qmpguard.config import Absent, AdminConfig, LogConfig, LogFormat, LogLevel, VmConfig
-from qmpguard.policy.policy import Mode, Policy, Profile, Rule
+from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.policy import Policy, Rule
 from qmpguard.policy.rules import UNVERIFIED, added, table
 from qmpguard.proxy.listening.takeover import MOVED_SUFFIX
 from qmpguard.settings import accounts, values

@@ -8,7 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from qmpguard.access import Role
-from qmpguard.policy.policy import Mode, Rule
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Rule
 from qmpguard.policy.rules import RULES
 
 if TYPE_CHECKING:

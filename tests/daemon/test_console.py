@@ -16,7 +16,8 @@ from qmpguard.cli import main
 from qmpguard.daemon import console
 from qmpguard.daemon.console import MAX_REASON, MAX_SECONDS, Console, socket_paths
 from qmpguard.errors import UsageError
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.record import Override, Peer
 from qmpguard.remote import consoles
 from tests.daemon.test_supervisor import fleet_of, vm

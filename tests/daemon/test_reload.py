@@ -23,7 +23,8 @@ from qmpguard.daemon import guard as guards
 from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import QmpguardError
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.record import Run
 from qmpguard.tasks import Tasks

@@ -16,7 +16,8 @@ from qmpguard.config import VmConfig
 from qmpguard.daemon.supervisor import Changes, Supervisor
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.record import LinkChange, Run
 from qmpguard.tasks import Tasks

@@ -10,7 +10,8 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import connected, guarding
 

@@ -8,7 +8,8 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.reading.objects import MONITOR_PROPERTIES
 from tests.support.guarding import assert_refused, connected, guarding
 

@@ -14,7 +14,8 @@ from qmpguard.demo.lab import vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
 from qmpguard.policy.migration import DANGEROUS, OVER
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from tests.support.guarding import Client, capabilities, connected, guarding
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
+from qmpguard.policy.mode import Profile
 from qmpguard.policy.observer import QUERIES
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS, read
 from qmpguard.policy.reading.result import Harmless
 from qmpguard.policy.schema import read_schema

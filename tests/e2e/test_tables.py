@@ -13,7 +13,8 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from tests.policy.test_honest import HONEST, STRICT_HONEST
 from tests.policy.test_routes import ROUTES, STRICT_ROUTES
 from tests.support.guarding import TIMEOUT, Client, connected, guarding

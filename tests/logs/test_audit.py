@@ -22,7 +22,8 @@ from qmpguard.logs.formats import JsonFormatter
 from qmpguard.logs.journald import Journald, encode, is_ours
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.record import Peer
 from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu

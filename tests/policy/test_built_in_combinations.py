@@ -14,8 +14,9 @@ from qmpguard.policy.facts import Facts
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
+from qmpguard.policy.mode import Mode
 from qmpguard.policy.operations import AddDevice, Operation, StartMigration
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.policy import Policy, as_rule
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless
 from qmpguard.policy.rules import documentation, rules
@@ -152,10 +153,10 @@ def test_the_message_begins_with_the_device_unless_it_names_it() -> None:
 
 def test_every_row_is_a_rule_that_explains_itself() -> None:
     for row in BUILT_IN:
-        assert documentation()[row.id] == row.rule.documentation
+        assert documentation()[row.id] == as_rule(row).documentation
         assert row.text
-    assert OWN[0].rule.summary == "Refuse `virtio-gpu*`, `vfio-pci` together with `multifd`."
-    assert OWN[1].rule.summary == "Refuse VFIO devices together with `mode` = `cpr-reboot`."
+    assert as_rule(OWN[0]).summary == "Refuse `virtio-gpu*`, `vfio-pci` together with `multifd`."
+    assert as_rule(OWN[1]).summary == "Refuse VFIO devices together with `mode` = `cpr-reboot`."
 
 
 def test_a_setting_that_no_row_looks_at_when_it_is_set_is_not_judged() -> None:

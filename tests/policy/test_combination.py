@@ -11,7 +11,8 @@ from qmpguard.policy.combination import DEVICE, Capability, Combination, Moment,
 from qmpguard.policy.device import Device
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.wire.json import Number
 
 GPU = Device("/machine/peripheral/g", "vfio-pci", "g")

@@ -9,7 +9,8 @@ import pytest
 from qmpguard.policy.crashes import CRASHES, crash
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import CRASHING, read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 

@@ -9,9 +9,10 @@ from qmpguard.policy.facts import Facts
 from qmpguard.policy.forecast import Passes, forecasts, incoming_forecasts, lacks_cpr, obstacle, others
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.problem import MAX_TEXT, Problem
 from qmpguard.policy.rules import modes
-from qmpguard.policy.verdict import MAX_TEXT, Problem
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
 VU = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from tests.policy.test_routes import name, refused_by
 from tests.support.scenes import (
     ANONYMOUS,

@@ -9,6 +9,7 @@ from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import concerns, judge
 from qmpguard.policy.machine import Change, Machine
 from qmpguard.policy.migration import Start
+from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.operations import (
     AddDevice,
     OpenMonitor,
@@ -19,10 +20,11 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.plugin import PlugIn
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.problem import Problem
 from qmpguard.policy.qemu_check import UNKNOWN_CHECK
 from qmpguard.policy.rules import RULES
-from qmpguard.policy.verdict import Problem, Verdict
+from qmpguard.policy.verdict import Verdict
 
 GPU = Device("/machine/peripheral/g", "vfio-pci", "g")
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))

@@ -21,8 +21,9 @@ from qmpguard.policy.machine_json import (
     with_type,
 )
 from qmpguard.policy.migration import Start
+from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.operations import SetProperty, StartMigration
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.policy import Policy
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", "0000:65:00.0", "/sys/x", "net0")
 ANONYMOUS = Device("/machine/peripheral-anon/device[0]", "vfio-ap")

@@ -17,7 +17,8 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import DANGEROUS, OVER, Migration
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.stale_capabilities import StaleCapabilities

@@ -10,11 +10,12 @@ from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
+from qmpguard.policy.mode import Mode
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.plugin import MAX_ERROR, PlugIn
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.policy import Policy
+from qmpguard.policy.problem import Problem
 from qmpguard.policy.rules import RULES, added, reserved_ids
-from qmpguard.policy.verdict import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.policy.policy import Mode, Policy, Profile, Rule
+from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.policy import Policy, Rule
 
 if TYPE_CHECKING:
     from qmpguard.policy.machine import Machine
-    from qmpguard.policy.verdict import Problem
+    from qmpguard.policy.problem import Problem
 
 
 def never(machine: Machine, policy: Policy) -> Problem | None:

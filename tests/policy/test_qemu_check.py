@@ -10,8 +10,9 @@ import pytest
 from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
+from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.operations import CallUnlisted, Operation
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.qemu_check import QEMU_ERRORS, QemuCheck, Refuses, seen_in
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.relaxation import relaxed
 from qmpguard.policy.rules import modes
 

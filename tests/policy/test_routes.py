@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from qmpguard.policy.judgment import concerns, judge
+from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.operations import CallUnlisted
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import passes_unjudged, unverified_mode

@@ -10,13 +10,15 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts, Unknown
 from qmpguard.policy.judgment import concerns, judge
 from qmpguard.policy.machine import Machine
+from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.operations import CallUnlisted, OpenMonitor, SetCapabilities, WriteHmp
-from qmpguard.policy.policy import Mode, Policy, Profile, Rule
+from qmpguard.policy.policy import Policy, Rule
+from qmpguard.policy.problem import Finding
 from qmpguard.policy.readers import READERS
 from qmpguard.policy.readers import read as read_with
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import RULES, documentation, passes_unjudged, table, unverified_mode
-from qmpguard.policy.verdict import Finding, unverified
+from qmpguard.policy.verdict import unverified
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
 NIC = Device("/machine/peripheral/nic0", "vfio-pci", "nic0", sysfsdev="/sys/bus/pci/devices/0000:b1:00.2/")

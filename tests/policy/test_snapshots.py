@@ -11,8 +11,9 @@ from qmpguard.policy.facts import Fact, Facts, numbers
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
+from qmpguard.policy.mode import Profile
 from qmpguard.policy.operations import StartMigration
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.survey import Missing, Unexpected, inquire, observe
 from tests.policy.test_survey import World

@@ -9,8 +9,9 @@ import pytest
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.migration import Progress
+from qmpguard.policy.mode import Profile
 from qmpguard.policy.operations import AddDevice, CallUnlisted
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.survey import Answer, Missing, Query, Unexpected, drive, inquire, observe

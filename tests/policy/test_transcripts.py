@@ -10,7 +10,8 @@ import json
 
 import pytest
 
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS, unknown_arguments
 from qmpguard.policy.schema import Schema
 from tests.support.replay import TRANSCRIPTS, Line, judged

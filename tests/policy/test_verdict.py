@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.verdict import Refusal, refused_by_qemu
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import Refusal
+from qmpguard.policy.verdict import refused_by_qemu
 
 EARLY = "The command '{}' is permitted only after machine initialization has completed"
 QUERY = "query-migrate-capabilities"

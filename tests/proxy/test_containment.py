@@ -17,7 +17,8 @@ from qmpguard.access import Role
 from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import GuardedVm
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.clients import registry
 from qmpguard.proxy.clients.reading import TURN
 from qmpguard.proxy.clients.session import Session

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from qmpguard.access import Role
 from qmpguard.address import UnixAddress
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.state.snapshot import Pulse
 from qmpguard.proxy.vm import Vm
 from tests.support.fakes.qemu import FakeQemu

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from qmpguard.address import UnixAddress
 from qmpguard.cli import main
 from qmpguard.policy.device import Device
-from qmpguard.policy.policy import Mode, Policy, Profile, Rule
+from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.policy import Policy, Rule
 from qmpguard.record import Peer
 from qmpguard.remote.effective_policy import effective_policy_at
 from tests.daemon.test_console import console_of

@@ -12,7 +12,8 @@ from qmpguard.policy.combination import MIGRATION, Capability, Combination, Mome
 from qmpguard.policy.device import Device
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.rules import added, modes
 from qmpguard.settings.combinations import MAX_COMBINATIONS, MAX_ID

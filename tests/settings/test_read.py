@@ -10,7 +10,8 @@ from qmpguard.access import Access, Role
 from qmpguard.address import Inbound, NamedAddress, TcpAddress, UnixAddress
 from qmpguard.config import AdminConfig, Config, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.errors import ConfigError, UsageError
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.settings.options import OPTIONS, Option, OptionValues
 from qmpguard.settings.read import read_file, read_options
 from qmpguard.settings.show import lines, notes

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.migration import SNAPSHOTS
 from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
+from qmpguard.policy.problem import MAX_TEXT
 from qmpguard.policy.qemu_check import seen_in
 from qmpguard.policy.stale_capabilities import StaleCapabilities
-from qmpguard.policy.verdict import MAX_TEXT
 from qmpguard.proxy.judging.primaries import HiddenPrimaries
 from qmpguard.proxy.judging.refusal import was_accepted
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.problem import Refusal
 from qmpguard.policy.survey import Answer, Missing, Query
-from qmpguard.policy.verdict import Refusal
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:

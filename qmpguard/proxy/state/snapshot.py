@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.policy import Mode
+from qmpguard.policy.mode import Mode
 
 if TYPE_CHECKING:
     from qmpguard.policy.facts import Facts

@@ -12,7 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from tests.e2e.test_tables import VOLATILE, Vm, needs_vfio, prepare, refused_by, until
 from tests.labs.vfio.devices import Kind, Mediated, mediated
 from tests.labs.vfio.machine import LabQemu, Release

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected, eventually, guarding
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.policy.policy import Mode, Policy, Profile
+from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.record import Decision
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected, guarding

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from qemu.qmp.qmp_shell import HMPShell
 
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import connected, guarding
 

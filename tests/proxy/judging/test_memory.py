@@ -8,8 +8,8 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
+from qmpguard.policy.problem import MAX_TEXT
 from qmpguard.policy.qemu_check import QEMU_ERRORS
-from qmpguard.policy.verdict import MAX_TEXT
 from qmpguard.proxy.judging.memory import MAX_WAYS, Memory
 from qmpguard.wire.qemu_messages import Reply
 

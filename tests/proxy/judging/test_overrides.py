@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.judging.overrides import Overrides
 from qmpguard.record import Override, Peer
 from tests.support.guarding import eventually

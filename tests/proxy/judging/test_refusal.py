@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.verdict import Finding, Problem, Verdict
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import Finding, Problem
+from qmpguard.policy.verdict import Verdict
 from qmpguard.proxy.clients.pending import PendingRequest
 from qmpguard.proxy.judging.refusal import refusal_reply, was_accepted
 from qmpguard.record import Decision, Peer

@@ -12,7 +12,8 @@ import pytest
 from qmpguard.address import UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.facts import Fact
-from qmpguard.policy.policy import Policy, Profile
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.vm import Vm

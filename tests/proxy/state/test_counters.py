@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.verdict import Finding, Problem, Verdict
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import Finding, Problem
+from qmpguard.policy.verdict import Verdict
 from qmpguard.proxy.state.counters import BOUNDS, DROP_REASONS, Counters, Durations
 from qmpguard.record import Decision, Peer
 

@@ -9,8 +9,9 @@ import pytest
 
 from qmpguard.policy.drift import Drift
 from qmpguard.policy.facts import Fact
-from qmpguard.policy.policy import Mode
-from qmpguard.policy.verdict import Finding, Problem, Verdict
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.problem import Finding, Problem
+from qmpguard.policy.verdict import Verdict
 from qmpguard.proxy.state.recorder import Recorder
 from qmpguard.record import Decision, Event, LinkChange, Peer, Run
 from qmpguard.wire.qemu_messages import QemuEvent

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.policy.forecast import Passes
-from qmpguard.policy.policy import Mode, Policy
+from qmpguard.policy.mode import Mode
+from qmpguard.policy.policy import Policy
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.qemu import heartbeat
 from qmpguard.proxy.qemu.connections import Presence
