@@ -10,7 +10,9 @@ import pytest
 from qmpguard.settings.read import Settings, read_file
 from qmpguard.settings.table import DEFAULT, Effective
 
-EXAMPLE = Path(__file__).parents[2] / "examples/qmpguard.toml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples/qmpguard.toml"
+VM = '[[vm]]\nname = "a"\nqemu = "/q"\nlisten = "/l"\n'
 #: a key or a table that is commented out; prose has a blank behind its '#'
 _OUT = re.compile(r"^#(?=\[|[a-z][\w-]* = )", re.MULTILINE)
 #: what only some machines have, and what all have
@@ -19,10 +21,21 @@ _NAMES = {'"alice"': '"daemon"', '= "qmpguard"': '= "root"', '["qmpguard"]': '["
 
 def whole() -> str:
     """The example with everything in it that is commented out."""
-    text = _OUT.sub("", EXAMPLE.read_text())
+    return _everywhere(_OUT.sub("", EXAMPLE.read_text()))
+
+
+def _everywhere(text: str) -> str:
+    """The same with names that every machine has."""
     for name, everywhere in _NAMES.items():
         text = text.replace(name, everywhere)
     return text
+
+
+def blocks() -> list[str]:
+    """The blocks of TOML in all documents; one without a VM gets one."""
+    texts = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    found = [block for text in texts for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    return [block if "[[vm]]" in block else f"{block}\n{VM}" for block in found]
 
 
 @pytest.fixture
@@ -46,6 +59,13 @@ def test_every_table_and_key_is_in_it(read_whole: Settings) -> None:
     written = {(header, value.key) for header, value in values if value.origin != DEFAULT}
     own = {row.id for vm in read_whole.config.vms for row in vm.policy.combinations}
     assert {(header, value.key) for header, value in values if value.key not in own} - written == set()
+
+
+@pytest.mark.parametrize("block", blocks())
+def test_every_configuration_in_a_document_can_be_used(tmp_path: Path, block: str) -> None:
+    path = tmp_path / "qmpguard.toml"
+    path.write_text(_everywhere(block))
+    assert read_file(str(path)).config.vms
 
 
 def held(settings: Settings) -> dict[tuple[str, str], Effective]:
