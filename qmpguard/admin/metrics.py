@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from qmpguard.admin import process
 from qmpguard.admin.exposition import Encoder, Few, lines
 from qmpguard.admin.faults import Drop
 from qmpguard.policy.forecast import Passes
@@ -138,6 +139,8 @@ NUMBERS = (
     Family("events", _C, "Events of QEMU.", lambda s: _one(s.counts.events)),
     Family("parse_errors", _C, "Messages of clients that are no QMP.", lambda s: _one(s.counts.malformed)),
     Family("fds", _C, "File descriptors that clients sent, and those passed to QEMU.", _descriptors, ("direction",)),
+    Family("override_active", _G, "1 while an override lets a rule warn, or all rules.",
+           lambda s: _one(bool(s.overrides))),
     Family("vfio_devices", _G, "VFIO devices as last seen, hidden ones too; absent until QEMU has been looked at.",
            _devices),
     Family("capability_on", _G, "1 while a dangerous migration capability is on, as last seen.", _capabilities,
@@ -215,6 +218,7 @@ class Meter(Collector):
         for total in TOTALS:
             yield _total(total, total.read(upkeep))
         yield _total(ADMIN_DROPS, (((reason,), count) for reason, count in self._drops().items()))
+        yield from process.metrics()
 
 
 def _total(total: Total, values: Values) -> Metric:
@@ -258,19 +262,24 @@ def documentation() -> str:
     rows = [("qmpguard_build_info", "gauge", "version", BUILD)]
     totals = (*TOTALS, ADMIN_DROPS)
     rows += [(f"qmpguard_{total.name}_total", "counter", total.label, total.meaning) for total in totals]
-    for number in NUMBERS:
-        counter = number.kind is CounterMetricFamily
-        name = f"qmpguard_{number.name}{'_total' if counter else ''}"
-        rows.append((name, "counter" if counter else "gauge", ", ".join(("vm", *number.labels)), number.meaning))
+    rows += [(*_series("qmpguard", number), ", ".join(("vm", *number.labels)), number.meaning) for number in NUMBERS]
     rows += [(f"qmpguard_{times.name}", "histogram", "vm", times.meaning) for times in TIMES]
+    rows += [(*_series("process", measure), "", measure.meaning) for measure in process.MEASURES]
     lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in rows]
     return "\n".join([_HEAD, *lines, _TAIL])
+
+
+def _series(prefix: str, one: Family | process.Measure) -> tuple[str, str]:
+    """Return the name of a series, and its kind."""
+    counter = one.kind is CounterMetricFamily
+    return f"{prefix}_{one.name}{'_total' if counter else ''}", "counter" if counter else "gauge"
 
 
 _HEAD = """# Metrics
 
 `GET /metrics` of the admin interface answers in Prometheus' text format, or in OpenMetrics if the scraper asks for it.
-It is answered from memory: a scrape sends QEMU nothing, and a QEMU that hangs does not delay it.
+It is answered from memory: a scrape sends QEMU nothing, and a QEMU that hangs does not delay it. The `process_*`
+metrics are about the guard's own process.
 
 <!-- written by `make docs` from qmpguard/admin/metrics.py -->
 
