@@ -176,6 +176,7 @@ docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
 	@$(BIN)/qmpguard rules --markdown > docs/rules.md
 	@$(BIN)/python -m qmpguard.manual
+	@$(BIN)/qmpguard config schema > examples/qmpguard.schema.json
 	@$(BIN)/python -m tests.labs.conformance.report --differences
 
 demo: lab ## see what a real QEMU answers with and without the guard

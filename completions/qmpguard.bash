@@ -3,7 +3,7 @@ _qmpguard() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=qmpguard word
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$words $word" in
-      "qmpguard run"|"qmpguard exec"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard rules"|"qmpguard demo") words="$words $word" ;;
+      "qmpguard run"|"qmpguard exec"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard config schema"|"qmpguard rules"|"qmpguard demo") words="$words $word" ;;
     esac
   done
   COMPREPLY=()
@@ -32,9 +32,10 @@ _qmpguard() {
     "qmpguard status") COMPREPLY=($(compgen -W "--help --token-file --json" -- "$cur")) ;;
     "qmpguard tail") COMPREPLY=($(compgen -W "--help --token-file --vm --kinds --since --json" -- "$cur")) ;;
     "qmpguard healthcheck") COMPREPLY=($(compgen -W "--help --token-file --ready" -- "$cur")) ;;
-    "qmpguard config") COMPREPLY=($(compgen -W "check show --help" -- "$cur")) ;;
+    "qmpguard config") COMPREPLY=($(compgen -W "check show schema --help" -- "$cur")) ;;
     "qmpguard config check") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     "qmpguard config show") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --absent --end-with-qemu --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --max-request --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --otel" -- "$cur")) ;;
+    "qmpguard config schema") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     "qmpguard rules") COMPREPLY=($(compgen -W "--help --json --markdown" -- "$cur")) ;;
     "qmpguard demo") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
   esac

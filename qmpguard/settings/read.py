@@ -70,17 +70,17 @@ def _one_line(text: str) -> str:
 
 def _of_file(name: str) -> Settings:
     file = File(name)
-    return _read(file, file.values)
+    return read_values(file, file.values)
 
 
 def _of_words(words: Words) -> Settings:
     if words.config is None:
         values = {**words.values, "vm": [words.values.get("vm", {})]}
-        return _read(words, values, name=NAME)
+        return read_values(words, values, name=NAME)
     if words.of_vm:
         raise UsageError(f"{words.of_vm}: beside --config it belongs into the file, {words.config}")
     file = File(words.config)
-    return _read(_Both(words, file), _over(file.values, words.values))
+    return read_values(_Both(words, file), _over(file.values, words.values))
 
 
 class _Both:
@@ -109,7 +109,8 @@ def _over(file: Mapping[str, object], words: Mapping[str, object]) -> dict[str, 
     return merged
 
 
-def _read(source: Origin, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+def read_values(source: Origin, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+    """Read tables; ``name``: a VM's that has none. Raises `UsageError` or `ConfigError`, as ``source`` makes them."""
     report: list[Section] = []
     top = Table(source, (), values, report)
     policy = read_policy(top.table("policy"))

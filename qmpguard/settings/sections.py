@@ -71,14 +71,14 @@ def read_vm(settings: Table, policy: Policy, *, name: str | None = None) -> VmCo
         ends.qemu,
         ends.listen,
         read_policy(settings.table("policy")) if settings.has("policy") else policy,
-        survey_timeout=settings.take("survey_timeout", values.seconds(0, LONGEST_WAIT), _DEFAULT.survey_timeout),
-        watch=settings.take("drift_interval", values.seconds(0, LONGEST_INTERVAL, zero="no look"), _DEFAULT.watch),
+        survey_timeout=settings.take("survey_timeout", values.Seconds(0, LONGEST_WAIT), _DEFAULT.survey_timeout),
+        watch=settings.take("drift_interval", values.Seconds(0, LONGEST_INTERVAL, zero="no look"), _DEFAULT.watch),
         socket_mode=settings.take("socket_mode", values.file_mode, _DEFAULT.socket_mode),
         socket_group=settings.take("socket_group", people.group, None),
         access=_read_access(settings, ends.listen),
         role=settings.take("role", values.choice(Role), _DEFAULT.role),
-        max_clients=settings.take("max_clients", values.count(1, MOST_CLIENTS), _DEFAULT.max_clients),
-        max_request=settings.take("max_request", values.count(SMALLEST_REQUEST, LARGEST_REQUEST), _DEFAULT.max_request),
+        max_clients=settings.take("max_clients", values.Count(1, MOST_CLIENTS), _DEFAULT.max_clients),
+        max_request=settings.take("max_request", values.Count(SMALLEST_REQUEST, LARGEST_REQUEST), _DEFAULT.max_request),
         takeover=ends.takeover,
         absent=settings.take("absent", values.choice(Absent), _DEFAULT.absent),
     )
@@ -112,11 +112,11 @@ def _read_takeover(settings: Table) -> _Ends:
     for key in ("qemu", "qemu_listen", "listen"):
         if settings.has(key):
             raise settings.item(key).wrong("it cannot be set beside takeover, which names both ends by one path")
-    path = settings.need("takeover", _with_room)
+    path = settings.need("takeover", takeover_path)
     return _Ends(UnixAddress(path + ASIDE), UnixAddress(path), path)
 
 
-def _with_room(item: Item) -> str:
+def takeover_path(item: Item) -> str:
     """Return the path of a socket that can be moved aside."""
     path = values.socket_path(item)
     if len(os.fsencode(path + ASIDE)) > MAX_UNIX_PATH:

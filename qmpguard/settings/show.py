@@ -57,7 +57,7 @@ def _assignment(value: Effective) -> str:
     key = value.key if _BARE.fullmatch(value.key) else json.dumps(value.key)
     if value.value is None:
         return f"# {key} is not set"
-    return f"{key} = {_toml(value)}"
+    return f"{key} = {toml(value)}"
 
 
 def _word(one: object) -> str:
@@ -70,7 +70,8 @@ def _word(one: object) -> str:
             return str(one)
 
 
-def _toml(value: Effective) -> str:
+def toml(value: Effective) -> str:
+    """Return a value as TOML writes it."""
     match value.value:
         case bool(flag):
             return "true" if flag else "false"

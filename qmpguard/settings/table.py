@@ -57,19 +57,26 @@ class Origin(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """A value that holds, and where it comes from."""
+    """A value that holds, and where it comes from. ``read`` makes it from what is written; ``needed``: it must be."""
 
     key: str
     value: object
     origin: str
+    read: Callable[[Item], object]
+    needed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """The values of one table, by their keys, in the order in which they are read."""
 
-    header: str
+    path: Path
     values: list[Effective] = field(default_factory=list)
+
+    @property
+    def header(self) -> str:
+        """How the table is headed in TOML."""
+        return header(self.path)
 
 
 class Table:
@@ -81,15 +88,15 @@ class Table:
         self._left = dict(values)
         self._keys: list[str] = []
         self._report = report
-        self._section = Section(header(path))
+        self._section = Section(path)
         report.append(self._section)
 
     def take(self, key: str, read: Callable[[Item], T], default: T) -> T:
         """Return a value as ``read`` makes it, or the default. Raises what ``read`` raises."""
-        if key in self._left:
-            return self.need(key, read)
         self._keys.append(key)
-        self._note(key, default, DEFAULT)
+        if key in self._left:
+            return self._read(key, read, needed=False)
+        self._section.values.append(Effective(key, default, DEFAULT, read, needed=False))
         return default
 
     def need(self, key: str, read: Callable[[Item], T]) -> T:
@@ -97,11 +104,7 @@ class Table:
         self._keys.append(key)
         if key not in self._left:
             raise self._misspelt(key) or self._source.lacks((*self._path, key))
-        item = self.item(key)
-        del self._left[key]
-        value = read(item)
-        self._note(key, value, item.origin)
-        return value
+        return self._read(key, read, needed=True)
 
     def has(self, key: str) -> bool:
         """Say whether a value was written and not taken yet."""
@@ -149,8 +152,12 @@ class Table:
             raise self._source.item(path, value).wrong("it is a table")
         return Table(self._source, path, value, self._report)
 
-    def _note(self, key: str, value: object, origin: str) -> None:
-        self._section.values.append(Effective(key, value, origin))
+    def _read(self, key: str, read: Callable[[Item], T], *, needed: bool) -> T:
+        item = self.item(key)
+        del self._left[key]
+        value = read(item)
+        self._section.values.append(Effective(key, value, item.origin, read, needed))
+        return value
 
 
 def header(path: Path) -> str:

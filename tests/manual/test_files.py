@@ -56,7 +56,7 @@ echo "${{COMPREPLY[@]}}"
         (["run", "--qemu-"], ["--qemu-listen"]),
         (["run", "--qemu", ""], []),  # bash goes on with files
         (["run", "--mode", "warn", "--lis"], ["--listen"]),
-        (["config", ""], ["check", "show", "--help"]),
+        (["config", ""], ["check", "show", "schema", "--help"]),
         (["config", "show", "--lis"], ["--listen"]),
     ],
 )
@@ -65,7 +65,8 @@ def test_bash_offers_what_fits(typed: list[str], offered: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"), [("r", {"run", "rules"}), ("run --lis", {"--listen"}), ("config ", {"check", "show"})]
+    ("typed", "offered"),
+    [("r", {"run", "rules"}), ("run --lis", {"--listen"}), ("config ", {"check", "show", "schema"})],
 )
 def test_fish_offers_what_fits(typed: str, offered: set[str]) -> None:
     script = f"source {ROOT}/completions/qmpguard.fish; complete -C 'qmpguard {typed}' | string split -f1 \\t"
@@ -87,7 +88,7 @@ _qmpguard
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (["config", ""], ["check", "show", "--help"]),
+        (["config", ""], ["check", "show", "schema", "--help"]),
         (["config", "check", ""], ["files", "--help"]),
         (["run", "--qemu", ""], ["files"]),
     ],
