@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option in OPTIONS:
         if option.flag not in WITHOUT:
             option.add_to(parser)
-    parser.add_argument("command", metavar="-- QEMU ...", nargs=argparse.REMAINDER, help="QEMU's command line")
+    parser.usage = "qmpguard exec [options] -- QEMU [ARGUMENT ...]"
+    parser.add_argument(
+        "command", metavar="QEMU", nargs=argparse.REMAINDER, help="behind --: QEMU's program, and its arguments"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:

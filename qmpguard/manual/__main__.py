@@ -7,13 +7,14 @@ from pathlib import Path
 
 from qmpguard.cli import parser
 from qmpguard.manual.completion import bash, fish, zsh
+from qmpguard.manual.offers import offers
 from qmpguard.manual.page import page
 from qmpguard.manual.tree import tree
 
 
 def files() -> dict[str, str]:
     """Return every file with its text."""
-    top = tree(parser())
+    top = tree(parser(), offers=offers())
     return {
         "docs/qmpguard.1": page(top),
         "completions/qmpguard.bash": bash(top),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.policy.rules import table
+from qmpguard.settings.options import CONFIG, OPTIONS
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from qmpguard.manual.tree import Argument, Subcommand
+    from qmpguard.manual.tree import Subcommand
+
+Rows: TypeAlias = "Iterable[tuple[str, str]]"
 
 _EXIT = (
     ("0", "All is well."),
@@ -22,15 +25,49 @@ _EXIT = (
     ("78", "A configuration cannot be used."),
     ("130", "It was interrupted (SIGINT)."),
     ("141", "Nobody reads the pipe that it prints to."),
+    ("143", "A guard got a second signal before it had ended."),
+    ("exec", "QEMU's own exit status, or 128 and the number of the signal that ended it."),
 )
 _SIGNALS = (
     ("SIGTERM, SIGINT", "Take no more requests, wait up to 5 seconds for replies that are under way, and end."),
     ("SIGHUP", "Read the configuration again. What cannot be used changes nothing."),
+    ("SIGUSR1", "Reopen the audit and the traffic file, which were moved away."),
 )
 _FILES = (
     ("/etc/qmpguard/NAME.env", "What qmpguard@NAME.service sets: variables, one a line."),
-    ("/etc/qmpguard/qmpguard.toml", "What qmpguard.service reads."),
+    ("/etc/qmpguard/qmpguard.toml", "What qmpguard.service reads. The example qmpguard.toml has every table and key."),
     ("/run/qmpguard/NAME.sock", "Where the clients of qmpguard@NAME.socket connect."),
+    (
+        "PATH.qemu, PATH.qemu.lock",
+        "With --takeover PATH: QEMU's socket while the guard runs, and what keeps others away.",
+    ),
+    (
+        "$RUNTIME_DIRECTORY/qmpguard-console.sock, $XDG_RUNTIME_DIR/qmpguard-console-PID.sock",
+        "Where override and status find a guard; as root also below /run. An abstract name where none can be written.",
+    ),
+)
+#: variables that are no option's
+_VARIABLES = (
+    ("QMPGUARD_ADMIN, QMPGUARD_ADMIN_TOKEN_FILE", "Also what status, tail and healthcheck ask, and with which token."),
+    ("QMPGUARD_TRACE", "If it is set, a fault of qmpguard itself is shown with its place in the program."),
+    ("LISTEN_FDS, NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd: sockets, readiness and watchdog of a service."),
+    ("OTEL_*", "With --otel: OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT."),
+)
+#: a command line, and what it is for; a test reads each with the parser
+EXAMPLES = (
+    ("qmpguard run --qemu /run/vm/qemu.sock --listen /run/vm/qmp.sock", "Guard a QEMU, for any number of clients."),
+    ("qmpguard run --takeover /run/vm/qmp.sock", "The same, for tools that insist on QEMU's own path."),
+    (
+        "qmpguard exec --listen /run/vm/qmp.sock -- qemu-system-x86_64 -nodefaults",
+        "Start a QEMU that has no other monitor.",
+    ),
+    ("qmpguard check /run/vm/qmp.sock", "See which migrations of a live VM would be refused now."),
+    (
+        """qmpguard explain --machine /run/vm/qmp.sock '{"execute": "migrate", "arguments": {"uri": "tcp:host:1"}}'""",
+        "Judge one command without sending it.",
+    ),
+    ("qmpguard override --rule vfio-postcopy --for 10m --reason 'TICKET-1'", "Let a rule warn for ten minutes."),
+    ("qmpguard config check /etc/qmpguard/qmpguard.toml", "See whether a configuration can be used."),
 )
 
 
@@ -42,11 +79,12 @@ def page(top: Subcommand) -> str:
 def _lines(top: Subcommand) -> Iterator[str]:
     yield '.\\" Made by `make docs` from the parser of the command line: change that, not this.'
     yield f'.TH QMPGUARD 1 "" "qmpguard {_text(__version__)}" "User Commands"'
+    yield ".ad l"  # its longest words are paths and commands, which cannot be broken
     yield ".SH NAME"
     yield f"{top.name} \\- {_text(top.description[:1].lower() + top.description[1:].rstrip('.'))}"
     yield ".SH SYNOPSIS"
     for words, command in _leaves(top):
-        yield from (f".B {_text(' '.join(words))}", *(_usage(a) for a in command.positionals), ".RI [ options ]", ".br")
+        yield from (f".B {_text(' '.join(words))}", *_usage(command), ".br")
     yield ".SH DESCRIPTION"
     yield f"{_text(top.description)} It stands between management tools and QEMU's monitor socket, asks QEMU what there"
     yield "is, and refuses every command that would combine them. Everything else passes unchanged."
@@ -62,11 +100,18 @@ def _lines(top: Subcommand) -> Iterator[str]:
     yield from _section("RULES", [(rule, f"{does} ({a}; strict: {b})") for rule, a, b, does in table()])
     yield ".SH ENVIRONMENT"
     yield "An option of"
-    yield ".B run"
-    yield "can come from the environment: its variable stands behind it. A flag wins."
+    yield ".BR run ,"
+    yield ".B exec"
+    yield "and"
+    yield ".B config show"
+    yield "can come from the environment. A flag wins. The other commands take from it only what is said here."
+    for option in (CONFIG, *OPTIONS):
+        yield from (".TP", f"\\fB{_text(option.variable)}\\fR", f"\\fB{_text(f'--{option.flag}')}\\fR")
+    yield from _rows(_VARIABLES)
     yield from _section("SIGNALS", _SIGNALS)
     yield from _section("EXIT STATUS", _EXIT)
     yield from _section("FILES", _FILES)
+    yield from _section("EXAMPLES", EXAMPLES)
     yield ".SH SEE ALSO"
     yield ".BR qemu (1),"
     yield ".BR systemd.socket (5)"
@@ -81,8 +126,17 @@ def _leaves(command: Subcommand, words: tuple[str, ...] = ()) -> Iterator[tuple[
         yield from _leaves(inner, words)
 
 
-def _usage(argument: Argument) -> str:
-    return f".RI [ {_text(argument.metavar)} ]" if argument.optional else f".I {_text(argument.metavar)}"
+def _usage(command: Subcommand) -> Iterator[str]:
+    """Yield how a command is called: what it needs, its options, and what follows them."""
+    for option in command.options:
+        if not option.optional:
+            yield from (f".B {_text(option.long)}", f".I {_text(option.metavar)}")
+    yield ".RI [ options ]"
+    for argument in command.positionals:
+        if argument.rest:
+            yield from (".B \\-\\-", f".I {_text(argument.metavar)}", ".RI [ argument\\ ... ]")
+        else:
+            yield f".RI [ {_text(argument.metavar)} ]" if argument.optional else f".I {_text(argument.metavar)}"
 
 
 def _arguments(command: Subcommand) -> Iterator[str]:
@@ -92,8 +146,12 @@ def _arguments(command: Subcommand) -> Iterator[str]:
         yield from (".TP", f"{flags} {value}".strip(), _text(argument.help))
 
 
-def _section(title: str, rows: tuple[tuple[str, str], ...] | list[tuple[str, str]]) -> Iterator[str]:
+def _section(title: str, rows: Rows) -> Iterator[str]:
     yield f".SH {title}"
+    yield from _rows(rows)
+
+
+def _rows(rows: Rows) -> Iterator[str]:
     for term, what in rows:
         yield from (".TP", f"\\fB{_text(term)}\\fR", _text(what))
 
