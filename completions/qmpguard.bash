@@ -42,7 +42,7 @@ _qmpguard() {
     "qmpguard explain:--rules") COMPREPLY=($(compgen -W "vfio-postcopy=enforce vfio-postcopy=warn vfio-postcopy=off vfio-background-snapshot=enforce vfio-background-snapshot=warn vfio-background-snapshot=off vfio-colo=enforce vfio-colo=warn vfio-colo=off snapshot-foreign-dma=enforce snapshot-foreign-dma=warn snapshot-foreign-dma=off vdpa-postcopy=enforce vdpa-postcopy=warn vdpa-postcopy=off vfio-blocked=enforce vfio-blocked=warn vfio-blocked=off snapshot-runstate=enforce snapshot-runstate=warn snapshot-runstate=off snapshot-cpr=enforce snapshot-cpr=warn snapshot-cpr=off snapshot-multifd=enforce snapshot-multifd=warn snapshot-multifd=off ignore-shared=enforce ignore-shared=warn ignore-shared=off vfio-state-lost=enforce vfio-state-lost=warn vfio-state-lost=off qemu-crash=enforce qemu-crash=warn qemu-crash=off new-monitor=enforce new-monitor=warn new-monitor=off monitor-object=enforce monitor-object=warn monitor-object=off own-socket=enforce own-socket=warn own-socket=off vfio-property=enforce vfio-property=warn vfio-property=off hidden-primary=enforce hidden-primary=warn hidden-primary=off hmp-write=enforce hmp-write=warn hmp-write=off runs-program=enforce runs-program=warn runs-program=off unknown-command=enforce unknown-command=warn unknown-command=off unverified=enforce unverified=warn" -- "$cur")); return ;;
     "qmpguard override:--rule") COMPREPLY=($(compgen -W "vfio-postcopy vfio-background-snapshot vfio-colo snapshot-foreign-dma vdpa-postcopy vfio-blocked snapshot-runstate snapshot-cpr snapshot-multifd ignore-shared vfio-state-lost qemu-crash new-monitor monitor-object own-socket vfio-property hidden-primary hmp-write runs-program unknown-command unverified" -- "$cur")); return ;;
     "qmpguard override:--for"|"qmpguard override:--reason"|"qmpguard override:--vm"|"qmpguard override:--pid") return ;;
-    "qmpguard status:--token-file") return ;;
+    "qmpguard status:--token-file"|"qmpguard status:--pid") return ;;
     "qmpguard tail:--token-file"|"qmpguard tail:--vm"|"qmpguard tail:--since") return ;;
     "qmpguard tail:--kinds") COMPREPLY=($(compgen -W "decision drift link override event" -- "$cur")); return ;;
     "qmpguard healthcheck:--token-file") return ;;
@@ -63,7 +63,7 @@ _qmpguard() {
     "qmpguard check") COMPREPLY=($(compgen -W "--help --config --vm --profile --mode --rules --extra-types --json" -- "$cur")) ;;
     "qmpguard explain") COMPREPLY=($(compgen -W "--help --machine --config --vm --profile --mode --rules --extra-types --json" -- "$cur")) ;;
     "qmpguard override") COMPREPLY=($(compgen -W "--help --rule --all-rules --for --reason --end --vm --pid" -- "$cur")) ;;
-    "qmpguard status") COMPREPLY=($(compgen -W "--help --token-file --json" -- "$cur")) ;;
+    "qmpguard status") COMPREPLY=($(compgen -W "--help --token-file --pid --json" -- "$cur")) ;;
     "qmpguard tail") COMPREPLY=($(compgen -W "--help --token-file --vm --kinds --since --json" -- "$cur")) ;;
     "qmpguard healthcheck") COMPREPLY=($(compgen -W "--help --token-file --ready" -- "$cur")) ;;
     "qmpguard config") COMPREPLY=($(compgen -W "check show schema --help" -- "$cur")) ;;

@@ -97,6 +97,7 @@ complete -c qmpguard -n '__fish_seen_subcommand_from override' -l vm -r -d 'the 
 complete -c qmpguard -n '__fish_seen_subcommand_from override' -l pid -r -d 'the guard'\''s process, where there are several'
 complete -c qmpguard -n '__fish_seen_subcommand_from status' -s h -l help -f -d 'show this help message and exit'
 complete -c qmpguard -n '__fish_seen_subcommand_from status' -l token-file -r -d 'the secret that it asks for on TCP [QMPGUARD_ADMIN_TOKEN_FILE]'
+complete -c qmpguard -n '__fish_seen_subcommand_from status' -l pid -r -d 'without ADMIN: only the guard that is this process'
 complete -c qmpguard -n '__fish_seen_subcommand_from status' -l json -f -d 'for programs: all that is known'
 complete -c qmpguard -n '__fish_seen_subcommand_from tail' -s h -l help -f -d 'show this help message and exit'
 complete -c qmpguard -n '__fish_seen_subcommand_from tail' -l token-file -r -d 'the secret that it asks for on TCP [QMPGUARD_ADMIN_TOKEN_FILE]'

@@ -63,7 +63,7 @@ class Fleet:
         self._tasks = tasks
         self._schemas = schemas
         self._sockets = sockets
-        self._run = run
+        self.run = run
         self._budget = Budget()
         self._running: dict[Guard, asyncio.Task[None]] = {}
         self._leaving: dict[Guard, asyncio.Event] = {}  # set when it has let go of its QEMU
@@ -126,7 +126,7 @@ class Fleet:
         guard = self.guards.get(vm.name)
         if guard is not None and _same_qemu(guard.config, vm):
             return guard
-        return Guard(vm, self._schemas, self._sockets, self._run, self._budget)
+        return Guard(vm, self._schemas, self._sockets, self.run, self._budget)
 
     def _changes(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig]) -> Changes:
         before = self.guards

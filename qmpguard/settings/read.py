@@ -78,7 +78,7 @@ def _of_words(words: Words) -> Settings:
         values = {**words.values, "vm": [words.values.get("vm", {})]}
         return read_values(words, values, name=NAME)
     if words.of_vm:
-        raise UsageError(f"{words.of_vm}: beside --config it belongs into the file, {words.config}")
+        raise UsageError(f"{words.of_vm}: beside {words.called(())} it belongs into the file, {words.config}")
     file = File(words.config)
     return read_values(_Both(words, file), _over(file.values, words.values))
 
@@ -95,6 +95,9 @@ class _Both:
 
     def lacks(self, path: Path) -> QmpguardError:
         return self._file.lacks(path)
+
+    def called(self, path: Path) -> str:
+        return (self._words if self._words.has(path) else self._file).called(path)
 
 
 def _over(file: Mapping[str, object], words: Mapping[str, object]) -> dict[str, object]:

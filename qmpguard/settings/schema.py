@@ -113,6 +113,9 @@ class _Sample:
     def lacks(self, path: Path) -> QmpguardError:
         return ConfigError(str(path))
 
+    def called(self, path: Path) -> str:
+        return str(path)
+
 
 def _names(path: Path) -> Path:
     return tuple(key for key in path if isinstance(key, str))

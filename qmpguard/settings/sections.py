@@ -104,14 +104,16 @@ def _read_ends(settings: Table) -> _Ends:
 
 def _read_inbound(settings: Table) -> Inbound:
     if settings.has("qemu"):
-        raise settings.item("qemu").wrong("it cannot be set beside qemu_listen: either QEMU listens, or the guard does")
+        beside = settings.called("qemu_listen")
+        raise settings.item("qemu").wrong(f"it cannot be set beside {beside}: either QEMU listens, or the guard does")
     return Inbound(settings.need("qemu_listen", values.address))
 
 
 def _read_takeover(settings: Table) -> _Ends:
     for key in ("qemu", "qemu_listen", "listen"):
         if settings.has(key):
-            raise settings.item(key).wrong("it cannot be set beside takeover, which names both ends by one path")
+            beside = settings.called("takeover")
+            raise settings.item(key).wrong(f"it cannot be set beside {beside}, which names both ends by one path")
     path = settings.need("takeover", takeover_path)
     return _Ends(UnixAddress(path + ASIDE), UnixAddress(path), path)
 
@@ -137,7 +139,7 @@ def read_admin(settings: Table) -> AdminConfig | None:
     if not settings.has("listen"):
         for key in ("token_file", "hosts"):
             if settings.has(key):
-                raise settings.item(key).wrong("it is of no use without listen")
+                raise settings.item(key).wrong(f"it is of no use without {settings.called('listen')}")
         settings.done(("listen",))
         return None
     item = settings.item("listen")
@@ -147,7 +149,7 @@ def read_admin(settings: Table) -> AdminConfig | None:
         settings.take("hosts", values.names, ()),
     )
     if isinstance(admin.listen, TcpAddress) and admin.token_file is None:
-        raise item.wrong("TCP needs token_file, a file with a secret; or listen at a unix socket")
+        raise item.wrong(f"TCP needs {settings.called('token_file')}, a file with a secret; or listen at a unix socket")
     settings.done()
     return admin
 

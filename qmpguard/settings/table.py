@@ -54,6 +54,10 @@ class Origin(Protocol):
         """Return the error that a value is missing."""
         ...
 
+    def called(self, path: Path) -> str:
+        """Return what a setting is called there, written or not: a key, or a flag."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Effective:
@@ -113,6 +117,10 @@ class Table:
     def item(self, key: str) -> Item:
         """Return a value that was written, without taking it."""
         return self._source.item((*self._path, key), self._left[key])
+
+    def called(self, key: str) -> str:
+        """Return what another setting of this table is called, for an error: a key of a file, or a flag."""
+        return self._source.called((*self._path, key))
 
     def table(self, key: str) -> Table:
         """Return a table in this one; an empty one where it was not written."""

@@ -61,7 +61,7 @@ async def test_one_without_its_qemu_lives_but_is_not_ready(tmp_path: Path, capsy
         await eventually(lambda: guard.vm.link is None)
         assert await run("healthcheck", admin) == 0
         assert await run("healthcheck", "--ready", admin) == 1
-        assert capsys.readouterr() == ("", "not ready\n")
+        assert capsys.readouterr() == ("", "not ready: test: no link to QEMU: QEMU closed the connection\n")
 
 
 async def test_one_that_does_not_answer_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,8 +225,16 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
         (ENDS | {"rules": "x=warn"}, {}, "unknown key 'x' in --rules: there are "),
         (ENDS | {"rules": "unverified=off"}, {}, "--rules unverified=off: it is enforce or warn"),
         ({"config": "/c"}, {"QMPGUARD_MODE": "warn"}, "QMPGUARD_MODE: beside --config it belongs into the file, /c"),
-        ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: beside --config it belongs into the file, /c"),
-        ({"takeover": "/x", "listen": "/y"}, {}, "--listen /y: it cannot be set beside takeover"),
+        ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: beside QMPGUARD_CONFIG it belongs into the file, /c"),
+        ({"takeover": "/x", "listen": "/y"}, {}, "--listen /y: it cannot be set beside --takeover, which"),
+        (
+            {"listen": "/y"},
+            {"QMPGUARD_TAKEOVER": "/x"},
+            "--listen /y: it cannot be set beside QMPGUARD_TAKEOVER, which",
+        ),
+        (ENDS | {"qemu_listen": "/x"}, {}, "--qemu q: it cannot be set beside --qemu-listen: either"),
+        (ENDS | {"admin": "tcp:h:1"}, {}, "--admin tcp:h:1: TCP needs --admin-token-file, a file"),
+        (ENDS | {"admin_token_file": "/x"}, {}, "--admin-token-file /x: it is of no use without --admin"),
     ],
 )
 def test_what_is_wrong_on_the_command_line(flags: dict[str, str], environ: dict[str, str], says: str) -> None:
