@@ -145,8 +145,8 @@ NUMBERS = (
            _devices),
     Family("capability_on", _G, "1 while a dangerous migration capability is on, as last seen.", _capabilities,
            ("capability",)),
-    Family("may_migrate", _G, "1 if a migration of that way would be let through now; absent while that is unknown.",
-           _forecasts, ("way",)),
+    Family("may_migrate", _G, "1 if a migration of that way would be let through; as-it-stands-now is a migrate with "
+           "the capabilities that are on. Absent while that is unknown.", _forecasts, ("way",)),
     Family("migration_status", _G, "1 for the status of the last or present migration, 0 for every other.", _status,
            ("status",)),
     Family("vfio_transferred_bytes", _G, "The VFIO devices' share of the last or present migration. QEMU begins at 0 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from qmpguard.policy.facts import Fact
+from qmpguard.policy.forecast import NOW, WAYS
 from qmpguard.version import __version__
 
 Schema: TypeAlias = dict[str, Any]
@@ -68,8 +69,8 @@ SCHEMAS: dict[str, Schema] = {
         blockers=_TEXTS,
     ),
     "Prospect": _object(
-        way={"enum": ["plain", "postcopy", "background snapshot"]}, answer={"enum": ["yes", "warned", "no", "unknown"]},
-        reason=_TEXT, rule=_TEXT, fix=_TEXT, native=_NATIVE,
+        way={"enum": [NOW, *WAYS]}, answer={"enum": ["yes", "warned", "no", "unknown"]},
+        reason=_TEXT, rule=_TEXT, fix=_TEXT, once=_TEXTS, native=_NATIVE,
     ),
     "RuleMode": _object(id=_TEXT, mode=_MODE),
     "Finding": _object(rule=_TEXT, mode=_MODE, reason=_TEXT, fix=_TEXT, devices=_TEXTS, capability=_MAYBE),

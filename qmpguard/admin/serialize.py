@@ -61,6 +61,7 @@ def vm(shot: Snapshot, run: Run) -> Object:
                 "reason": p.reason,
                 "rule": p.rule,
                 "fix": p.fix,
+                "once": list(p.once),
                 "native": p.qemu_check.refuses.value,
             }
             for p in shot.forecasts

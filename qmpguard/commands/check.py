@@ -53,6 +53,7 @@ def _for_programs(report: Report) -> dict[str, object]:
                 "way": forecast.way,
                 "passes": forecast.passes.name.lower(),
                 "not_now": obstacle,
+                "once": list(forecast.once),
                 "rule": forecast.rule,
                 "reason": forecast.reason,
                 "fix": forecast.fix,
@@ -81,7 +82,7 @@ def _for_people(report: Report) -> str:
         "What would become of a migration now:",
     ]
     for forecast, obstacle in report.forecasts:
-        lines += _prospect_for_people(forecast, obstacle)
+        lines += _forecast_for_people(forecast, obstacle)
     return "\n".join(lines)
 
 
@@ -89,14 +90,15 @@ def _for_people(report: Report) -> str:
 _WIDTH = 21
 
 
-def _prospect_for_people(forecast: Forecast, obstacle: str) -> list[str]:
+def _forecast_for_people(forecast: Forecast, obstacle: str) -> list[str]:
     from qmpguard.policy.forecast import Passes
 
     indent = " " * (_WIDTH + 2)
     if obstacle:
         return [f"  {forecast.way:{_WIDTH}}not now: {obstacle}"]
     word = {Passes.YES: "passes", Passes.WARNED: "passes, with a warning", Passes.NO: "refused"}
-    lines = [f"  {forecast.way:{_WIDTH}}{word.get(forecast.passes, forecast.passes.value)}"]
+    once = f", once {' and '.join(forecast.once)}" if forecast.once else ""
+    lines = [f"  {forecast.way:{_WIDTH}}{word.get(forecast.passes, forecast.passes.value)}{once}"]
     if forecast.reason:
         lines.append(indent + forecast.reason)
     if forecast.rule:

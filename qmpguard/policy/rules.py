@@ -167,8 +167,10 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
 def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse every line of HMP but `info` and those that another rule judges.
 
-    HMP reaches parts of QEMU that QMP does not, and its lines are made for people. Those that steer a running migration
-    always pass: `migrate_cancel`, `migrate_pause`, `migrate_continue`, `migrate_recover`.
+    So `migrate`, `device_add`, `savevm` and `loadvm` pass also in profile strict where their own rules have nothing
+    against them; `delvm`, which no rule looks at, does not. HMP reaches parts of QEMU that QMP does not, and its lines
+    are made for people. Those that steer a running migration always pass: `migrate_cancel`, `migrate_pause`,
+    `migrate_continue`, `migrate_recover`.
     """
     if machine.hmp_write is None:
         return None

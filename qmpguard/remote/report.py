@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import parse_address
 from qmpguard.policy.facts import Facts, numbers
-from qmpguard.policy.forecast import CPR, Forecast, Passes, arrivals, forecasts, lacks_cpr, obstacle, others
+from qmpguard.policy.forecast import (
+    CPR,
+    Forecast,
+    Passes,
+    arrivals,
+    as_it_stands,
+    forecasts,
+    lacks_cpr,
+    obstacle,
+    others,
+)
 from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
@@ -51,7 +61,8 @@ async def check(address: str, policy: Policy | None = None, change: Callable[[Po
         known = replace(stands.memory, version=numbers(guest.version))
         facts = await guest.ask(observe(policy, known, EVERYTHING))
         version, package = guest.version, guest.package
-    out = ((forecast, obstacle(facts, Start.OUTGOING)) for forecast in forecasts(facts, policy))
+    ways = (as_it_stands(facts, policy), *forecasts(facts, policy))
+    out = ((forecast, obstacle(facts, Start.OUTGOING)) for forecast in ways)
     more = ((forecast, _hinders(forecast, facts)) for forecast in others(facts, policy))
     into = ((forecast, obstacle(facts, Start.INCOMING)) for forecast in arrivals(facts, policy))
     return Report(str(where), version, package, policy.profile.value, facts, (*out, *more, *into), stands.words)

@@ -36,7 +36,7 @@ async def test_it_tells_what_qemu_has_shown(tmp_path: Path) -> None:
     assert shot.facts.capabilities == frozenset({"xbzrle"})
     assert shot.facts.runstate == "running"
     assert [(client.peer.number, client.state) for client in shot.clients] == [(1, "commands")]
-    assert [forecast.passes for forecast in shot.forecasts] == [Passes.YES, Passes.NO, Passes.NO]
+    assert [forecast.passes for forecast in shot.forecasts] == [Passes.YES, Passes.YES, Passes.NO, Passes.NO]
     assert dict(shot.judging.modes)["vfio-postcopy"] is Mode.ENFORCE
     assert shot.faults == ()
 
