@@ -7,7 +7,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words
+from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.remote.report import check
 
     change = partial(changed_by, arguments)
-    report = asyncio.run(check(arguments.address, policy_of(arguments), change))
+    report = asyncio.run(check(arguments.address, policy_of(arguments), change, tell))
     print(json.dumps(_for_programs(report), indent=2) if arguments.json else _for_people(report))
     return 1 if report.refuses else 0
 

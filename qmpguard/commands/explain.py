@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words
+from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words, tell
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,10 +61,16 @@ def _standing(arguments: argparse.Namespace) -> Standing:
     from qmpguard.policy.policy import Policy
     from qmpguard.remote.standing import Standing, standing_of
 
-    on_paper = Path(arguments.machine).is_file()
+    on_paper = _is_file(arguments.machine)
     stands = Standing(Policy(), "the default policy") if on_paper else standing_of(parse_address(arguments.machine))
     stands = stands.by(policy_of(arguments), "the given policy")
     return stands.changed(partial(changed_by, arguments))
+
+
+def _is_file(machine: str) -> bool:
+    """Say whether a machine is saved there, be it in a pipe; else it is where a live one is."""
+    path = Path(machine)
+    return path.is_file() or path.is_fifo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ def _judged(request: Request, reading: Operation | Unreadable, machine: str, sta
 
     if isinstance(reading, Unreadable):
         return Explained(request, unverified(reading.reason, unverified_mode(stands.policy)))
-    if Path(machine).is_file():
+    if _is_file(machine):
         return _on_paper(request, reading, _saved(Path(machine)), stands.policy)
     return asyncio.run(_alive(request, reading, parse_address(machine), stands))
 
@@ -140,7 +146,7 @@ async def _alive(request: Request, operation: Operation, address: Address, stand
     from qmpguard.policy.survey import inquire, observe
     from qmpguard.remote.inspection import visit
 
-    async with visit(address) as guest:
+    async with visit(address, tell) as guest:
         known = replace(stands.memory, version=numbers(guest.version))
         verdict, facts = await guest.ask(inquire(operation, stands.policy, known))
         if _starts(operation):

@@ -71,6 +71,13 @@ def _modes(words: str) -> dict[str, Mode]:
     return found
 
 
+def tell(text: str) -> None:
+    """Tell whoever waits at a shell of a wait."""
+    from qmpguard.logs.descriptors import complain
+
+    complain(f"qmpguard: {text}")
+
+
 def qemu_check_words(qemu_check: QemuCheck) -> dict[str, str]:
     """Return what QEMU itself would do, for programs."""
     return {"refuses": qemu_check.refuses.value, "reason": qemu_check.reason}

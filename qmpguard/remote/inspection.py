@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from qemu.qmp import QMPClient, QMPError
@@ -13,11 +13,12 @@ from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.facts import Fact
 from qmpguard.policy.survey import Unexpected, drive
-from qmpguard.proxy.qemu.control import put
+from qmpguard.proxy.qemu.control import Client, put
 from qmpguard.proxy.sockets.dial import connect
+from qmpguard.remote.listening import listening, why_silent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from qmpguard.address import Address
     from qmpguard.policy.survey import Answer, Query
@@ -28,6 +29,8 @@ T = TypeVar("T")
 GREETING = 5.0
 #: seconds for the answers: a QEMU that plugs a large VFIO device is busy for longer, and then somebody waits at a shell
 ANSWERS = 60.0
+#: seconds of a wait after which it is told
+TOLD = 2.0
 #: everything that the rules look at, but for what belongs to one request
 EVERYTHING = (
     Fact.CAPABILITIES,
@@ -45,16 +48,19 @@ EVERYTHING = (
 class RemoteVm:
     """A connection to a live QEMU, direct or through a guard."""
 
-    def __init__(self, client: QMPClient, address: Address) -> None:
+    def __init__(self, client: QMPClient, address: Address, tell: Callable[[str], None]) -> None:
         self.version, self.package = _version(client)
         self._client = client
         self._address = address
+        self._tell = tell
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
         """Drive a survey's questions to their end. Raises `UnavailableError` when QEMU does not answer them."""
+        text = f"{self._address}: QEMU does not answer yet: it is busy or hangs. Waiting for {ANSWERS:g} s at most"
         try:
-            async with asyncio.timeout(ANSWERS):
-                return await drive(questions, self._ask)
+            with telling(self._tell, text):
+                async with asyncio.timeout(ANSWERS):
+                    return await drive(questions, self._ask)
         except TimeoutError as error:
             raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWERS:g} s") from error
         except Unexpected as error:
@@ -64,20 +70,37 @@ class RemoteVm:
         return tuple(await asyncio.gather(*(put(self._client, query) for query in queries)))
 
 
-@asynccontextmanager
-async def visit(address: Address) -> AsyncGenerator[RemoteVm]:
-    """Connect to a QEMU and yield the visit. Raises `UnavailableError` when nobody answers there."""
-    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what goes wrong is said here
-    client = QMPClient("qmpguard")
+def nothing(_: str) -> None:
+    """Tell nobody of a wait."""
+
+
+@contextmanager
+def telling(tell: Callable[[str], None], text: str) -> Iterator[None]:
+    """Tell of a wait that takes longer than `TOLD`."""
+    timer = asyncio.get_running_loop().call_later(TOLD, tell, text)
     try:
-        await _connect(client, address)
-        yield RemoteVm(client, address)
+        yield
+    finally:
+        timer.cancel()
+
+
+@asynccontextmanager
+async def visit(address: Address, tell: Callable[[str], None] = nothing) -> AsyncGenerator[RemoteVm]:
+    """Connect to a QEMU and yield the visit; ``tell`` is told of what takes long.
+
+    Raises `UnavailableError` when nobody answers there.
+    """
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what goes wrong is said here
+    client = Client("qmpguard")
+    try:
+        await _connect(client, address, tell)
+        yield RemoteVm(client, address, tell)
     finally:
         with suppress(QMPError, OSError, EOFError):  # it has gone; that was said where an answer was missing
             await client.disconnect()
 
 
-async def _connect(client: QMPClient, address: Address) -> None:
+async def _connect(client: QMPClient, address: Address, tell: Callable[[str], None]) -> None:
     try:
         sock = await connect(address)
     except (UnicodeError, OverflowError) as error:  # for a host's name or a descriptor's number that cannot be one
@@ -88,15 +111,15 @@ async def _connect(client: QMPClient, address: Address) -> None:
         raise UnavailableError(f"{address}: {error.strerror or 'no answer'}") from error
     if isinstance(address, FdAddress):
         sock.setblocking(False)
+    process = listening(sock)
     try:
-        async with asyncio.timeout(GREETING):
-            await client.connect(sock)
+        with telling(tell, f"{address}: no greeting yet. Waiting for {GREETING:g} s at most"):
+            async with asyncio.timeout(GREETING):
+                await client.connect(sock)
     except TimeoutError as error:
         sock.close()
-        raise UnavailableError(
-            f"{address}: it accepts connections but sends no greeting. QEMU talks to one client at a time, and another "
-            "one has this monitor; where that is a guard, give the guard's own socket"
-        ) from error
+        why = why_silent(process, address)
+        raise UnavailableError(f"{address}: it accepts connections but sends no greeting: {why}") from error
     except (QMPError, OSError) as error:
         sock.close()
         raise UnavailableError(f"{address}: what answers there is no QMP: {error}") from error

@@ -22,7 +22,7 @@ from qmpguard.policy.forecast import (
 from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
-from qmpguard.remote.inspection import EVERYTHING, visit
+from qmpguard.remote.inspection import EVERYTHING, nothing, telling, visit
 from qmpguard.remote.standing import standing_of
 
 if TYPE_CHECKING:
@@ -47,17 +47,24 @@ class Report:
         return any(forecast.passes is Passes.NO and not obstacle for forecast, obstacle in self.forecasts)
 
 
-async def check(address: str, policy: Policy | None = None, change: Callable[[Policy], Policy] | None = None) -> Report:
+async def check(
+    address: str,
+    policy: Policy | None = None,
+    change: Callable[[Policy], Policy] | None = None,
+    tell: Callable[[str], None] = nothing,
+) -> Report:
     """Look at a live VM, at a guard's socket or QEMU's own, and return what would become of its migrations.
 
-    Judged by ``policy``, or as the guard there judges; ``change`` is made to either. Asks QEMU a few questions and
-    changes nothing. Raises `UnavailableError` when nobody answers there, and `UsageError` for what is no address.
+    Judged by ``policy``, or as the guard there judges; ``change`` is made to either. ``tell`` is told of what takes
+    long. Asks QEMU a few questions and changes nothing. Raises `UnavailableError` when nobody answers there, and
+    `UsageError` for what is no address.
     """
     where = parse_address(address)
-    stands = (await asyncio.to_thread(standing_of, where)).by(policy, "the given policy")
+    with telling(tell, "a guard on this machine does not say how it judges. Waiting for 5 s at most"):
+        stands = (await asyncio.to_thread(standing_of, where)).by(policy, "the given policy")
     stands = stands.changed(change) if change else stands
     policy = stands.policy
-    async with visit(where) as guest:
+    async with visit(where, tell) as guest:
         known = replace(stands.memory, version=numbers(guest.version))
         facts = await guest.ask(observe(policy, known, EVERYTHING))
         version, package = guest.version, guest.package

@@ -231,21 +231,6 @@ async def test_what_explain_cannot_read_is_said_in_a_line(
     assert err.count("\n") == 1
 
 
-async def test_a_monitor_that_another_client_holds_is_said_to_be_so(
-    tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inspection, "GREETING", 0.1)
-
-    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_unix_server(ignore, tmp_path / "q"):
-        code, out, err = await shell.run("check", tmp_path / "q")
-    assert (code, out) == (69, "")
-    assert "QEMU talks to one client at a time" in err
-
-
 async def test_what_is_no_qemu_is_said_to_be_so(tmp_path: Path, shell: Shell) -> None:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
