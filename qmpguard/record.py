@@ -56,7 +56,8 @@ class Outcome(Enum):
 class Decision:
     """A verdict on record. ``ref`` stands in the client's error text; ``qemu_check``: would QEMU itself have refused.
 
-    ``took`` is in seconds, from the request's arrival to the verdict.
+    ``took`` is in seconds, from the request's arrival to the verdict. ``hmp`` is the line of a
+    `human-monitor-command` without what may be a secret, empty for every other command.
     """
 
     ref: str
@@ -66,6 +67,7 @@ class Decision:
     qemu: str
     qemu_check: str = "unknown"
     took: float = 0.0
+    hmp: str = ""
 
     def __post_init__(self) -> None:
         """Cut a command's name that no command has: a client may send one of megabytes."""

@@ -75,7 +75,7 @@ SCHEMAS: dict[str, Schema] = {
     "RuleMode": _object(id=_TEXT, mode=_MODE),
     "Finding": _object(rule=_TEXT, mode=_MODE, reason=_TEXT, fix=_TEXT, devices=_TEXTS, capability=_MAYBE),
     "Decision": _object(
-        **_ENTRY, kind={"const": "decision"}, ref=_ID, client=_ref("Peer"), command=_TEXT,
+        **_ENTRY, kind={"const": "decision"}, ref=_ID, client=_ref("Peer"), command=_TEXT, hmp=_MAYBE,
         outcome={"enum": ["allowed", "warned", "refused"]}, text=_TEXT, qemu=_TEXT,
         native=_NATIVE, took={"type": "number", "minimum": 0}, findings=_list("Finding"),
     ),

@@ -165,6 +165,7 @@ def _decision(decision: Decision) -> Object:
         "ref": decision.ref,
         "client": peer(decision.peer),
         "command": decision.command,
+        "hmp": decision.hmp or None,
         "outcome": decision.outcome.value,
         "text": decision.text,
         "qemu": decision.qemu,

@@ -50,7 +50,8 @@ def _what(entry: dict[str, Any]) -> str:
             client = entry["client"]
             who = f"client={client['number']} uid={client['uid']}"
             told = "; ".join(f"{one['rule']}: {one['reason']}" for one in entry["findings"])
-            return f"{entry['outcome']} {entry['command']} {who} ref={entry['ref']} {told}".rstrip()
+            command = f"{entry['command']} {entry['hmp']!r}" if entry.get("hmp") else entry["command"]
+            return f"{entry['outcome']} {command} {who} ref={entry['ref']} {told}".rstrip()
         case "drift":
             before, after = (", ".join(entry[side]) or "none" for side in ("before", "after"))
             return f"{entry['fact']}: {before} -> {after}"

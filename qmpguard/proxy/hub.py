@@ -200,7 +200,7 @@ class Hub:
         verdict = judge_observer(request.command, request.arguments or {}, self._gate.commands)
         if verdict.refusal is None:
             return None
-        decision = self._recorder.decided(pending.session.peer, request.command, verdict, 0.0)
+        decision = self._recorder.decided(pending.session.peer, request, verdict, 0.0)
         return refusal_reply(pending, decision)
 
     async def _judge(self, pending: PendingRequest, reading: Operation | Unreadable) -> None:

@@ -73,11 +73,11 @@ async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path
 
 async def test_an_override_shows_while_it_lasts(tmp_path: Path) -> None:
     async with guarding(tmp_path / "q", up=False) as guard:
-        meter = Meter(lambda: [guard.hub.snapshot()], Upkeep)
+        meter = Meter(lambda: [guard.vm.snapshot()], Upkeep)
         shown = []
         for change in (None, lambda on: on.begin("hmp-write", 60, "a test", Peer(1)), lambda on: on.end("hmp-write")):
             if change is not None:
-                change(guard.hub.overrides)
+                change(guard.vm.overrides)
             (family,) = (family for family in meter.collect() if family.name == "qmpguard_override_active")
             shown += [(sample.labels, sample.value) for sample in family.samples]
     assert shown == [({"vm": "test"}, value) for value in (0, 1, 0)]

@@ -51,7 +51,7 @@ async def test_what_is_set_is_told_as_it_stands_and_what_would_help(tmp_path: Pa
         qemu.devices["gpu0"] = "vfio-pci"
         qemu.capabilities["postcopy-ram"] = True
         async with guarding(qemu.path, watch=FAST) as guard, visiting(tmp_path, guard) as visitor:
-            await eventually(lambda: guard.hub.gate.last_seen.facts.migration is not None)
+            await eventually(lambda: guard.vm.gate.last_seen.facts.migration is not None)
             (vm,) = (await visitor.get("/api/v1/vms"))[1]["vms"]
             metrics = (await visitor.get("/metrics"))[1]
     told = {way["way"]: (way["answer"], way["once"]) for way in vm["may_migrate"]}

@@ -350,7 +350,7 @@ async def test_the_status_of_all_vms_is_told_without_an_admin_interface(
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu), replace(vm(qemu, "two"), qemu=nowhere)) as fleet:
         fleet.remarks.append(lambda: "the last reload failed: nonsense")
         async with console_of(fleet, path):
-            await eventually(lambda: fleet.guards["one"].hub.link is not None)
+            await eventually(lambda: fleet.guards["one"].vm.link is not None)
             told = await asyncio.to_thread(main, ["status"])
             assert told == 1, "one VM has no QEMU"
             head, one, _, reload, *_ = capsys.readouterr().out.splitlines()

@@ -126,6 +126,8 @@ async def test_what_happens_is_told_line_by_line(tmp_path: Path) -> None:
         told = await line()
         assert f"decision refused migrate-set-capabilities client=1 uid={os.getuid()} ref=" in told
         assert told.partition(" ref=")[2].split()[0] in reply["error"]["desc"]
+        await qmp.ask("human-monitor-command", {"command-line": "migrate_set_capability postcopy-ram on"})
+        assert "refused human-monitor-command 'migrate_set_capability postcopy-ram on' client=1" in await line()
         guard.vm.overrides.begin(None, 60, "ticket 7", Peer(0, 1, 2))
         assert (await line()).endswith("override begun rule=all uid=2 reason='ticket 7'")
         qemu.emit("STOP", why="x")

@@ -299,7 +299,7 @@ function drawEntry(entry) {
     el("p", {}, ...prose(finding.reason), el("span", { class: "soft" }, ` (${finding.rule})`)),
     el("p", { class: "fix" }, ...prose(finding.fix))]);
   const native = entry.outcome === "refused" && NATIVE[entry.native] && el("p", {}, NATIVE[entry.native]);
-  return [head(pill(entry.outcome, tone), el("code", {}, entry.command)), ...findings.flat(), native,
+  return [head(pill(entry.outcome, tone), el("code", {}, entry.hmp === null ? entry.command : `hmp: ${entry.hmp}`)), ...findings.flat(), native,
     el("p", { class: "from" }, `${who(entry.client)} · ref `, drawRef(entry.ref))];
 }
 

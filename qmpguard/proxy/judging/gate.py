@@ -269,7 +269,7 @@ class Gate:
 
     def _decide(self, pending: PendingRequest, verdict: Verdict, begun: float) -> bytes | None:
         took = asyncio.get_running_loop().time() - begun
-        decision = self._recorder.decided(pending.session.peer, pending.request.command, verdict, took)
+        decision = self._recorder.decided(pending.session.peer, pending.request, verdict, took)
         return refusal_reply(pending, decision)
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.hmp.shown import shown
 from qmpguard.proxy.state.counters import Counters
 from qmpguard.proxy.state.snapshot import LinkState
 from qmpguard.record import Decision, Event, Journal, LinkChange
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from qmpguard.policy.drift import Drift
     from qmpguard.policy.verdict import Verdict
     from qmpguard.record import Entry, Happening, Peer, Run
+    from qmpguard.wire.client_messages import Request
     from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
+
+_DECIDED = "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r"
 
 
 class Recorder:
@@ -66,18 +70,21 @@ class Recorder:
         self.last_drift = self.happened(drift)
         log.warning("vm=%s drift: not changed through the guard: %s", self._name, drift)
 
-    def decided(self, peer: Peer, command: str, verdict: Verdict, took: float) -> Decision:
+    def decided(self, peer: Peer, request: Request, verdict: Verdict, took: float) -> Decision:
         """Write down a verdict, ``took`` seconds after its request, and return it with its reference."""
+        command = request.command
         qemu_check = verdict.qemu_check.refuses.value
-        decision = Decision(self.journal.next_ref, peer, command, verdict, self.qemu, qemu_check, took)
+        hmp = shown(command, request.arguments)
+        decision = Decision(self.journal.next_ref, peer, command, verdict, self.qemu, qemu_check, took, hmp)
         self.happened(decision)
         self.counts.decided(decision)
         for finding in verdict.findings:
             log.warning(
-                "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
+                "vm=%s client=%s command=%s hmp=%r verdict=%s rule=%s ref=%s reason=%r" if hmp else _DECIDED,
                 self._name,
                 peer,
                 command,
+                *((hmp,) if hmp else ()),
                 "refused" if finding is verdict.refusal else "warned",
                 finding.rule,
                 decision.ref,
