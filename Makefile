@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab matrix package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ systemd-lab: $(INSTALLED) | packages ## the units under a whole systemd in a sma
 
 matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as root and as a user, in half an hour; needs root
 	@$(BIN)/python -m tests.labs.deploy.matrix $(SUITES)
+
+docs-run: $(INSTALLED) | packages ## run the commands of README and manuals in a bare Debian, in minutes; needs root
+	@$(BIN)/python -m tests.deploy.docs_run
 
 package-test: $(INSTALLED) ## build wheel and source archive, and look whether they are whole and an index would take them
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'
