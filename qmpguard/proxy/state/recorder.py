@@ -15,14 +15,12 @@ from qmpguard.record import Decision, Event, Journal, LinkChange
 
 if TYPE_CHECKING:
     from qmpguard.policy.drift import Drift
-    from qmpguard.policy.verdict import Verdict
+    from qmpguard.policy.verdict import Finding, Verdict
     from qmpguard.record import Entry, Happening, Peer, Run
     from qmpguard.wire.client_messages import Request
     from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
-
-_DECIDED = "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r"
 
 
 class Recorder:
@@ -79,16 +77,22 @@ class Recorder:
         self.happened(decision)
         self.counts.decided(decision)
         for finding in verdict.findings:
-            log.warning(
-                "vm=%s client=%s command=%s hmp=%r verdict=%s rule=%s ref=%s reason=%r" if hmp else _DECIDED,
-                self._name,
-                peer,
-                command,
-                *((hmp,) if hmp else ()),
-                "refused" if finding is verdict.refusal else "warned",
-                finding.rule,
-                decision.ref,
-                finding.problem.refusal,
-                extra={"on_record": True},
-            )
+            self._tell(decision, finding)
         return decision
+
+    def _tell(self, decision: Decision, finding: Finding) -> None:
+        outcome = "refused" if finding is decision.verdict.refusal else "warned"
+        found = (outcome, finding.rule, decision.ref, finding.problem.refusal)
+        known = {"on_record": True}
+        if decision.hmp:
+            log.warning(
+                "vm=%s client=%s command=%s hmp=%r verdict=%s rule=%s ref=%s reason=%r",
+                *(self._name, decision.peer, decision.command, decision.hmp, *found),
+                extra=known,
+            )
+        else:
+            log.warning(
+                "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
+                *(self._name, decision.peer, decision.command, *found),
+                extra=known,
+            )
