@@ -91,7 +91,7 @@ matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as r
 	@$(BIN)/python -m tests.labs.deploy.matrix $(SUITES)
 
 docs-run: $(INSTALLED) | packages ## run the commands of README and manuals in a bare Debian, in minutes; needs root
-	@$(BIN)/python -m tests.deploy.docs_run
+	@$(BIN)/python -m tests.labs.deploy.docs_run
 
 package-test: $(INSTALLED) ## build wheel and source archive, and look whether they are whole and an index would take them
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'

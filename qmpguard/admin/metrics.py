@@ -140,7 +140,7 @@ NUMBERS = (
     Family("parse_errors", _C, "Messages of clients that are no QMP.", lambda s: _one(s.counts.malformed)),
     Family("fds", _C, "File descriptors that clients sent, and those passed to QEMU.", _descriptors, ("direction",)),
     Family("override_active", _G, "1 while an override lets a rule warn, or all rules.",
-           lambda s: _one(bool(s.overrides))),
+           lambda s: _one(bool(s.judging.overrides))),
     Family("vfio_devices", _G, "VFIO devices as last seen, hidden ones too; absent until QEMU has been looked at.",
            _devices),
     Family("capability_on", _G, "1 while a dangerous migration capability is on, as last seen.", _capabilities,

@@ -14,10 +14,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from qmpguard.admin import process
 from qmpguard.admin.metrics import Meter, documentation
 from qmpguard.proxy.state.counters import Upkeep
+from qmpguard.record import Peer
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import capabilities, connected, eventually, guarding
 from tests.support.visiting import visiting
-from qmpguard.record import Peer
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import yaml
 from qmpguard.cli import main, parser
 from qmpguard.remote.admin import AdminClient
 from qmpguard.settings.options import CONFIG, OPTIONS
-from tests.process import guard_process
+from tests.support.process import guard_process
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from qmpguard.version import __version__
-from tests.deploy.stage import PYTHONS
+from tests.labs.deploy.stage import PYTHONS
 
 ROOT = Path(__file__).parents[2]
 #: seconds for building and installing; it takes 10

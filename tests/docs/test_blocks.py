@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.deploy.docs_run import BEFORE, DOCUMENTS, blocks, script
-from tests.deploy.stage import ROOT
+from tests.labs.deploy.docs_run import BEFORE, DOCUMENTS, blocks, script
+from tests.labs.deploy.stage import ROOT
 
 
 def test_a_block_is_run_or_says_why_not() -> None:

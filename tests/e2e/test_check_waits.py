@@ -14,9 +14,9 @@ from qmpguard.demo.qemu import Qemu
 from qmpguard.remote import inspection
 from qmpguard.remote.listening import Process, why_silent
 from tests.e2e.test_check import CAPABILITY, Shell, shell  # noqa: F401 -- a fixture
-from tests.fakes.qemu import FakeQemu
-from tests.guarding import connected, eventually, guarding
-from tests.process import guard_process
+from tests.support.fakes.qemu import FakeQemu
+from tests.support.guarding import connected, eventually, guarding
+from tests.support.process import guard_process
 
 AT = UnixAddress("/run/vm/a.sock")
 CHARDEV = ("-chardev", "socket,path=/run/vm/a.sock,server=on,id=a")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.hmp.commands import MAX_LINE, MigrateSetCapability, read
+from qmpguard.policy.hmp.commands import MigrateSetCapability
+from qmpguard.policy.hmp.parser import MAX_LINE, read
 from qmpguard.policy.hmp.syntax import parse_line
 from qmpguard.policy.schema import CAPABILITIES
 

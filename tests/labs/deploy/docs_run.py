@@ -1,4 +1,4 @@
-"""The commands of the documents, run as they stand: ``python -m tests.deploy.docs_run``, or `make docs-run`.
+"""The commands of the documents, run as they stand: ``python -m tests.labs.deploy.docs_run``, or `make docs-run`.
 
 Every block of commands is run in a bare Debian, as root, in the order in which it stands, or says by a comment above it
 why it is not: ``<!-- not run: REASON -->``. `tests/docs/test_blocks.py` holds that. A QEMU and a guard go to the
@@ -14,8 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.deploy.matrix import PACKAGES, unpacked
-from tests.deploy.stage import ROOT
+from tests.labs.deploy.matrix import PACKAGES, unpacked
+from tests.labs.deploy.stage import ROOT
 
 DOCUMENTS = ("README.md", "docs/operations.md", "docs/admin.md")
 #: what the commands of the documents call
@@ -51,6 +51,10 @@ qmpguard() {
   command qmpguard "${WORDS[@]}" >>/tmp/guard.log 2>&1 &
   echo $! > /tmp/guard.pid
   until_there "$(path_in "${WORDS[@]}")" && sleep 1
+}
+systemctl() { # what is to be done now needs a running systemd
+  local word words=(); for word; do [ "$word" = --now ] || words+=("$word"); done
+  command systemctl "${words[@]}"
 }
 curl() { command curl --fail --silent --show-error "$@"; }
 for name in NAME web; do qemu-system-x86_64 ... -qmp "unix:/run/qemu/$name.sock,server=on,wait=off"; done
@@ -95,7 +99,7 @@ def script() -> str:
     for block in (block for block in blocks() if block.has_commands and not block.reason):
         before = next((command for begin, command in BEFORE.items() if block.text.startswith(begin)), ":")
         run = f"{before}\n( set -e\n{block.text}) </dev/null >/tmp/said 2>&1; code=$?\n"
-        parts.append(f"{run}sed 's/^/    /' /tmp/said; echo \"::: {block.place} $code\"\n")
+        parts.append(f"{run}sed 's/^/    /' /tmp/said; echo; echo \"::: {block.place} $code\"\n")
     return "\n".join(parts)
 
 
