@@ -1,10 +1,10 @@
 """qmpguard: a QMP proxy that keeps VFIO devices away from postcopy migration and background snapshot.
 
-The words used throughout: request, reply, event, greeting (QMP's own) · *session*: one client's conversation · *link*:
-the one connection to QEMU · *hub*: the sessions of one VM on one link · *operation*: what an intercepted request
-would do, as a value with ``after(machine)`` · *machine*: the facts that the rules speak about · *survey*: asking QEMU
-for those facts · *rule*: what must never be · *verdict*: allow or refuse, with findings · *gate*: survey, judge,
-forward or refuse.
+The terms used throughout: request, reply, event, greeting (QMP's own) · *session*: one client's connection · *link*:
+the one connection to QEMU · *hub*: routes between the sessions of one VM and its link · *operation*: the effect of an
+intercepted request, a value with ``after(machine)`` · *machine*: the facts that the rules read · *survey*: the queries
+for these facts · *rule*: a condition that must not be violated · *verdict*: allow or refuse, with findings · *gate*:
+survey, judge, forward or refuse.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "guarding",
 ]
 
-#: where the public names live; each is loaded when it is first asked for, so that `qmpguard --help` stays quick
+#: the modules of the public names; each is imported on first use, so that `qmpguard --help` stays quick
 _HOMES = {
     "Device": "qmpguard.policy.device",
     "Machine": "qmpguard.policy.machine",

@@ -1,17 +1,17 @@
-"""``python -m qmpguard``, and the command ``qmpguard``: signals wait from the first moment on (`qmpguard.signals`)."""
+"""``python -m qmpguard``, and the command ``qmpguard``. Signals are blocked first of all (`qmpguard.signals`)."""
 
 import sys
 
-from qmpguard.signals import TAKEN, TO_CHILD, hold
+from qmpguard.signals import HANDLED, TO_CHILD, block_signals
 
-#: the commands that a signal is no end of, and what they take
-HELD = {"run": TAKEN, "exec": TAKEN | TO_CHILD}
+#: the signals that the long-running commands handle
+BLOCKED = {"run": HANDLED, "exec": HANDLED | TO_CHILD}
 
 
 def start() -> int:
     """Run the command line."""
-    if (held := HELD.get("".join(sys.argv[1:2]))) is not None:
-        hold(held)
+    if (blocked := BLOCKED.get("".join(sys.argv[1:2]))) is not None:
+        block_signals(blocked)
     from qmpguard.cli import main
 
     return main()

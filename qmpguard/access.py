@@ -1,4 +1,7 @@
-"""Who may use a VM's socket, and what for. Peers are told apart by what the kernel says of them (SO_PEERCRED)."""
+"""Access to a VM's socket: the users and groups that may connect, and the role of clients.
+
+A peer's user and groups come from the kernel (SO_PEERCRED).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qmpguard.record import Peer
 
-#: the id of every user and group that has none here, as through a user namespace (/proc/sys/kernel/overflowuid)
+#: the id of users and groups that are not mapped into this user namespace (/proc/sys/kernel/overflowuid)
 OVERFLOW = 65534
 
 
 class Role(Enum):
-    """What the clients of a socket may do."""
+    """The rights of a socket's clients: all commands, or queries only."""
 
     OPERATOR = "operator"
     OBSERVER = "observer"
@@ -22,22 +25,22 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The users and groups that may come in; None: no list. With both lists, one of them is enough."""
+    """The users and groups that may connect; None: no list. With both lists, a match in one of them is enough."""
 
     users: frozenset[int] | None = None
     groups: frozenset[int] | None = None
 
     @property
     def is_open(self) -> bool:
-        """Say whether everybody who reaches the socket may come in."""
+        """Say whether there is no list, so that every peer may connect."""
         return self.users is None and self.groups is None
 
     def refusal(self, peer: Peer) -> str | None:
-        """Return why a client may not come in; None where it may."""
+        """Return why a peer is refused; None where it may connect."""
         if self.is_open:
             return None
         if peer.uid is None:
-            return "nobody can tell who it is"
+            return "it has no user: not a unix socket"
         if peer.uid == OVERFLOW:
             return f"its user has no id here ({OVERFLOW}: another user namespace)"
         if self.users is not None and peer.uid in self.users:

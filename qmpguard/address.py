@@ -1,7 +1,7 @@
-"""Addresses as they stand on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``.
+"""Addresses on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``.
 
-Where clients connect may also be ``fd:NAME``: a socket that the service manager holds under that name. QEMU is either
-at an address, or dials one of ours.
+The clients' socket may also be ``fd:NAME``: a socket that the service manager passes under that name. Either the guard
+connects to QEMU's address, or QEMU connects to an address of the guard.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TypeAlias
 
 from qmpguard.errors import UsageError
 
-#: what fits into struct sockaddr_un beside its terminating zero (unix(7))
+#: bytes of a path in struct sockaddr_un, without the terminating zero (unix(7))
 MAX_UNIX_PATH = 107
 #: the largest number that a descriptor can have: an int of C
 MAX_FD = 2**31 - 1
-#: digits of a number at most; Python refuses to read thousands
+#: digits of a number; Python refuses to parse thousands
 MAX_DIGITS = 10
 #: characters of a host's name (RFC 1035, 2.3.4)
 MAX_HOST = 253
@@ -72,12 +72,12 @@ ListenAddress: TypeAlias = Address | NamedAddress
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """Where the guard listens for its QEMU, which dials in (``-chardev socket,...,reconnect=``)."""
+    """The address at which the guard listens for its QEMU, which connects (``-chardev socket,...,reconnect=``)."""
 
     at: Address
 
     def __str__(self) -> str:
-        """Return the address, and that it is the other way round."""
+        """Return the address with a remark that QEMU connects to it."""
         return f"{self.at} (it dials in)"
 
 
@@ -85,7 +85,7 @@ QemuAddress: TypeAlias = Address | Inbound
 
 
 def parse_listen_address(text: str) -> ListenAddress:
-    """Return where clients connect: as `parse_address`, or ``fd:NAME``; raises `UsageError`. Digits are a number."""
+    """Return the address of the clients' socket: as `parse_address`, or ``fd:NAME``. Raises `UsageError`."""
     kind, colon, name = text.partition(":")
     if not colon or kind != "fd" or (name.isascii() and name.isdigit()):
         return parse_address(text)
@@ -95,7 +95,7 @@ def parse_listen_address(text: str) -> ListenAddress:
 
 
 def parse_address(text: str) -> Address:
-    """Return the address that a text names; raises `UsageError` with what is wrong and what would be right."""
+    """Return the address in a text. Raises `UsageError` with the expected form."""
     kind, colon, rest = text.partition(":")
     if colon and kind == "tcp":
         return _tcp(text, rest)
@@ -105,7 +105,7 @@ def parse_address(text: str) -> Address:
         return FdAddress(number)
     path = rest if colon and kind == "unix" else text
     if not path or "\0" in path:
-        raise UsageError(f"{text!r} is no address: write unix:/path, tcp:host:port or fd:N")
+        raise UsageError(f"{text!r} is not an address: write unix:/path, tcp:host:port or fd:N")
     if len(_path_bytes(text, path)) > MAX_UNIX_PATH:
         raise UsageError(f"{text!r}: a unix socket's path has at most {MAX_UNIX_PATH} bytes")
     return UnixAddress(path)
@@ -118,12 +118,12 @@ def _tcp(text: str, rest: str) -> TcpAddress:
         raise UsageError(f"{text!r}: a TCP address is written tcp:host:port, as in tcp:127.0.0.1:4444")
     host = host.removeprefix("[").removesuffix("]")
     if not _is_host(host):
-        raise UsageError(f"{text!r}: {host!r} is no name or address of a host")
+        raise UsageError(f"{text!r}: {host!r} is not a host name or an IP address")
     return TcpAddress(host, port)
 
 
 def _is_host(host: str) -> bool:
-    """Say whether a host can be looked up: its name has labels of 1 to 63 characters (RFC 5890), and no blanks."""
+    """Say whether a host name is valid: labels of 1 to 63 characters (RFC 5890), and no blanks."""
     if not host or len(host) > MAX_HOST or not host.isprintable() or " " in host:
         return False
     try:
@@ -141,4 +141,4 @@ def _path_bytes(text: str, path: str) -> bytes:
     try:
         return path.encode(errors="surrogateescape")
     except UnicodeEncodeError:
-        raise UsageError(f"{text!r}: a path cannot have half a character in it") from None
+        raise UsageError(f"{text!r}: the path contains a lone surrogate") from None

@@ -1,4 +1,4 @@
-"""The command line: the table of commands, and what an error looks like to the person who typed it."""
+"""The command line: the table of commands, exit codes, and error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol, cast
 
 from qmpguard.errors import QmpguardError
-from qmpguard.logs.descriptors import complain, hold_standard_descriptors
+from qmpguard.logs.descriptors import hold_standard_descriptors, print_error
 from qmpguard.version import __version__
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsWrite
 
-#: in the order in which help shows them; each is a module of `qmpguard.commands`
+#: in the order of the help; each is a module of `qmpguard.commands`
 COMMANDS = (
     "run", "exec", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules", "demo",
 )  # fmt: skip
-#: errors of an output that takes no more
+#: errors of an output that cannot be written
 _OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says so where its help cannot be printed; the standard library's keeps silent."""
+    """A parser that raises where its help cannot be printed; argparse ignores that error."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if message and file is sys.stdout:
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Command(Protocol):
-    """What a module of `qmpguard.commands` has."""
+    """A module of `qmpguard.commands`."""
 
     SUMMARY: str
     DESCRIPTION: str
@@ -49,16 +49,16 @@ class Command(Protocol):
         ...
 
     def execute(self, arguments: argparse.Namespace) -> int:
-        """Do what it is for, and return the exit code. May raise `QmpguardError`."""
+        """Run the command, and return the exit code. May raise `QmpguardError`."""
         ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 good, 1 refusals, 2 usage, 69 nothing answers, 70 a fault of our own, 74 the output takes no more, 78
-    configuration, 130 interrupted, 141 nobody reads the output. Each error is one line on standard error. Raises
-    `SystemExit` after help and for a wrong usage.
+    0 success, 1 refusals, 2 usage, 69 unavailable, 70 internal error, 74 the output cannot be written, 78
+    configuration, 130 interrupted, 141 broken pipe. Each error is one line on standard error. Raises `SystemExit` after
+    help and for a wrong usage.
     """
     provide_streams()
     try:
@@ -71,15 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
-    except Exception as error:  # noqa: BLE001 -- a person gets one line, whatever it is
+    except Exception as error:  # noqa: BLE001 -- any error is one line, never a traceback
         code = _failed(error)
     return code
 
 
 def provide_streams() -> None:
-    """Open /dev/null for each standard stream that is closed: its number must not become a socket's.
+    """Open /dev/null for each closed standard stream, so that no socket gets its number.
 
-    What an output has no letters for is spelled as an escape.
+    Characters that standard output cannot encode are printed as escapes.
     """
     hold_standard_descriptors()
     if sys.stdout is None:
@@ -91,9 +91,9 @@ def provide_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Write an error on standard error in one line, if that takes it."""
+    """Print an error on standard error in one line. Never raises."""
     line = " ".join(text.splitlines())
-    complain(f"qmpguard: {line.encode(errors='backslashreplace').decode()}")
+    print_error(f"qmpguard: {line.encode(errors='backslashreplace').decode()}")
 
 
 def _execute(words: Sequence[str]) -> int:
@@ -103,21 +103,21 @@ def _execute(words: Sequence[str]) -> int:
 
 
 def _flushed() -> int:
-    """Return the exit code where the output fails; raise what is being handled where it does not."""
+    """Flush standard output: return the exit code where that fails, else raise the exception that is being handled."""
     try:
         sys.stdout.flush()
     except OSError as error:
         return _failed(error)
-    raise  # noqa: PLE0704 -- the caller's
+    raise  # noqa: PLE0704 -- the caller's exception
 
 
 def _failed(error: Exception) -> int:
-    """Say what has failed, and return the exit code."""
+    """Print an error, and return its exit code."""
     output = _of_output(error)
     if output is None:
         _internal(error)
         return 70
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered is for nobody
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard the buffered output
     if isinstance(output, BrokenPipeError):  # as behind `head`
         return 141
     say(f"cannot write to standard output: {output.strerror}")
@@ -125,7 +125,7 @@ def _failed(error: Exception) -> int:
 
 
 def _of_output(error: BaseException) -> OSError | None:
-    """Return the error of an output that takes no more; None for any other error."""
+    """Return the error of an output that cannot be written; None for any other error."""
     if isinstance(error, BaseExceptionGroup):
         found = [_of_output(inner) for inner in error.exceptions]
         return found[0] if all(found) else None
@@ -133,10 +133,10 @@ def _of_output(error: BaseException) -> OSError | None:
 
 
 def _internal(error: Exception) -> None:
-    import logging  # a health check loads nothing that it can do without
+    import logging  # imported here, so that a health check loads fast
     import traceback
 
-    if logging.getLogger().handlers:  # a guard: its log has all
+    if logging.getLogger().handlers:  # a guard logs the trace
         logging.getLogger(__name__).critical("internal error: %r", error, exc_info=error)
         return
     if os.environ.get("QMPGUARD_TRACE"):
@@ -146,7 +146,7 @@ def _internal(error: Exception) -> None:
 
 
 def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, or of some commands: a health check loads nothing else."""
+    """Return the parser of all commands, or of some: a health check loads only its own module."""
     top = _Parser(
         prog="qmpguard",
         description="A QMP proxy that keeps VFIO devices away from postcopy migration and background snapshot.",

@@ -1,27 +1,27 @@
-"""What can go wrong, named by whose fault it is.
+"""The errors, by their cause.
 
 ::
 
     QmpguardError
-    ├── UsageError         the command line or an address cannot be read     (exit 2)
+    ├── UsageError         the command line or an address is invalid         (exit 2)
     ├── ConfigError        a configuration cannot be used                    (exit 78)
-    └── UnavailableError   no such socket, or nothing answers there          (exit 69)
-        └── LinkDown       QEMU went away while a command was under way
+    └── UnavailableError   no such socket, or no answer there                (exit 69)
+        └── LinkDown       the link to QEMU was lost during a command
 
-Bad input from a client is no exception: it is a value that is answered.
+Invalid input from a client is not an exception: it is a value that is answered.
 """
 
 from __future__ import annotations
 
 
 class QmpguardError(Exception):
-    """An error whose text is meant for the person who runs qmpguard."""
+    """An error whose text is for the user of qmpguard."""
 
     exit_code = 1
 
 
 class UsageError(QmpguardError):
-    """The command line, or an address on it, cannot be read."""
+    """The command line, or an address on it, is invalid."""
 
     exit_code = 2
 
@@ -33,10 +33,10 @@ class ConfigError(QmpguardError):
 
 
 class UnavailableError(QmpguardError):
-    """There is no such socket, or nothing answers there."""
+    """There is no such socket, or no answer there."""
 
     exit_code = 69
 
 
 class LinkDown(UnavailableError):  # noqa: N818  -- the state, named as the log names it
-    """QEMU went away while a command was under way."""
+    """The link to QEMU was lost during a command."""

@@ -1,6 +1,6 @@
-"""A bound on log lines: at most so many for one key in an interval, then a count of those that were left out.
+"""A rate limit for log lines: a number of lines for each key in an interval, then a count of the suppressed ones.
 
-Pure: the clock is the caller's, and so is the log. ::
+It has neither a clock nor a log of its own. ::
 
     if (more := rate.admit(peer.uid, loop.time())) is not None:
         log.warning("console client=%s refused%s", peer, more)
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-#: lines for one key in one interval: enough to see what happens, too few to fill a disk
+#: lines for one key in one interval
 MAX_LINES = 10
-#: seconds of an interval; ten lines in it are one megabyte a day and a half for one key
+#: seconds of an interval; ten lines in each are some megabyte in a day and a half for one key
 INTERVAL = 10.0
-#: keys that are remembered, the least recently used is forgotten first; a key may be a client's to choose
+#: keys that are remembered; the least recently used is dropped first, since a client may choose a key
 MAX_KEYS = 1024
 
 
@@ -31,7 +31,7 @@ class _Window:
 
 
 class LogRate:
-    """Counts lines by key. ``left_out`` is how many were left out in all, for a metric."""
+    """Counts lines by key. ``left_out`` is the total of suppressed lines, for a metric."""
 
     def __init__(self, lines: int = MAX_LINES, interval: float = INTERVAL, keys: int = MAX_KEYS) -> None:
         self.left_out = 0
@@ -41,10 +41,10 @@ class LogRate:
         self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
 
     def admit(self, key: Hashable, now: float) -> str | None:
-        """Return None when a line is to be left out, else what to write behind it.
+        """Return None when a line is suppressed, else a text to append to it.
 
-        That is the empty string, or `` (N like it left out)`` when lines for this key were left out since the last one.
-        ``now`` is in seconds, of any clock that does not go backwards.
+        The text is empty, or `` (N like it left out)`` when lines of this key were suppressed since the last one.
+        ``now`` is in seconds of a monotonic clock.
         """
         window = self._window(key, now)
         if window.lines >= self._lines:
@@ -56,9 +56,9 @@ class LogRate:
         return f" ({more} like it left out)" if more else ""
 
     def silent(self, now: float) -> Iterator[tuple[Hashable, int]]:
-        """Return the keys whose interval is over with lines left out and no line since, with their number, once.
+        """Return each key with suppressed lines whose interval is over, with their number, once.
 
-        For who wants the number in the log also when no further line comes: call it from time to time and at the end.
+        Call it from time to time and at the end, to log the number also where no further line comes.
         """
         over = [key for key, window in self._windows.items() if window.left_out and self._is_over(window, now)]
         return iter([(key, self._windows.pop(key).left_out) for key in over])

@@ -1,7 +1,6 @@
-"""What has happened, on record: decisions, drift, the link's changes. Pure values, a bounded ring, and who listens.
+"""The record of each VM: decisions, drift, changes of the link, events and overrides, in bounded rings with listeners.
 
-Everything that tells of a VM's past reads from here: the audit, the admin interface, the stream of events. The clock
-is the caller's.
+The audit, the admin interface and the event streams read from here. It has no clock of its own.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from qmpguard.policy.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: entries that a VM's journal keeps, of QEMU's events and of everything else; a decision is some hundred bytes
+#: entries of each ring of a VM's journal; a decision has some hundred bytes
 MAX_ENTRIES = 1000
-#: characters of a command's name that are kept; QEMU's longest has 35
+#: characters of a command's name; QEMU's longest has 35
 MAX_COMMAND = 200
-#: characters of an event's data that are kept; QEMU's own events have some hundred
+#: characters of an event's data; QEMU's own events have some hundred
 MAX_DATA = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a session: a number of ours, and for a unix socket its process, user and groups."""
+    """The peer of a session: its number, and for a unix socket its process, user and groups."""
 
     number: int
     pid: int | None = None
@@ -40,12 +39,12 @@ class Peer:
     groups: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        """Return it as the log names it."""
+        """Return the peer's text in the log."""
         return f"{self.number}" if self.pid is None else f"{self.number}/pid{self.pid}/uid{self.uid}"
 
 
 class Outcome(Enum):
-    """What became of a judged request."""
+    """The outcome of a judged request."""
 
     ALLOWED = "allowed"
     WARNED = "warned"
@@ -54,7 +53,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict on record. ``ref`` stands in the client's error text; ``qemu_check``: would QEMU itself have refused.
+    """A verdict on record. ``ref`` is in the client's error text. ``qemu_check``: whether QEMU itself would refuse.
 
     ``took`` is in seconds, from the request's arrival to the verdict. ``hmp`` is the line of a
     `human-monitor-command` without what may be a secret, empty for every other command.
@@ -70,19 +69,19 @@ class Decision:
     hmp: str = ""
 
     def __post_init__(self) -> None:
-        """Cut a command's name that no command has: a client may send one of megabytes."""
+        """Cut the command's name: a client may send one of megabytes."""
         object.__setattr__(self, "command", self.command[:MAX_COMMAND])
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the request."""
+        """The outcome of the request."""
         if self.verdict.refusal is not None:
             return Outcome.REFUSED
         return Outcome.WARNED if self.verdict.findings else Outcome.ALLOWED
 
     @property
     def text(self) -> str:
-        """The sentence that the client got; empty where nothing was refused."""
+        """The error text for the client; empty where the request was not refused."""
         refusal = self.verdict.refusal
         return "" if refusal is None else refusal.text(self.ref)
 
@@ -95,19 +94,19 @@ class LinkChange:
     what: str
 
     def __post_init__(self) -> None:
-        """Cut what a QEMU says of itself in megabytes."""
+        """Cut the text: it may hold a text of QEMU."""
         object.__setattr__(self, "what", self.what[:MAX_DATA])
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event of QEMU: its name and its data as JSON text; longer data than any of QEMU's own is left out."""
+    """An event of QEMU: its name and its data as JSON text. Data longer than `MAX_DATA` is left out."""
 
     name: str
     data: str
 
     def __post_init__(self) -> None:
-        """Leave out what is too long to be kept a thousand times."""
+        """Cut a long name, and leave out long data."""
         object.__setattr__(self, "name", self.name[:MAX_COMMAND])
         if len(self.data) > MAX_DATA:
             object.__setattr__(self, "data", "{}")
@@ -115,7 +114,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A rule, or all of them (None), was set to warn until a time, in seconds since the epoch; or that is over."""
+    """The begin or the end of an override: a rule, None: all rules, warns until a time in seconds since the epoch."""
 
     HAS_FIELDS: ClassVar[bool] = True  # its text is fields of the log
 
@@ -126,7 +125,7 @@ class Override:
     peer: Peer
 
     def __str__(self) -> str:
-        """Return it as the log tells it."""
+        """Return the override as fields of the log."""
         until = datetime.fromtimestamp(self.until, UTC).isoformat(timespec="seconds")
         return (
             f"override={'begun' if self.begun else 'over'} rule={self.rule or 'all'} until={until} "
@@ -134,36 +133,36 @@ class Override:
         )
 
 
-Happening: TypeAlias = Decision | Drift | LinkChange | Event | Override
+Record: TypeAlias = Decision | Drift | LinkChange | Event | Override
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One happening: its place among all of this process, counted from 1, and when, in seconds since the epoch."""
+    """One record with its number in the process, counted from 1, and its time in seconds since the epoch."""
 
     number: int
     time: float
     vm: str
-    what: Happening
+    what: Record
 
 
 class Run:
-    """One life of the process: its token, and the numbers of its happenings, whichever VM they are of."""
+    """One run of the process: its token, and the numbers of its entries of all VMs."""
 
     def __init__(self, token: str | None = None) -> None:
-        """Begin; the token tells this process's references from those of another."""
+        """Begin a run. The token distinguishes its references from those of another process."""
         self.token = token or os.urandom(3).hex()
         self.last = 0
 
     def ref(self, number: int) -> str:
-        """Return how a happening is called: unique among processes, short enough to be read out."""
+        """Return the reference of an entry: unique among processes, and short."""
         return f"{self.token}-{number}"
 
 
 class Journal:
-    """The last happenings of one VM, and those who are told of each as it happens. A listener must not raise.
+    """The last entries of one VM, and the listeners that are called with each new one. A listener must not raise.
 
-    Events have a ring of their own: a QEMU that sends many of them does not push the decisions out.
+    Events have their own ring, so that many events do not push the decisions out.
     """
 
     def __init__(self, vm: str, run: Run, size: int = MAX_ENTRIES) -> None:
@@ -175,11 +174,11 @@ class Journal:
 
     @property
     def next_ref(self) -> str:
-        """The reference of the next happening."""
+        """The reference of the next entry."""
         return self.run.ref(self.run.last + 1)
 
-    def add(self, time: float, what: Happening) -> Entry:
-        """Put a happening on record and tell the listeners."""
+    def add(self, time: float, what: Record) -> Entry:
+        """Add an entry and call the listeners with it."""
         self.run.last += 1
         entry = Entry(self.run.last, time, self.vm, what)
         (self._events if isinstance(what, Event) else self._others).append(entry)
@@ -193,19 +192,19 @@ class Journal:
         return (entry for entry in entries if entry.number > number)
 
     def after(self, number: int, *, events: bool) -> Entry | None:
-        """Return the first entry after a number that is kept, of QEMU's events or of all else; None: there is none."""
+        """Return the first kept entry after a number, in the ring of events or the other one; None: there is none."""
         ring = self._events if events else self._others
         place = bisect_right(ring, number, key=_number)
         return ring[place] if place < len(ring) else None
 
     def before(self, number: int, *, events: bool) -> Entry | None:
-        """Return the last entry before a number, likewise."""
+        """Return the last kept entry before a number, in the ring of events or the other one; None: there is none."""
         ring = self._events if events else self._others
         place = bisect_left(ring, number, key=_number)
         return ring[place - 1] if place else None
 
     def listen(self, listener: Callable[[Entry], None]) -> Callable[[], None]:
-        """Tell somebody of every entry from now on; call what is returned to stop."""
+        """Call ``listener`` with each new entry. Return the function that stops it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

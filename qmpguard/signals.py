@@ -1,10 +1,10 @@
-"""The signals of a guard's process. They are blocked from its first moment on, and taken by a thread.
+"""The signals of a guard's process. They are blocked at its start, and received by a thread (sigwait(3)).
 
-So none is lost or kills the process, however early or late it comes; one that comes before it can be obeyed waits. And
-the process can be ended whatever its event loop hangs in. Until `Signals.obey` a signal to end ends it at once, for
-there is nothing to tidy up yet.
+So no signal is lost, and none kills the process, at any time. A signal that arrives before its handler is set is
+pending. The process can also be ended while its event loop hangs. Before `Signals.set_handlers`, SIGTERM and SIGINT
+exit at once, since there is nothing to clean up yet.
 
-Blocked signals are inherited: who starts another program unblocks them for it.
+Child processes inherit blocked signals: code that starts a program must unblock them for it.
 """
 
 from __future__ import annotations
@@ -18,126 +18,126 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from threading import Thread
 
-#: all that mean anything to a guard; SIGQUIT to QEMU only, where it is a child
-TAKEN = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+#: the signals that a guard handles; and those that it forwards to QEMU as its child
+HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 TO_CHILD = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-#: those that end the guard
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-#: Seconds from the signal to end until the process is ended whatever it does. Replies that are under way have 5, the
-#: last lines of the audit 5, a service manager 1; systemd/qmpguard@.service has TimeoutStopSec=15.
-STOP_LIMIT = 12.0
-#: seconds that the interpreter may take to end when the guard has: a thread may hang in a file that blocks
-EXIT_LIMIT = 3.0
-#: seconds that the last line of the log may take when the process has to be ended: the log may be what hangs
-LAST_WORDS = 2.0
-#: exit codes: the guard had to be ended; added to a signal's number, as shells do
-HUNG, BY_SIGNAL = 70, 128
+#: the signals that stop the guard
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+#: Seconds from the signal to stop until the process is killed. Pending replies have 5, the last lines of the audit 5,
+#: the service manager 1; systemd/qmpguard@.service has TimeoutStopSec=15.
+STOP_TIMEOUT = 12.0
+#: seconds for the interpreter to exit after the guard has stopped: a thread may hang in a blocking file
+EXIT_TIMEOUT = 3.0
+#: seconds for the last line of the log before the process is killed: the log itself may hang
+FLUSH_TIMEOUT = 2.0
+#: the exit code of a process that had to be killed; and the offset of an exit by a signal, as in shells
+EXIT_HUNG, EXIT_BY_SIGNAL = 70, 128
 
 
-def hold(numbers: frozenset[signal.Signals] = TAKEN) -> None:
-    """Block signals, until `Signals.start`. The first thing that a process does: what comes meanwhile waits."""
+def block_signals(numbers: frozenset[signal.Signals] = HANDLED) -> None:
+    """Block signals until `Signals.start`. Call this first in a process: signals that arrive meanwhile are pending."""
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     for number in numbers:
-        signal.signal(number, signal.SIG_DFL)  # a shell ignores SIGINT for what it runs in the background
+        signal.signal(number, signal.SIG_DFL)  # a shell sets SIG_IGN for SIGINT in background processes
 
 
 class Signals:
-    """Takes signals by a thread. ``early`` are those that end the process before there is anything to obey them.
+    """Receives signals in a thread. Before the handlers are set, the signals ``exit_early`` exit the process.
 
-    ``status`` returns the exit code for one of these.
+    ``exit_code`` returns the exit code for one of these.
     """
 
     def __init__(
         self,
-        numbers: frozenset[signal.Signals] = TAKEN,
-        early: frozenset[signal.Signals] = ENDING,
-        status: Callable[[int], int] = lambda _: 0,
+        numbers: frozenset[signal.Signals] = HANDLED,
+        exit_early: frozenset[signal.Signals] = STOP_SIGNALS,
+        exit_code: Callable[[int], int] = lambda _: 0,
     ) -> None:
         from threading import Lock
 
         self._numbers = numbers
-        self._early = early
-        self._status = status
+        self._exit_early = exit_early
+        self._exit_code = exit_code
         self._lock = Lock()
-        self._waiting: list[int] = []
-        self._calls: Mapping[int, Callable[[], None]] | None = None
+        self._pending: list[int] = []
+        self._handlers: Mapping[int, Callable[[], None]] | None = None
 
     def start(self) -> None:
-        """Take signals from now on."""
-        hold(self._numbers)
+        """Start the thread that receives the signals."""
+        block_signals(self._numbers)
         _spawn("signals", self._run)
 
-    def obey(self, calls: Mapping[int, Callable[[], None]]) -> None:
-        """Have functions called for signals from now on, and for those that have come before. Any thread calls them.
+    def set_handlers(self, handlers: Mapping[int, Callable[[], None]]) -> None:
+        """Set a handler for each signal, and call those of pending signals. Any thread may call a handler.
 
-        They must neither wait nor raise.
+        A handler must neither wait nor raise.
         """
         with self._lock:
-            self._calls = calls
-            waiting, self._waiting = self._waiting, []
-        for number in waiting:
+            self._handlers = handlers
+            pending, self._pending = self._pending, []
+        for number in pending:
             self._call(number)
 
     def _run(self) -> None:
         while True:
-            self._take(signal.sigwait(self._numbers))
+            self._on_signal(signal.sigwait(self._numbers))
 
-    def _take(self, number: int) -> None:
+    def _on_signal(self, number: int) -> None:
         with self._lock:
-            if self._calls is None:
-                if number in self._early:
-                    os._exit(self._status(number))
-                self._waiting.append(number)
+            if self._handlers is None:
+                if number in self._exit_early:
+                    os._exit(self._exit_code(number))
+                self._pending.append(number)
                 return
         self._call(number)
 
     def _call(self, number: int) -> None:
-        assert self._calls is not None
+        assert self._handlers is not None
         try:
-            if number in self._calls:
-                self._calls[number]()
+            if number in self._handlers:
+                self._handlers[number]()
         except Exception:  # noqa: BLE001 -- the thread must go on
-            _log().exception("signal %d could not be obeyed", number)
+            _log().exception("the handler of signal %d failed", number)
 
 
-class Ending:
-    """Ends the process in a limited time: asked by a signal, within `STOP_LIMIT`; asked again, at once.
+class Shutdown:
+    """Ends the process: after the first signal within `STOP_TIMEOUT`, after a second one at once.
 
-    ``flush`` writes what can still be written; it may take its time, but not for ever.
+    ``flush`` writes the remaining output. It may block for `FLUSH_TIMEOUT`.
     """
 
     def __init__(self, stop: Callable[[], None], flush: Callable[[], None] = lambda: None) -> None:
         self._stop = stop
         self._flush = flush
-        self._asked = False
+        self._requested = False
 
-    def ask(self) -> None:
-        """Called when a signal to end has come."""
-        if self._asked:
-            self._end("ending at once: the second signal to end has come", BY_SIGNAL + signal.SIGTERM)
-        self._asked = True
-        self.limit(STOP_LIMIT, HUNG)
+    def request(self) -> None:
+        """Called at a signal to stop."""
+        if self._requested:
+            self._exit("ending at once: the second signal to end has come", EXIT_BY_SIGNAL + signal.SIGTERM)
+        self._requested = True
+        self.exit_after(STOP_TIMEOUT, EXIT_HUNG)
         self._stop()
 
-    def limit(self, seconds: float, code: int) -> None:
-        """End the process with an exit code if it has not ended by itself within so many seconds."""
+    def exit_after(self, seconds: float, code: int) -> None:
+        """Exit with ``code`` after ``seconds``, if the process has not ended before."""
         from threading import Event
 
         def wait() -> None:
             Event().wait(seconds)
-            self._end(f"ending after {seconds:g} s: something hangs", code)
+            self._exit(f"ending after {seconds:g} s: something hangs", code)
 
         _spawn("end", wait)
 
-    def _end(self, why: str, code: int) -> None:
-        """End the process now, and say why if that can be said."""
+    def _exit(self, why: str, code: int) -> None:
+        """Exit now, and log the reason if possible."""
 
         def say() -> None:
             _log().error(why)
             self._flush()
 
         try:
-            _spawn("last words", say).join(LAST_WORDS)
+            _spawn("last words", say).join(FLUSH_TIMEOUT)
         finally:
             os._exit(code)
 
@@ -151,7 +151,7 @@ def _spawn(name: str, work: Callable[[], None]) -> Thread:
 
 
 def _log() -> logging.Logger:
-    """Return the log; its module is loaded late, since this one is the first of the process."""
+    """Return the logger. `logging` is imported here, since this module is imported first in the process."""
     from logging import getLogger
 
     return getLogger(__name__)

@@ -1,7 +1,7 @@
-"""Tasks whose faults stay with their owner: a task that raises ends alone, is logged, counted, and reported.
+"""Groups of tasks with contained faults: a task that raises ends alone, and its exception is logged and counted.
 
-Every task of the process is started here, by a name that a test finds in the source: `tests/test_containment.py` makes
-each of them raise.
+Every task of the process is started here, by a literal name. `tests/test_containment.py` finds the names in the source
+and makes each task raise.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """A group of tasks that leaves no task behind. An exception in one ends neither the group nor its other tasks.
+    """A group that waits for all its tasks. An exception in one ends neither the group nor the other tasks.
 
-    ``faults`` counts the exceptions by the task's name. ``label`` stands in the log before the name: ``vm=NAME``.
+    ``faults`` counts the exceptions by the task's name. ``label`` is the prefix in the log: ``vm=NAME``.
     """
 
     def __init__(self, label: str = "", faults: Counter[str] | None = None) -> None:
@@ -44,10 +44,10 @@ class Tasks:
     ) -> asyncio.Task[None]:
         """Run a coroutine as a task of the group.
 
-        ``on_fault`` is called with the exception that it raised, after that was logged and counted.
+        ``on_fault`` is called with the coroutine's exception, after that was logged and counted.
         """
         task = self._group.create_task(self._contain(name, work, on_fault), name=name)
-        task.add_done_callback(lambda _: work.close())  # where it was cancelled before its first step
+        task.add_done_callback(lambda _: work.close())  # needed if it was cancelled before its first step
         return task
 
     async def _contain(
@@ -55,7 +55,7 @@ class Tasks:
     ) -> None:
         try:
             await work
-        except Exception as error:  # noqa: BLE001 -- whatever it is: it must not reach the other tasks
+        except Exception as error:  # noqa: BLE001 -- it must not reach the other tasks
             self.record(name, error)
             if on_fault is not None:
                 self.guard(name, on_fault, error)
@@ -66,7 +66,7 @@ class Tasks:
         log.error("%stask=%s failed: %r", self._label, name, error, exc_info=error)
 
     def guard(self, name: str, callback: Callable[[Exception], None], error: Exception) -> None:
-        """Call back; an exception of the callback itself is logged and counted as well."""
+        """Call ``callback`` with an exception. An exception of the callback is logged and counted too."""
         try:
             callback(error)
         except Exception as second:  # noqa: BLE001 -- as above

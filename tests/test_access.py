@@ -11,7 +11,7 @@ from qmpguard.access import OPEN, OVERFLOW, Access, Role
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.record import Decision, Peer
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, connected
 
@@ -29,7 +29,7 @@ BOTH = Access(frozenset({7}), frozenset({8}))
         (OPEN, Peer(1, 2, OVERFLOW, OVERFLOW), None),
         (USERS, Peer(1, 2, 7, 9), None),
         (USERS, Peer(1, 2, 0, 0), "user 0 is on no list"),
-        (USERS, Peer(1), "nobody can tell who it is"),
+        (USERS, Peer(1), "it has no user: not a unix socket"),
         (USERS, Peer(1, 2, OVERFLOW, 8), "its user has no id here (65534: another user namespace)"),
         (GROUPS, Peer(1, 2, 3, 8), None),
         (GROUPS, Peer(1, 2, 3, 4, (5, 8)), None),
@@ -68,7 +68,7 @@ async def test_an_observer_may_ask_and_nothing_else(tmp_path: Path) -> None:
         told = [e.what for e in fleet.guards["one"].vm.journal.since(0) if isinstance(e.what, Decision)]
         assert told[0].text == reply["error"]["desc"]
         assert len(told) == 3
-        fleet.fit([vm(qemu)])
+        fleet.apply([vm(qemu)])
         assert await qmp.ask("stop") == {"return": {}}
 
 

@@ -52,7 +52,7 @@ async def test_a_live_vm_can_be_checked(tmp_path: Path) -> None:
 
 
 async def test_no_qemu_is_said_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmpguard.daemon.guard.START", 0.05)
+    monkeypatch.setattr("qmpguard.daemon.guard.START_TIMEOUT", 0.05)
     with pytest.raises(UnavailableError, match="did not answer"):
         async with qmpguard.guarding(str(tmp_path / "none"), str(tmp_path / "guard.sock")):
             pass

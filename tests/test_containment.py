@@ -20,15 +20,15 @@ from qmpguard.daemon.console import Console
 from qmpguard.tasks import Tasks
 from tests.admin.test_faults import started as admin
 from tests.daemon.test_console import ask
-from tests.daemon.test_fleet import fleet_of, vm
-from tests.daemon.test_lasting import RAISES
+from tests.daemon.test_restarts import RAISES
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import capabilities, connected, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-    from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.supervisor import Supervisor
 
 PACKAGE = Path(qmpguard.__file__).parent
 RUNNING = {"return": {"status": "running", "running": True}}
@@ -134,7 +134,7 @@ async def _until(raised: asyncio.Event) -> None:
         await raised.wait()
 
 
-async def _provoked(fleet: Fleet, one: FakeQemu, two: FakeQemu, folder: Path, name: str) -> None:
+async def _provoked(fleet: Supervisor, one: FakeQemu, two: FakeQemu, folder: Path, name: str) -> None:
     """Do what starts every task of a VM; where it can heal, a client is served in the end."""
     taken = name == "takeover"
     config = vm(one, "one")
@@ -142,7 +142,7 @@ async def _provoked(fleet: Fleet, one: FakeQemu, two: FakeQemu, folder: Path, na
         aside, place = UnixAddress(f"{one.path}.qemu"), UnixAddress(str(one.path))
         config = replace(config, qemu=aside, listen=place, takeover=str(one.path))
     where = one.path if taken else one.path.with_name("one.sock")
-    fleet.fit([vm(two, "two"), config])
+    fleet.apply([vm(two, "two"), config])
     if name == "vm":
         return
     if name == "conversation":
@@ -160,18 +160,18 @@ async def _provoked(fleet: Fleet, one: FakeQemu, two: FakeQemu, folder: Path, na
         except (OSError, TimeoutError, AssertionError, TypeError):
             pass
         if name == "leave":
-            fleet.fit([vm(two, "two")])
+            fleet.apply([vm(two, "two")])
             return
         if name == "disconnect" and one.connections > 2:
             break
         await asyncio.sleep(0.02)
     else:
         raise AssertionError("it has not healed")
-    fleet.fit([vm(two, "two")])
+    fleet.apply([vm(two, "two")])
     await eventually(lambda: set(fleet.guards) == {"two"})
 
 
-async def _conversed(fleet: Fleet, folder: Path) -> None:
+async def _conversed(fleet: Supervisor, folder: Path) -> None:
     path = str(folder / "console")
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(Console(fleet, path).run())

@@ -29,7 +29,7 @@ async def test_what_hangs_is_left_behind_and_only_so_many_may_hang() -> None:
         await calls.call(go_on.wait)
     with pytest.raises(UnavailableError, match=r"reading takes longer than 0\.01 s"):
         calls.call_now(go_on.wait)
-    with pytest.raises(UnavailableError, match="reading: 2 attempts before still hang"):
+    with pytest.raises(UnavailableError, match="reading: 2 earlier attempts still hang"):
         await calls.call(go_on.wait)
     go_on.set()
     async with asyncio.timeout(10):

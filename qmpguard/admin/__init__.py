@@ -1,5 +1,5 @@
-"""The admin interface: health, metrics, JSON, a stream and a page, by HTTP. It reads snapshots and changes nothing.
+"""The admin interface: health, metrics, JSON, an event stream and a page, by HTTP. It is read-only.
 
-Nothing here asks QEMU anything: every answer comes from memory, so a QEMU that hangs delays nobody.
-Imported only when it is configured.
+Every response comes from snapshots in memory. QEMU is never queried, so a QEMU that hangs delays no response. The
+package is imported only when it is configured.
 """

@@ -1,4 +1,4 @@
-"""Who may come in: the token, the host's name, the page that asks; and what every answer tells a browser."""
+"""Authentication: the bearer token, the Host and Origin headers; and the security headers of every response."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 #: characters of a token, at least: 16 random bytes in hexadecimal have 32
 MIN_TOKEN = 16
-#: bytes of the token's file that are read
+#: bytes that are read of the token's file
 MAX_TOKEN = 4096
 
-#: what needs no token: none of it names a VM
+#: the paths that need no token; none of their responses names a VM
 PUBLIC = frozenset({"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/readyz", "/openapi.json"})
 
-#: the page needs its own files and connections to where it came from, nothing else
+#: the page needs only its own files and connections to its own origin
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -45,18 +45,18 @@ HEADERS = {
     "Server": "qmpguard",
 }
 
-#: a name or a number, and a port (RFC 9110, section 7.2)
+#: a host name or an IP address, and a port (RFC 9110, section 7.2)
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII)
 
-KNOWN: web.RequestKey[bool] = web.RequestKey("known", bool)
+IS_KNOWN: web.RequestKey[bool] = web.RequestKey("known", bool)
 CONNECTION: web.RequestKey[Connection] = web.RequestKey("connection", Connection)
 
 
 class Auth:
-    """Lets requests in. Over a unix socket its file's mode has decided already; over TCP a token decides.
+    """Checks requests. Over TCP a token is needed. Over a unix socket the mode of its file has decided already.
 
-    ``hosts`` are names by which a browser may call us, beside `localhost` and any address in numbers: a foreign page
-    can make its own name point here, but not a number.
+    ``hosts`` are host names that are accepted in the Host header, beside `localhost` and any IP address. A foreign web
+    page can resolve its own host name to this address (DNS rebinding), but not an IP address.
     """
 
     def __init__(self, token: str | None = None, hosts: Iterable[str] = ()) -> None:
@@ -64,20 +64,20 @@ class Auth:
         self._hosts = frozenset(hosts) | {"localhost"}
 
     def check(self, request: web.Request) -> None:
-        """Note on the request whether we know who asks; raises `web.HTTPException` for whom we do not let in."""
+        """Set ``IS_KNOWN`` on a request. Raises `web.HTTPException` for a request that is not allowed."""
         self._check_host(request)
-        request[KNOWN] = _is_unix(request) or self._has_token(request)
-        if not request[KNOWN] and request.path not in PUBLIC:
+        request[IS_KNOWN] = _is_unix(request) or self._has_token(request)
+        if not request[IS_KNOWN] and request.path not in PUBLIC:
             raise web.HTTPUnauthorized(text="a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
 
     def _check_host(self, request: web.Request) -> None:
-        if not self._is_ours(request.headers.get("Host", "")):
+        if not self._is_own_name(request.headers.get("Host", "")):
             raise web.HTTPForbidden(text="the Host header names another host")
         origin = request.headers.get("Origin")
         if origin is not None and _network_location(origin) != request.headers["Host"]:
-            raise web.HTTPForbidden(text="another origin's page may not ask")
+            raise web.HTTPForbidden(text="the Origin header names another origin")
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_name(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
         name = (match[1] or match[2]).lower() if match else ""
         return name in self._hosts or _is_number(name)
@@ -96,7 +96,7 @@ class Auth:
 
 
 def read_token(path: str) -> str:
-    """Return the token in a file; raises `ConfigError` when there is none, or one that could be guessed."""
+    """Return the token in a file. Raises `ConfigError` where it cannot be read, or is too short."""
     try:
         with Path(path).open("rb") as file:
             token = file.read(MAX_TOKEN).decode("ascii").strip()
@@ -107,47 +107,47 @@ def read_token(path: str) -> str:
     return token
 
 
-def middleware(door: Auth, connections: Connections, faults: Faults) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Return what every request passes first; it also gives each error its JSON, and keeps every exception."""
+def middleware(auth: Auth, connections: Connections, faults: Faults) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Return the middleware: it checks each request, answers errors in JSON, and contains every exception."""
 
     @web.middleware
-    async def enter(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def authenticate(request: web.Request, handler: _Handler) -> web.StreamResponse:
         with connections.answering(request) as connection:
             if connection is None:
-                return web.Response()  # to nobody
+                return web.Response()  # the connection is closed
             request[CONNECTION] = connection
             try:
-                response = await _answer(door, request, handler)
+                response = await _handle(auth, request, handler)
                 await response.prepare(request)
-                await response.write_eof()  # so that the answer's time is the client's reading, too
-            except ConnectionError:  # the client has left: aiohttp notices it as well
+                await response.write_eof()  # so that the timeout covers the client's reading too
+            except ConnectionError:  # the client has closed the connection; aiohttp notices it as well
                 return web.Response()
-            except Exception as error:  # noqa: BLE001 -- one request's fault
+            except Exception as error:  # noqa: BLE001 -- a fault of one request must not affect others
                 faults.fault(request.match_info.handler.__name__, error)
-                if request.writer.output_size:  # half an answer must not look like a whole one
+                if request.writer.output_size:  # a partial response must not look complete
                     connection.close()
-                return web.json_response({"error": "a fault of the guard's own: see its log"}, status=500)
+                return web.json_response({"error": "internal error: see the guard's log"}, status=500)
             return response
 
-    return enter
+    return authenticate
 
 
-async def _answer(door: Auth, request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _handle(auth: Auth, request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
-        door.check(request)
+        auth.check(request)
         return await handler(request)
     except web.HTTPException as error:
-        kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
-        return web.json_response({"error": error.text or error.reason}, status=error.status, headers=kept)
+        headers = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
+        return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Tell the browser, with every answer, what it must not do."""
+    """Add the security headers to a response."""
     response.headers.update(HEADERS)
 
 
 def _network_location(origin: str) -> str | None:
-    """Return an origin's host and port; None for what is no URL at all."""
+    """Return an origin's host and port; None for an invalid URL."""
     try:
         return urlsplit(origin).netloc
     except ValueError:

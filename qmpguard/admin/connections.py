@@ -1,7 +1,7 @@
-"""The connections of the admin interface: how long each may take, and which one closes when all places are taken.
+"""The connections of the admin interface: their timeouts, and the one that is closed when the limit is reached.
 
-A connection is always in one phase, and each phase but a stream has a limit of time, which no byte prolongs: one that
-sends or reads a byte a second is closed as one that is silent. What aiohttp does with the bytes is its own business.
+A connection is always in one phase. Each phase except a stream has a timeout that no received byte extends: a client
+that sends or reads a byte a second is closed like a silent one. aiohttp parses the bytes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 #: connections at once, streams among them
 MAX_CONNECTIONS = 512
-#: connections at once while the process has almost no descriptors left: for probes and a scraper
-FEW = 8
-#: seconds for a client's first request, and for each further one from its first byte on: it is a few hundred bytes
+#: the same while the process has almost no descriptors left: for probes and a scraper
+MAX_WHILE_SCARCE = 8
+#: seconds for a client's first request, and for each further one from its first byte on; it has a few hundred bytes
 REQUEST_TIMEOUT = 10.0
-#: seconds without a request: longer than scrapers and reverse proxies usually leave between two (a minute)
+#: seconds without a request: longer than the usual interval of scrapers and reverse proxies (a minute)
 IDLE_TIMEOUT = 75.0
-#: seconds until an answer is made and read: the largest, of 1,000 VMs, is some MiB
+#: seconds to build a response and for the client to read it; the largest, of 1,000 VMs, is some MiB
 ANSWER_TIMEOUT = 60.0
-#: seconds for which the client of a stream may leave unread what has been sent
+#: seconds in which the client of a stream must read the sent data
 READ_TIMEOUT = 60.0
-#: seconds for the rest of a request that is answered already: no body is of any use here
+#: seconds for the rest of a request after its response; no request needs a body here
 BODY_TIMEOUT = 5.0
 
 
 class Phase(Enum):
-    """What a connection is doing."""
+    """The phase of a connection."""
 
     NEW = "new"
     RECEIVING = "receiving"
@@ -48,18 +48,18 @@ class Phase(Enum):
     STREAMING = "streaming"
 
 
-#: the phases that wait for the client's request: they give their places up when all are taken
+#: the phases without a complete request: such connections are closed first when the limit is reached
 WAITING = frozenset({Phase.NEW, Phase.RECEIVING, Phase.IDLE})
 
 
 class Connection(asyncio.Protocol):
-    """One connection: passes everything on to aiohttp's protocol, and knows its phase and its limit of time."""
+    """One connection: forwards every callback to aiohttp's protocol, and keeps the phase and its timeout."""
 
     def __init__(self, http: RequestHandler, table: Connections) -> None:
         self.http = http
         self.phase = Phase.NEW
         self.since = 0.0
-        self.stalled = False  # what was sent is not read
+        self.stalled = False  # the client does not read
         self._table = table
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self.enter(Phase.NEW)
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase, and its limit of time."""
+        """Begin a phase, and its timeout."""
         self.phase, self.since = phase, self._loop.time()
         match phase:
             case Phase.NEW | Phase.RECEIVING:
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
                 self._no_limit()
 
     def close(self, drop: Drop | None = None) -> None:
-        """End it at once, counted by the reason; what was not sent yet is lost."""
+        """Close the connection at once, and count the reason. Unsent data is lost."""
         if self._closed:
             return
         self._closed = True
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
     # asyncio's protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless another one was given the place meanwhile."""
+        """Called by asyncio. Closes the connection at once if another one has taken its place meanwhile."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         if self._closed:
@@ -111,30 +111,30 @@ class Connection(asyncio.Protocol):
         self.http.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on; the first bytes after a pause begin a request."""
+        """Called by asyncio. The first bytes in phase IDLE begin a request."""
         if self.phase is Phase.IDLE:
             self.enter(Phase.RECEIVING)
         self.http.data_received(data)
 
     def eof_received(self) -> None:
-        """Pass it on."""
+        """Called by asyncio."""
         self.http.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Pass it on; the place is free."""
-        self._transport = None  # asyncio forgets that it is closed already, and would end it twice
+        """Called by asyncio; frees the place."""
+        self._transport = None  # otherwise close() would abort a transport that asyncio has closed already
         self.close()
         self.http.connection_lost(error)
 
     def pause_writing(self) -> None:
-        """Called when the client leaves unread what was sent."""
+        """Called when the client does not read the sent data."""
         self.stalled = True
         if self.phase is Phase.STREAMING:
             self._limit(READ_TIMEOUT, Drop.TOO_SLOW)
         self.http.pause_writing()
 
     def resume_writing(self) -> None:
-        """Called when it has read."""
+        """Called when the client has read the sent data."""
         self.stalled = False
         if self.phase is Phase.STREAMING:
             self._no_limit()
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
 
 
 class Connections:
-    """All connections. When all places are taken, a new one gets the place of the one that has idled longest."""
+    """All connections. At the limit, a new connection replaces the one that has been idle longest."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -152,11 +152,11 @@ class Connections:
         return len(self._all)
 
     def admit(self, http: RequestHandler, *, scarce: bool = False) -> Connection | None:
-        """Return a place for a connection; None: every place has a stream, or an answer that is being made.
+        """Return a new connection; None: at the limit, and every connection has a stream or a request to answer.
 
-        ``scarce``: descriptors are, and there are places for a few connections only.
+        ``scarce``: descriptors are scarce, so the lower limit holds.
         """
-        if len(self._all) >= (FEW if scarce else MAX_CONNECTIONS) and not self._make_room():
+        if len(self._all) >= (MAX_WHILE_SCARCE if scarce else MAX_CONNECTIONS) and not self._make_room():
             self._faults.drop(Drop.TOO_MANY)
             return None
         connection = self._all[http] = Connection(http, self)
@@ -178,7 +178,7 @@ class Connections:
 
     @contextmanager
     def answering(self, request: web.Request) -> Iterator[Connection | None]:
-        """Count a connection as answering for as long as the block lasts; None: it is gone."""
+        """Put a request's connection into phase ANSWERING for the block; yields None where it is closed."""
         connection = self._all.get(request.protocol)
         if connection is not None:
             connection.enter(Phase.ANSWERING)
@@ -189,15 +189,15 @@ class Connections:
                 connection.enter(Phase.IDLE)
 
     def close(self) -> None:
-        """End all of them."""
+        """Close every connection."""
         for connection in tuple(self._all.values()):
             connection.close()
 
 
-def prepare(sock: socket.socket) -> None:
-    """Have the kernel end a connection over a network whose other end does not acknowledge what is sent (tcp(7))."""
+def set_user_timeout(sock: socket.socket) -> None:
+    """Set TCP_USER_TIMEOUT, so that the kernel closes a connection whose peer does not acknowledge data (tcp(7))."""
     if sock.family != socket.AF_UNIX:
-        with suppress(OSError):  # it has left already
+        with suppress(OSError):  # the peer has closed already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(READ_TIMEOUT * 1000))
 
 

@@ -1,4 +1,4 @@
-"""The forms in which Prometheus is answered: which one a scraper asks for, and how a metric is written in parts."""
+"""The exposition formats of Prometheus: the choice by the Accept header, and a metric's text in parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Encoder: TypeAlias = Callable[[Collector], bytes]
 
-#: what scrapers ask for: every form that is answered. A version that a client has made up is answered as 1.0.0
+#: the formats that are served; an unknown version is answered as 1.0.0
 _ASKED = (
     "",
     "application/openmetrics-text; version=1.0.0",
@@ -25,28 +25,28 @@ _KINDS = frozenset(choose_encoder(asked + way)[1] for asked in _ASKED for way in
 
 
 def encoder(accept: str) -> tuple[Encoder, str]:
-    """Return the encoder that fits an Accept header, and the content type, of which there are few."""
+    """Return the encoder for an Accept header, and the content type, one of `_KINDS`."""
     try:
         chosen = choose_encoder(accept)
-    except (ValueError, TypeError):  # a version that is none
+    except (ValueError, TypeError):  # an invalid version
         return choose_encoder("")
     if chosen[1] in _KINDS:
         return chosen
     return choose_encoder("application/openmetrics-text" if "openmetrics" in chosen[1] else "")
 
 
-class Few(Collector):
-    """What an encoder takes: a few metrics, or none."""
+class MetricGroup(Collector):
+    """A collector of given metrics, for an encoder."""
 
     def __init__(self, *metrics: Metric) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """Return them."""
+        """Return the metrics."""
         return self._metrics
 
 
 def lines(encode: Encoder, metric: Metric, *, head: bool = True) -> bytes:
-    """Return a metric's lines; without ``head`` only the samples, as they follow those of other VMs."""
-    lines = encode(Few(metric)).splitlines(keepends=True)
+    """Return a metric's lines; without ``head`` only its samples, to follow those of other VMs."""
+    lines = encode(MetricGroup(metric)).splitlines(keepends=True)
     return b"".join(line for line in lines if not line.startswith(b"#") or (head and line != b"# EOF\n"))

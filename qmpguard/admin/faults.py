@@ -1,4 +1,4 @@
-"""What goes wrong in the admin interface: counted by its kind; in the log once, with its trace, not once a request."""
+"""The faults of the admin interface: counted by reason, and logged once for each kind, with the trace."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: kinds of faults that are told apart; what comes beyond is our own code's making, and is not logged again
+#: kinds of faults that are logged
 MAX_KINDS = 100
 
 
 class Drop(Enum):
-    """Why a connection was closed, or a request not answered as it was meant."""
+    """The reason why a connection was closed, or a request failed."""
 
-    MALFORMED = "malformed"  # it sent what is no HTTP
-    TOO_SLOW = "too_slow"  # its request, or its reading of an answer, took too long
-    IDLE = "idle"  # it asked for nothing for a long time
-    TOO_MANY = "too_many"  # another one needed its place
-    FELL_BEHIND = "fell_behind"  # a stream did not read what happened while it was kept
-    FAULT = "fault"  # our own: the log has its trace
+    MALFORMED = "malformed"  # the client sent no valid HTTP
+    TOO_SLOW = "too_slow"  # the request, or the reading of the response, took too long
+    IDLE = "idle"  # no request for a long time
+    TOO_MANY = "too_many"  # the limit of connections was reached
+    FELL_BEHIND = "fell_behind"  # a stream did not read entries before they left their ring
+    FAULT = "fault"  # an exception in the guard: the log has the trace
 
 
 _MALFORMED = (HttpProcessingError, RequestPayloadError, PayloadAccessError, ClientError)
 
 
 class Faults:
-    """Counts the drops, and writes each kind of fault down once."""
+    """Counts the drops, and logs each kind of fault once."""
 
     def __init__(self) -> None:
         self._drops: Counter[Drop] = Counter()
@@ -44,15 +44,15 @@ class Faults:
 
     @property
     def drops(self) -> Mapping[str, int]:
-        """How many there were of each reason."""
+        """The number of drops by reason."""
         return {drop.value: self._drops[drop] for drop in Drop}
 
     def drop(self, drop: Drop) -> None:
-        """Count one."""
+        """Count a drop."""
         self._drops[drop] += 1
 
     def fault(self, where: str, error: BaseException) -> None:
-        """Count an exception that is our own fault; the first of its kind is logged with its trace."""
+        """Count an exception in the guard. The first of its kind is logged with its trace."""
         self.drop(Drop.FAULT)
         kind = (where, type(error).__name__)
         if kind not in self._kinds and len(self._kinds) < MAX_KINDS:
@@ -62,17 +62,17 @@ class Faults:
             log.debug("admin fault in %s again: %r", where, error)
 
     @contextmanager
-    def kept(self, where: str) -> Iterator[None]:
-        """Keep every exception of the block here."""
+    def contained(self, where: str) -> Iterator[None]:
+        """Contain every exception of the block: count it as a fault."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 -- whatever it is: it must not end the process
+        except Exception as error:  # noqa: BLE001 -- it must not end the process
             self.fault(where, error)
 
     def logger(self) -> logging.Logger:
-        """Return the logger for aiohttp: what it reports is counted here, and malformed HTTP gets no trace.
+        """Return a logger for aiohttp. Its reports are counted here; malformed HTTP gets no trace.
 
-        It belongs to no hierarchy: nothing that aiohttp says reaches a log in aiohttp's own form.
+        The logger has no parent, so that no record of aiohttp reaches the log unchanged.
         """
         logger = logging.Logger("qmpguard.admin.http", logging.INFO)
         logger.addFilter(self._reported)

@@ -1,4 +1,4 @@
-"""The latest entries of all VMs, found from the newest backwards, in small steps."""
+"""The latest entries of all VMs, newest first, in small steps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from qmpguard.record import Entry, Journal
 
 
-def latest(journals: Iterable[Journal], kinds: Collection[str], since: int, until: int) -> Iterator[Entry | None]:
+def latest_entries(
+    journals: Iterable[Journal], kinds: Collection[str], since: int, until: int
+) -> Iterator[Entry | None]:
     """Yield the entries of some kinds whose number is above ``since`` and at most ``until``, newest first.
 
-    Yields None for each entry of another kind, so that whoever asks can pause. The journals may go on meanwhile: an
-    entry that has left its ring by then is missing.
+    Yields None for each entry of another kind, so that the caller can pause. The journals may grow meanwhile: an entry
+    that has left its ring is missing.
     """
     rings = [(journal, events) for journal in journals for events in (False, True) if _has(kinds, events=events)]
     heads = [
@@ -38,5 +40,5 @@ def latest(journals: Iterable[Journal], kinds: Collection[str], since: int, unti
 
 
 def _has(kinds: Collection[str], *, events: bool) -> bool:
-    """Say whether a ring, of QEMU's events or of everything else, may have entries of these kinds."""
+    """Say whether a ring, that of QEMU's events or the other one, may have entries of these kinds."""
     return "event" in kinds if events else any(kind != "event" for kind in kinds)

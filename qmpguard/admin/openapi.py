@@ -1,4 +1,4 @@
-"""The OpenAPI document: what `site.py` answers and `view.py` says. A test runs schemathesis against it."""
+"""The OpenAPI document of `routes.py` and `serialize.py`. A test runs schemathesis against it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _answer(description: str, schema: Schema, kind: str = "application/json") ->
 
 
 def _get(summary: str, good: Schema, *parameters: Schema, public: bool = False, **others: Schema) -> Schema:
-    answers = {"200": good, "401": _answer("The token is missing or not right.", _ref("Error"))}
+    answers = {"200": good, "401": _answer("The token is missing or wrong.", _ref("Error"))}
     answers["403"] = _answer("The Host or Origin header names another host.", _ref("Error"))
     answers |= {name.removeprefix("_"): answer for name, answer in others.items()}
     operation: Schema = {"summary": summary, "responses": answers}
@@ -140,21 +140,21 @@ def _query(name: str, description: str, schema: Schema) -> Schema:
 
 
 _SINCE = _query(
-    "since", "only what came after this: the id of an entry, or its number; an id of another run means everything",
+    "since", "only entries after this one: its id, or its number; an id of another process means all entries",
     {"type": "string", "pattern": "^([0-9a-f]{1,16}-)?[0-9]{1,15}$"},
 )  # fmt: skip
-_VM = _query("vm", "only of this VM", {"type": "string", "minLength": 1})
+_VM = _query("vm", "only entries of this VM", {"type": "string", "minLength": 1})
 _BEFORE = _query(
-    "before", "only what came before this: the id of an entry, or its number; an id of another run means nothing",
+    "before", "only entries before this one: its id, or its number; an id of another process means none",
     {"type": "string", "pattern": "^([0-9a-f]{1,16}-)?[0-9]{1,15}$"},
 )  # fmt: skip
 _LATEST = _query(
     "latest", "of the past, the latest so many", {"type": "integer", "minimum": 1, "maximum": 1000}
 )  # fmt: skip
-_LIMIT = _query("limit", "the latest so many", {"type": "integer", "minimum": 1, "maximum": 1000})
+_LIMIT = _query("limit", "the number of latest decisions", {"type": "integer", "minimum": 1, "maximum": 1000})
 _KINDS = {
     **_query(
-        "kinds", "only these",
+        "kinds", "only entries of these kinds",
         {
             "type": "array", "items": {"enum": ["decision", "drift", "link", "event", "override"]},
             "minItems": 1, "maxItems": 5,
@@ -168,14 +168,14 @@ _ODD = _answer("A parameter cannot be read.", _ref("Error"))
 
 
 def document() -> Schema:
-    """Return the whole document."""
-    ready = _answer("Every VM can be used. Who we do not know is told no names.", _ref("Readiness"))
+    """Return the OpenAPI document."""
+    ready = _answer("Every VM is ready. Without a token the response has no names.", _ref("Readiness"))
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     vms = _answer("Every VM.", _object(vms=_list("Vm")))
     decisions = _answer("Decisions, oldest first.", _object(decisions=_list("Decision"), last=_ID))
     stream = _answer(
-        "Server-sent events. Without an id: `vms`, the names of all, and `vm`, a VM, when it has changed; with the id "
-        "from which the stream can be resumed: `decision`, `drift`, `link`, `event` and `override`.",
+        "Server-sent events. Without an id: `vms`, the names of all VMs, and `vm`, the state of a VM that has changed. "
+        "With an id, after which a stream can be resumed: `decision`, `drift`, `link`, `event` and `override`.",
         _TEXT,
         "text/event-stream",
     )
@@ -185,12 +185,12 @@ def document() -> Schema:
         "info": {"title": "qmpguard", "version": __version__, "description": "Read-only; answered from memory."},
         "security": [{"token": []}, {}],
         "paths": {
-            "/healthz": _get("Whether the process lives", _answer("It does.", _ref("Health")), public=True),
+            "/healthz": _get("Liveness of the process", _answer("It is alive.", _ref("Health")), public=True),
             "/readyz": _get(
-                "Whether every VM can be used",
+                "Readiness of every VM",
                 ready,
                 public=True,
-                _503=_answer("At least one VM cannot be used.", _ref("Readiness")),
+                _503=_answer("At least one VM is not ready.", _ref("Readiness")),
             ),
             "/metrics": _get("Metrics for Prometheus", _answer("Text format.", _TEXT, "text/plain")),
             "/openapi.json": _get("This document", _answer("OpenAPI 3.1.", {"type": "object"}), public=True),
@@ -201,7 +201,11 @@ def document() -> Schema:
             ),
             "/api/v1/rules": _get("The rules and their modes", _answer("The table.", _object(rules=_list("Rule")))),
             "/api/v1/stream": _get(
-                "Everything as it happens", stream, _SINCE, _VM, _KINDS, _LATEST, _400=_ODD, _404=_NO_VM, _503=full
+                "Entries and states as they change",
+                *(stream, _SINCE, _VM, _KINDS, _LATEST),
+                _400=_ODD,
+                _404=_NO_VM,
+                _503=full,
             ),
         },
         "components": {

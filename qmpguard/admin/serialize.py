@@ -1,4 +1,4 @@
-"""What the admin interface says, as plain JSON values: one function for each noun. `openapi.py` describes the same."""
+"""The JSON objects of the admin interface, one function for each type. `openapi.py` has their schemas."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
     from qmpguard.proxy.state.counters import Counters
     from qmpguard.proxy.state.last_seen import MigrationHistory
     from qmpguard.proxy.state.snapshot import Client, Snapshot
-    from qmpguard.record import Entry, Happening, Peer, Run
+    from qmpguard.record import Entry, Peer, Record, Run
 
 Object: TypeAlias = dict[str, Any]
 
-#: the short words of the API for what the forecast says
+#: the API's words for a forecast
 PASSES = {Passes.YES: "yes", Passes.WARNED: "warned", Passes.NO: "no", Passes.UNKNOWN: "unknown"}
 
 
-def state(shot: Snapshot) -> str:
+def state(snapshot: Snapshot) -> str:
     """Return a VM's state in one word: ``ready``, ``busy``, ``silent`` or ``down``."""
-    if not shot.link.up:
+    if not snapshot.link.up:
         return "down"
-    return shot.qemu.pulse.value if shot.qemu.pulse in (Pulse.BUSY, Pulse.SILENT) else "ready"
+    return snapshot.qemu.pulse.value if snapshot.qemu.pulse in (Pulse.BUSY, Pulse.SILENT) else "ready"
 
 
-def vm(shot: Snapshot, run: Run) -> Object:
-    """Return all that is known of a VM."""
-    facts = shot.facts
+def vm(snapshot: Snapshot, run: Run) -> Object:
+    """Return the object of a VM."""
+    facts = snapshot.facts
     return {
-        "name": shot.name,
-        "state": state(shot),
-        "ready": not shot.faults,
-        "faults": list(shot.faults),
-        "notes": list(shot.notes),
-        "link": {"up": shot.link.up, "since": shot.link.since, "reason": shot.link.reason},
-        "qemu": {"version": shot.qemu.version, "package": shot.qemu.package} if shot.qemu.version else None,
-        "heartbeat": shot.qemu.pulse.value,
-        "clients": [client(one) for one in shot.clients],
-        "seen": shot.seen,
+        "name": snapshot.name,
+        "state": state(snapshot),
+        "ready": not snapshot.faults,
+        "faults": list(snapshot.faults),
+        "notes": list(snapshot.notes),
+        "link": {"up": snapshot.link.up, "since": snapshot.link.since, "reason": snapshot.link.reason},
+        "qemu": {"version": snapshot.qemu.version, "package": snapshot.qemu.package} if snapshot.qemu.version else None,
+        "heartbeat": snapshot.qemu.pulse.value,
+        "clients": [client(one) for one in snapshot.clients],
+        "seen": snapshot.seen,
         "run_state": facts.runstate,
         "capabilities": None if facts.capabilities is None else sorted(facts.capabilities),
         "devices": _devices(facts),
-        "migration": _migration(shot.history, facts),
+        "migration": _migration(snapshot.history, facts),
         "may_migrate": [
             {
                 "way": p.way,
@@ -64,40 +64,43 @@ def vm(shot: Snapshot, run: Run) -> Object:
                 "once": list(p.once),
                 "native": p.qemu_check.refuses.value,
             }
-            for p in shot.forecasts
+            for p in snapshot.forecasts
         ],
-        "profile": shot.judging.policy.profile.value,
-        "mode": shot.judging.policy.mode.value,
-        "rules": [{"id": rule, "mode": mode.value} for rule, mode in shot.judging.modes],
-        "overrides": [override(one) for one in shot.judging.overrides],
-        "drift": {"count": shot.counts.drifts, "last": None if shot.drift is None else entry(shot.drift, run)},
-        "counts": counts(shot.counts),
+        "profile": snapshot.judging.policy.profile.value,
+        "mode": snapshot.judging.policy.mode.value,
+        "rules": [{"id": rule, "mode": mode.value} for rule, mode in snapshot.judging.modes],
+        "overrides": [override(one) for one in snapshot.judging.overrides],
+        "drift": {
+            "count": snapshot.counts.drifts,
+            "last": None if snapshot.drift is None else entry(snapshot.drift, run),
+        },
+        "counts": counts(snapshot.counts),
     }
 
 
 def client(one: Client) -> Object:
-    """Return a client."""
+    """Return the object of a client."""
     return {**peer(one.peer), "state": one.state, "since": one.since, "outstanding": one.outstanding}
 
 
 def override(one: Override) -> Object:
-    """Return what lets a rule warn for a while; rule null: all of them."""
+    """Return the object of an override; rule null: all rules."""
     return {"rule": one.rule, "until": one.until, "reason": one.reason, "client": peer(one.peer)}
 
 
 def peer(one: Peer) -> Object:
-    """Return who is at the other end of a session."""
+    """Return the object of a session's peer."""
     return {"number": one.number, "pid": one.pid, "uid": one.uid, "gid": one.gid}
 
 
 def entry(one: Entry, run: Run) -> Object:
-    """Return one happening; its id is the place from which a stream can be resumed."""
-    kind, more = _happening(one.what)
+    """Return the object of an entry; a stream can be resumed after its id."""
+    kind, more = _entry_members(one.what)
     return {"id": run.ref(one.number), "time": one.time, "vm": one.vm, "kind": kind, **more}
 
 
-def kind_of(what: Happening) -> str:
-    """Return which kind of happening it is: ``decision``, ``drift``, ``link``, ``event`` or ``override``."""
+def kind_of(what: Record) -> str:
+    """Return the kind of a record: ``decision``, ``drift``, ``link``, ``event`` or ``override``."""
     match what:
         case Decision():
             return "decision"
@@ -113,13 +116,13 @@ def kind_of(what: Happening) -> str:
             assert_never(what)
 
 
-def modes(shot: Snapshot) -> dict[str, str]:
+def modes(snapshot: Snapshot) -> dict[str, str]:
     """Return the mode of each rule for a VM."""
-    return {rule: mode.value for rule, mode in shot.judging.modes}
+    return {rule: mode.value for rule, mode in snapshot.judging.modes}
 
 
 def rules(of_vms: Mapping[str, Mapping[str, str]], added: Iterable[Row] = ()) -> Iterator[Object]:
-    """Yield the rows of the table of rules, then those ``added`` by policies, each with its mode for each VM."""
+    """Yield the objects of the built-in rules, then those ``added`` by policies, each with its mode for each VM."""
     for rule, standard, strict, summary in (*table(), *added):
         yield {
             "id": rule,
@@ -130,20 +133,25 @@ def rules(of_vms: Mapping[str, Mapping[str, str]], added: Iterable[Row] = ()) ->
         }
 
 
-def vm_readiness(shot: Snapshot) -> Object:
-    """Return whether a VM is ready, and what is wrong."""
-    return {"name": shot.name, "ready": not shot.faults, "reasons": list(shot.faults), "notes": list(shot.notes)}
+def vm_readiness(snapshot: Snapshot) -> Object:
+    """Return the readiness of a VM, with its faults and notes."""
+    return {
+        "name": snapshot.name,
+        "ready": not snapshot.faults,
+        "reasons": list(snapshot.faults),
+        "notes": list(snapshot.notes),
+    }
 
 
 def readiness(vms: Sequence[Object], *, by_name: bool) -> Object:
-    """Return whether every VM is ready and what is wrong; without names and details for whom we do not know."""
+    """Return the readiness of all VMs; without names and details unless ``by_name``."""
     ready = all(vm["ready"] for vm in vms)
     if not by_name:
         return {"ready": ready, "reasons": sorted({why.partition(":")[0] for vm in vms for why in vm["reasons"]})}
     return {"ready": ready, "reasons": [f"{vm['name']}: {why}" for vm in vms for why in vm["reasons"]], "vms": vms}
 
 
-def _happening(what: Happening) -> tuple[str, Object]:
+def _entry_members(what: Record) -> tuple[str, Object]:
     kind = kind_of(what)
     match what:
         case Decision():
@@ -222,7 +230,7 @@ def _migration(history: MigrationHistory, facts: Facts) -> Object:
 
 
 def counts(of: Counters) -> Object:
-    """Return what is counted of a VM."""
+    """Return the counters of a VM."""
     return {
         "passed": of.passed,
         "allowed": of.allowed,

@@ -1,4 +1,4 @@
-"""The admin interface as a server: its socket, its connections, its end."""
+"""The HTTP server of the admin interface: its socket, its connections, its shutdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from qmpguard.address import TcpAddress
 from qmpguard.admin.auth import Auth, read_token
-from qmpguard.admin.connections import BODY_TIMEOUT, IDLE_TIMEOUT, Connections, prepare
+from qmpguard.admin.connections import BODY_TIMEOUT, IDLE_TIMEOUT, Connections, set_user_timeout
 from qmpguard.admin.faults import Drop, Faults
 from qmpguard.admin.routes import Routes
 from qmpguard.admin.slices import Slices
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
     from qmpguard.address import Address
     from qmpguard.admin.connections import Connection
-    from qmpguard.admin.states import VmState
+    from qmpguard.admin.state_cache import VmState
     from qmpguard.record import Peer, Run
 
 log = logging.getLogger(__name__)
 
-#: seconds that an answer may still take at the end
-LAST_WORDS = 1.0
-#: seconds before a feed that has failed begins anew: the first times, and from then on
-PAUSES = (1.0, 2.0, 5.0, 15.0, 60.0)
-#: seconds between two looks at whether the socket's file is still there
-LOOK = 5.0
+#: seconds that a response may still take at the shutdown
+SHUTDOWN_TIMEOUT = 1.0
+#: seconds before the feed restarts after an exception; the last value is repeated
+RESTART_DELAYS = (1.0, 2.0, 5.0, 15.0, 60.0)
+#: seconds between two checks of the socket's file
+FILE_CHECK_INTERVAL = 5.0
 
 
 class Admin:
@@ -55,30 +55,32 @@ class Admin:
         hosts: Sequence[str] = (),
     ) -> None:
         if isinstance(listen, TcpAddress) and token_file is None:
-            raise ConfigError(f"the admin interface at {listen} needs a token file: whoever reaches TCP could read all")
+            raise ConfigError(
+                f"the admin interface at {listen} needs a token file: any host that reaches it could read"
+            )
         self.opened = asyncio.Event()
         self._listen = listen
         names = {*hosts, listen.host} if isinstance(listen, TcpAddress) else set(hosts)
-        self._door = Auth(read_token(token_file) if token_file else None, names)
+        self._auth = Auth(read_token(token_file) if token_file else None, names)
         self._faults = Faults()
         self._connections = Connections(self._faults)
         self._feed = EventFeed(vms, run, Slices(), self._faults)
-        site = Routes(vms, run, self._feed, upkeep, self._faults)
+        routes = Routes(vms, run, self._feed, upkeep, self._faults)
         self._runner = web.AppRunner(
-            site.application(self._door, self._connections),
+            routes.application(self._auth, self._connections),
             access_log=None,
             logger=self._faults.logger(),
             handle_signals=False,
-            handler_cancellation=True,  # a stream ends with its client
-            shutdown_timeout=LAST_WORDS,
+            handler_cancellation=True,  # a stream ends when its client disconnects
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
             keepalive_timeout=IDLE_TIMEOUT,
             lingering_time=BODY_TIMEOUT,
-            auto_decompress=False,  # nobody reads a body
+            auto_decompress=False,  # no handler reads a body
         )
         self._tasks = Tasks("admin")
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises `UnavailableError` when the socket cannot be had; nothing else ends it."""
+        """Serve until cancelled. Raises `UnavailableError` when the socket cannot be opened, and nothing else."""
         await self._runner.setup()
         try:
             async with self._tasks:
@@ -91,31 +93,31 @@ class Admin:
         try:
             log.info("admin=%s", self._listen)
             self.opened.set()
-            self._tasks.start("admin-feed", self._keep_feeding())
-            self._tasks.start("admin-socket", self._keep_socket())
+            self._tasks.start("admin-feed", self._run_feed())
+            self._tasks.start("admin-socket", self._restore_socket_file())
             await asyncio.get_running_loop().create_future()
         finally:
-            with self._faults.kept("close"):
+            with self._faults.contained("close"):
                 self._listener.close()
 
     async def _end(self) -> None:
         self._feed.close()
-        with self._faults.kept("cleanup"):
+        with self._faults.contained("cleanup"):
             await self._runner.cleanup()
         self._connections.close()
 
-    async def _keep_feeding(self) -> None:
-        """Run the feed; if it fails, begin anew, after a pause that is longer each time."""
-        for pause in chain(PAUSES, repeat(PAUSES[-1])):
-            with self._faults.kept("feed"):
+    async def _run_feed(self) -> None:
+        """Run the feed; restart it after an exception, with a growing delay."""
+        for pause in chain(RESTART_DELAYS, repeat(RESTART_DELAYS[-1])):
+            with self._faults.contained("feed"):
                 await self._feed.run()
             await asyncio.sleep(pause)
 
-    async def _keep_socket(self) -> None:
-        """Listen anew when the socket's file was removed: without it nobody can connect."""
+    async def _restore_socket_file(self) -> None:
+        """Listen again when the socket's file was removed."""
         while True:
-            await asyncio.sleep(LOOK)
-            with self._faults.kept("socket"):
+            await asyncio.sleep(FILE_CHECK_INTERVAL)
+            with self._faults.contained("socket"):
                 self._listener.restore()
 
     def _accepted(self, sock: socket.socket, _: Peer) -> None:
@@ -126,18 +128,18 @@ class Admin:
             sock.close()
             return
 
-        def lost(_: Exception) -> None:
+        def on_fault(_: Exception) -> None:
             sock.close()
             connection.close(Drop.FAULT)
 
-        self._tasks.start("admin-connection", self._serve(sock, connection), lost)
+        self._tasks.start("admin-connection", self._serve(sock, connection), on_fault)
 
     async def _serve(self, sock: socket.socket, connection: Connection) -> None:
-        """Begin a connection; from then on it is aiohttp's."""
+        """Attach a connection to the event loop; aiohttp serves it from then on."""
         sock.setblocking(False)
-        prepare(sock)
+        set_user_timeout(sock)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-        except OSError:  # it has left already
+        except OSError:  # the client has closed already
             sock.close()
             connection.close()

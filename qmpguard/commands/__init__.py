@@ -1,1 +1,1 @@
-"""The commands of the command line, one file each: its options, and what it does. `qmpguard.cli` has the table."""
+"""The commands of the command line, one module each: its options and its execution. `qmpguard.cli` has the table."""

@@ -1,4 +1,4 @@
-"""``qmpguard check``: what would become of a migration of a live VM."""
+"""``qmpguard check``: the forecast for each migration of a live VM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words, tell
+from qmpguard.commands.policy_options import (
+    add_policy_arguments,
+    configured_policy,
+    qemu_check_members,
+    tell,
+    with_options,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -15,11 +21,11 @@ if TYPE_CHECKING:
     from qmpguard.policy.forecast import Forecast
     from qmpguard.remote.report import Report
 
-SUMMARY = "say which migrations of a live VM would be refused, why, and what helps"
+SUMMARY = "show which migrations of a live VM would be refused, why, and the fix"
 DESCRIPTION = (
-    "Look at a live VM and say which migrations would be refused if they began now, by which rule, why, what helps, "
-    "and what QEMU itself would do. Asks QEMU a few questions and changes nothing. ADDR is a guard's socket or QEMU's "
-    "own. Exit code 0: none would be refused; 1: some would; 69: nobody answers."
+    "Query a live VM and show which migrations would be refused if they began now: the rule, the reason, the fix, and "
+    "whether QEMU itself would refuse. Sends QEMU a few queries and changes nothing. ADDR is a guard's socket or "
+    "QEMU's own. Exit code 0: none would be refused; 1: some would; 69: no QEMU answers."
 )
 
 
@@ -30,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Look, and tell."""
+    """Query the VM and print the report."""
     from qmpguard.remote.report import check
 
-    change = partial(changed_by, arguments)
-    report = asyncio.run(check(arguments.address, policy_of(arguments), change, tell))
-    print(json.dumps(_for_programs(report), indent=2) if arguments.json else _for_people(report))
+    change = partial(with_options, arguments)
+    report = asyncio.run(check(arguments.address, configured_policy(arguments), change, tell))
+    print(json.dumps(_json(report), indent=2) if arguments.json else _text(report))
     return 1 if report.refuses else 0
 
 
-def _for_programs(report: Report) -> dict[str, object]:
+def _json(report: Report) -> dict[str, object]:
     from qmpguard.policy.portrait import draw
 
     return {
@@ -57,7 +63,7 @@ def _for_programs(report: Report) -> dict[str, object]:
                 "rule": forecast.rule,
                 "reason": forecast.reason,
                 "fix": forecast.fix,
-                "qemu_itself": qemu_check_words(forecast.qemu_check),
+                "qemu_itself": qemu_check_members(forecast.qemu_check),
             }
             for forecast, obstacle in report.forecasts
         ],
@@ -65,7 +71,7 @@ def _for_programs(report: Report) -> dict[str, object]:
     }
 
 
-def _for_people(report: Report) -> str:
+def _text(report: Report) -> str:
     facts = report.facts
     devices = ", ".join(
         f"{device.label} ({device.driver})" for device in (*(facts.details or ()), *(facts.blocks or ()))
@@ -82,15 +88,15 @@ def _for_people(report: Report) -> str:
         "What would become of a migration now:",
     ]
     for forecast, obstacle in report.forecasts:
-        lines += _forecast_for_people(forecast, obstacle)
+        lines += _forecast_text(forecast, obstacle)
     return "\n".join(lines)
 
 
-#: columns for the names of the ways to migrate
+#: columns for the name of a way to migrate
 _WIDTH = 21
 
 
-def _forecast_for_people(forecast: Forecast, obstacle: str) -> list[str]:
+def _forecast_text(forecast: Forecast, obstacle: str) -> list[str]:
     from qmpguard.policy.forecast import Passes
 
     indent = " " * (_WIDTH + 2)

@@ -1,4 +1,4 @@
-"""``qmpguard config``: check a configuration file, show the settings that hold, or print the schema for editors."""
+"""``qmpguard config``: check a configuration file, show the effective settings, or print the schema for editors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "check or show the settings"
 DESCRIPTION = (
-    "Check a configuration file, show the settings that hold and where each comes from, or print the JSON schema of a "
+    "Check a configuration file, show the effective settings and where each comes from, or print the JSON schema of a "
     "configuration file, by which editors complete and check it."
 )
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = commands.add_parser("check", help="say whether a file can be used", description="Check a file.")
     check.add_argument("file", metavar="FILE")
     about = "Show what `run` would do with the same options and the same environment, as a configuration file."
-    show = commands.add_parser("show", help="show what holds, and where it comes from", description=about)
+    show = commands.add_parser("show", help="show the effective settings, and where each comes from", description=about)
     add_options(show)
     about = (
         "Print the JSON schema of a configuration file. Editors that know TOML schemas (Taplo, and what builds on it) "
@@ -55,11 +55,11 @@ def _check(file: str) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from qmpguard.settings.options import Words
-    from qmpguard.settings.read import read_words
+    from qmpguard.settings.options import OptionValues
+    from qmpguard.settings.read import read_options
     from qmpguard.settings.show import lines
 
-    for line in lines(read_words(Words(vars(arguments)))):
+    for line in lines(read_options(OptionValues(vars(arguments)))):
         print(line)
     return 0
 

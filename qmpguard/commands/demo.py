@@ -1,4 +1,4 @@
-"""``qmpguard demo``: see it work."""
+"""``qmpguard demo``: a real QEMU without and with the guard."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-SUMMARY = "see it work"
+SUMMARY = "show a real QEMU with and without the guard"
 DESCRIPTION = "Show what a real QEMU answers with and without the guard."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are no options."""
+    """Add nothing: there are no options."""
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Tell the story."""
+    """Run the demo."""
     from qmpguard.demo.story import tell
 
     return asyncio.run(tell())

@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError, UsageError
-from qmpguard.settings.options import OPTIONS, Words
+from qmpguard.settings.options import OPTIONS, OptionValues
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "start a QEMU whose only monitor is the guard's"
 DESCRIPTION = (
-    "Start a QEMU whose only monitor is the guard's, so that there is no way around it: a socket pair that no other "
-    "process holds an end of. Signals are passed on to QEMU, and its exit status is passed on. A command line with a "
-    "monitor of its own is refused, or warned of where rule new-monitor only warns."
+    "Start a QEMU whose only monitor is the guard's, so that there is no way around it: no other process holds an end "
+    "of the monitor's socket pair. Signals are forwarded to QEMU, and qmpguard exits with QEMU's status. A command "
+    "line with another monitor is refused, or warned of where rule new-monitor only warns."
 )
 
-#: options of `run` that have no meaning here: where QEMU is, and what becomes of clients when it has ended
+#: options of `run` that have no meaning here: QEMU's address, and how clients are served after QEMU has ended
 WITHOUT = frozenset({"qemu", "qemu-listen", "takeover", "absent", "end-with-qemu"})
 
 log = logging.getLogger(__name__)
@@ -42,23 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Guard as long as QEMU runs, and return its exit status."""
-    from qmpguard.signals import BY_SIGNAL, TAKEN, TO_CHILD, Signals
+    """Guard QEMU until it ends, and return its exit status."""
+    from qmpguard.signals import EXIT_BY_SIGNAL, HANDLED, TO_CHILD, Signals
 
-    signals = Signals(TAKEN | TO_CHILD, early=TO_CHILD, status=lambda number: BY_SIGNAL + number)
+    signals = Signals(HANDLED | TO_CHILD, exit_early=TO_CHILD, exit_code=lambda number: EXIT_BY_SIGNAL + number)
     signals.start()
     from qmpguard.daemon.child import Child
     from qmpguard.daemon.openfiles import raise_limit
     from qmpguard.daemon.serve import serve
     from qmpguard.logs.stderr import log_to_stderr
-    from qmpguard.settings.read import read_words
+    from qmpguard.settings.read import read_options
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise UsageError("exec needs QEMU's command line, behind --")
     with closing(Child(command, raise_limit())) as child:
         flags = {**vars(arguments), "qemu": f"fd:{child.detach()}"}
-        config = read_words(Words(flags, _environ())).config
+        config = read_options(OptionValues(flags, _environ())).config
         log_to_stderr(config.log)
         _look_for_monitors(command, config.vms[0])
         try:
@@ -72,13 +72,13 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _environ() -> dict[str, str]:
-    """Return the environment without what says where QEMU is."""
+    """Return the environment without the variables of the options in `WITHOUT`."""
     unwanted = {option.variable for option in OPTIONS if option.flag in WITHOUT} | {"QMPGUARD_CONFIG"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
 def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
-    from qmpguard.daemon.monitors import doubtful, monitors
+    from qmpguard.daemon.monitors import monitors, possible_monitors
     from qmpguard.policy.policy import Mode
     from qmpguard.policy.rules import modes
 
@@ -89,5 +89,5 @@ def _look_for_monitors(command: Sequence[str], vm: VmConfig) -> None:
         if mode is Mode.ENFORCE:
             raise UsageError(f"{found} would open a way around the guard (rule new-monitor); leave it out")
         log.warning("%s opens a way around the guard", found)
-    for found in doubtful(command):
+    for found in possible_monitors(command):
         log.warning("%s may open a way around the guard", found)

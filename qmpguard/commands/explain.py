@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.judging import add_policy_arguments, changed_by, policy_of, qemu_check_words, tell
+from qmpguard.commands.policy_options import (
+    add_policy_arguments,
+    configured_policy,
+    qemu_check_members,
+    tell,
+    with_options,
+)
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,20 +26,20 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.qemu_check import QemuCheck
-    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.reading.result import Unreadable
     from qmpguard.policy.verdict import Verdict
-    from qmpguard.remote.standing import Standing
+    from qmpguard.remote.effective_policy import EffectivePolicy
     from qmpguard.wire.client_messages import Request
 
 SUMMARY = "judge one command without sending it"
 DESCRIPTION = (
-    "Say what would become of one QMP command, by which rule and why, without sending it. The machine is a live VM, by "
-    "the guard's socket or QEMU's own, or a file: what check --json printed, or its member 'machine', perhaps changed "
-    "by hand. Exit code 0: it would pass; 1: it would be refused, by the "
-    "guard or, where it would start a migration, by QEMU itself."
+    "Show the verdict on one QMP command, with rule and reason, without sending it. The machine is a live VM, by the "
+    "guard's socket or QEMU's own, or a file: the output of check --json, or its member 'machine', perhaps edited. "
+    "Exit code 0: the command would pass; 1: it would be refused, by the guard or, where it would start a migration, "
+    "by QEMU itself."
 )
 _AS_SENT = '; give it as a client sends it: {"execute": ...}, and a line of HMP inside human-monitor-command'
-#: what a file may have: a hundred devices take some 20 KB
+#: bytes of a file; a hundred devices take some 20 KB
 MAX_FILE = 4 << 20
 
 
@@ -45,26 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Judge, and tell."""
-    request, stands = _request(arguments.command), _standing(arguments)
-    reading = _reading(request, stands.policy)
-    explained = Explained(request) if reading is None else _judged(request, reading, arguments.machine, stands)
-    told = {**_for_programs(explained), "judged_by": stands.words}
-    people = f"{_for_people(explained)}\n  judged by {stands.words}"
-    print(json.dumps(told, indent=2) if arguments.json else people)
-    return 1 if explained.refused else 0
+    """Judge the command and print the verdict."""
+    request, judged_by = _request(arguments.command), _effective_policy(arguments)
+    reading = _reading(request, judged_by.policy)
+    explanation = Explanation(request) if reading is None else _judged(request, reading, arguments.machine, judged_by)
+    members = {**_json(explanation), "judged_by": judged_by.description}
+    text = f"{_text(explanation)}\n  judged by {judged_by.description}"
+    print(json.dumps(members, indent=2) if arguments.json else text)
+    return 1 if explanation.refused else 0
 
 
-def _standing(arguments: argparse.Namespace) -> Standing:
-    """Return how to judge: as a file says, as the guard of a live VM does, or by default; changed by the options."""
+def _effective_policy(arguments: argparse.Namespace) -> EffectivePolicy:
+    """Return the policy to judge by: of a file, of the guard of a live VM, or the default; changed by the options."""
     from qmpguard.address import parse_address
     from qmpguard.policy.policy import Policy
-    from qmpguard.remote.standing import Standing, standing_of
+    from qmpguard.remote.effective_policy import EffectivePolicy, effective_policy_at
 
-    on_paper = _is_file(arguments.machine)
-    stands = Standing(Policy(), "the default policy") if on_paper else standing_of(parse_address(arguments.machine))
-    stands = stands.by(policy_of(arguments), "the given policy")
-    return stands.changed(partial(changed_by, arguments))
+    is_saved = _is_file(arguments.machine)
+    judged_by = (
+        EffectivePolicy(Policy(), "the default policy")
+        if is_saved
+        else effective_policy_at(parse_address(arguments.machine))
+    )
+    judged_by = judged_by.replaced_by(configured_policy(arguments), "the given policy")
+    return judged_by.changed_by(partial(with_options, arguments))
 
 
 def _is_file(machine: str) -> bool:
@@ -74,10 +84,10 @@ def _is_file(machine: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A request, and the verdict on it; None where no rule looks at it.
+class Explanation:
+    """A request, and the verdict on it; None where no rule applies.
 
-    ``own`` is QEMU's own reason against any migration now, where the request would start one.
+    ``own`` is QEMU's own refusal of any migration now, where the request would start one.
     """
 
     request: Request
@@ -91,7 +101,7 @@ class Explained:
 
     @property
     def outcome(self) -> str:
-        """What would become of the request, in a word or two."""
+        """The verdict in a word or two."""
         if self.verdict is None:
             return "not judged"
         if self.verdict.refusal is not None:
@@ -102,7 +112,7 @@ class Explained:
 
 
 def _request(text: str) -> Request:
-    """Read a command as the guard reads one from a socket."""
+    """Return a command, parsed as the guard parses one from a socket. Raises `UsageError`."""
     from qmpguard.wire.client_messages import BadRequest, read_request
     from qmpguard.wire.framing import Framer, Message
 
@@ -110,17 +120,18 @@ def _request(text: str) -> Request:
     framer.feed(text.encode(errors="surrogateescape") + b"\n")
     item = framer.pull_whole()
     if not isinstance(item, Message):
-        raise UsageError("the command is no JSON" + (f": {item.desc}" if item else ": it is not complete") + _AS_SENT)
+        raise UsageError("the command is not JSON" + (f": {item.desc}" if item else ": it is not complete") + _AS_SENT)
     request = read_request(item.value, oob=True)
     if isinstance(request, BadRequest):
-        raise UsageError(f"the command is no request: {request.desc}")
+        raise UsageError(f"the command is not a QMP request: {request.desc}")
     return request
 
 
 def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
     from qmpguard.policy.judgment import concerns
     from qmpguard.policy.operations import CallUnlisted
-    from qmpguard.policy.readers import Harmless, read
+    from qmpguard.policy.readers import read
+    from qmpguard.policy.reading.result import Harmless
 
     reading = read(request.command, request.arguments or {}, policy)
     if reading is None:
@@ -128,33 +139,35 @@ def _reading(request: Request, policy: Policy) -> Operation | Unreadable | None:
     return None if isinstance(reading, Harmless) or not concerns(type(reading), policy) else reading
 
 
-def _judged(request: Request, reading: Operation | Unreadable, machine: str, stands: Standing) -> Explained:
+def _judged(request: Request, reading: Operation | Unreadable, machine: str, judged_by: EffectivePolicy) -> Explanation:
     from qmpguard.address import parse_address
-    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.reading.result import Unreadable
     from qmpguard.policy.rules import unverified_mode
     from qmpguard.policy.verdict import unverified
 
     if isinstance(reading, Unreadable):
-        return Explained(request, unverified(reading.reason, unverified_mode(stands.policy)))
+        return Explanation(request, unverified(reading.reason, unverified_mode(judged_by.policy)))
     if _is_file(machine):
-        return _on_paper(request, reading, _saved(Path(machine)), stands.policy)
-    return asyncio.run(_alive(request, reading, parse_address(machine), stands))
+        return _judge_saved(request, reading, _read_saved(Path(machine)), judged_by.policy)
+    return asyncio.run(_judge_live(request, reading, parse_address(machine), judged_by))
 
 
-async def _alive(request: Request, operation: Operation, address: Address, stands: Standing) -> Explained:
+async def _judge_live(
+    request: Request, operation: Operation, address: Address, judged_by: EffectivePolicy
+) -> Explanation:
     from qmpguard.policy.facts import Fact, numbers
     from qmpguard.policy.survey import inquire, observe
-    from qmpguard.remote.inspection import visit
+    from qmpguard.remote.inspection import open_vm
 
-    async with visit(address, tell) as guest:
-        known = replace(stands.memory, version=numbers(guest.version))
-        verdict, facts = await guest.ask(inquire(operation, stands.policy, known))
-        if _starts(operation):
-            facts = await guest.ask(observe(stands.policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
-    return Explained(request, verdict, _own(operation, facts))
+    async with open_vm(address, tell) as vm:
+        known = replace(judged_by.memory, version=numbers(vm.version))
+        verdict, facts = await vm.ask(inquire(operation, judged_by.policy, known))
+        if _starts_migration(operation):
+            facts = await vm.ask(observe(judged_by.policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
+    return Explanation(request, verdict, _own_reason(operation, facts))
 
 
-def _on_paper(request: Request, operation: Operation, facts: Facts, policy: Policy) -> Explained:
+def _judge_saved(request: Request, operation: Operation, facts: Facts, policy: Policy) -> Explanation:
     from qmpguard.policy.facts import Unknown
     from qmpguard.policy.judgment import judge
     from qmpguard.policy.machine import Machine
@@ -162,45 +175,45 @@ def _on_paper(request: Request, operation: Operation, facts: Facts, policy: Poli
 
     try:
         verdict = judge(operation, Machine(with_type(facts, operation)), policy)
-        return Explained(request, verdict, _own(operation, facts))
+        return Explanation(request, verdict, _own_reason(operation, facts))
     except Unknown as unknown:
-        raise UsageError(f"the saved machine does not say its {unknown}; ask a live VM") from unknown
+        raise UsageError(f"the saved machine lacks this fact: {unknown}; use a live VM") from unknown
 
 
-def _starts(operation: Operation) -> bool:
+def _starts_migration(operation: Operation) -> bool:
     from qmpguard.policy.migration import Start
     from qmpguard.policy.operations import StartMigration
 
     return isinstance(operation, StartMigration) and operation.start is Start.OUTGOING
 
 
-def _own(operation: Operation, facts: Facts) -> QemuCheck | None:
+def _own_reason(operation: Operation, facts: Facts) -> QemuCheck | None:
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.qemu_check import of_start
 
-    return of_start(Machine(facts)) if _starts(operation) else None
+    return of_start(Machine(facts)) if _starts_migration(operation) else None
 
 
-def _saved(path: Path) -> Facts:
+def _read_saved(path: Path) -> Facts:
     from qmpguard.policy.portrait import read_portrait
 
     try:
         with path.open("rb") as file:
             value = json.loads(file.read(MAX_FILE))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from error
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'it is not JSON'}") from error
     try:
         return read_portrait(value["machine"] if isinstance(value, dict) and "machine" in value else value)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _for_programs(explained: Explained) -> dict[str, object]:
-    verdict = explained.verdict
-    qemu_check = explained.own or (verdict.qemu_check if verdict else None)
+def _json(explanation: Explanation) -> dict[str, object]:
+    verdict = explanation.verdict
+    qemu_check = explanation.own or (verdict.qemu_check if verdict else None)
     return {
-        "command": explained.request.command,
-        "verdict": explained.outcome,
+        "command": explanation.request.command,
+        "verdict": explanation.outcome,
         "findings": [
             {
                 "rule": finding.rule,
@@ -213,12 +226,12 @@ def _for_programs(explained: Explained) -> dict[str, object]:
             for finding in (verdict.findings if verdict else ())
         ],
         "error": verdict.refusal.text() if verdict and verdict.refusal else None,
-        "qemu_itself": qemu_check_words(qemu_check) if qemu_check else None,
+        "qemu_itself": qemu_check_members(qemu_check) if qemu_check else None,
     }
 
 
 _OUTCOMES = {
-    "not judged": "it passes: no rule looks at it",
+    "not judged": "it passes: no rule applies",
     "passes": "it passes",
     "warned": "it passes, with a warning",
     "refused": "it would be refused",
@@ -226,11 +239,11 @@ _OUTCOMES = {
 }
 
 
-def _for_people(explained: Explained) -> str:
-    lines = [f"{explained.request.command}: {_OUTCOMES[explained.outcome]}"]
-    for finding in explained.verdict.findings if explained.verdict else ():
+def _text(explanation: Explanation) -> str:
+    lines = [f"{explanation.request.command}: {_OUTCOMES[explanation.outcome]}"]
+    for finding in explanation.verdict.findings if explanation.verdict else ():
         lines += [f"  rule {finding.rule} ({finding.mode.value}): {finding.problem.refusal}"]
         lines += [f"    what helps: {finding.problem.fix}"]
-    if explained.verdict and (explained.verdict.findings or explained.own):
-        lines.append(f"  would QEMU itself refuse it? {explained.own or explained.verdict.qemu_check}")
+    if explanation.verdict and (explanation.verdict.findings or explanation.own):
+        lines.append(f"  would QEMU itself refuse it? {explanation.own or explanation.verdict.qemu_check}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``qmpguard healthcheck``: does the guard live? For containers and probes."""
+"""``qmpguard healthcheck``: a liveness and readiness probe, for containers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from qmpguard.remote import admin
 if TYPE_CHECKING:
     import argparse
 
-SUMMARY = "say whether a guard lives"
+SUMMARY = "check that a guard is alive"
 DESCRIPTION = (
-    "Ask the admin interface whether the guard lives. It is silent if so, and ends with 69 if not. With --ready, it "
-    "ends with 1 while the guard lives but a QEMU is not there, and says which; on TCP it needs the token for that."
+    "Ask the admin interface whether the guard is alive. Prints nothing and exits with 0 if it is, with 69 if not. "
+    "With --ready, exits with 1 while the guard is alive but not connected to every QEMU, and says to which; on TCP it "
+    "needs the token for that."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     admin.add_arguments(parser)
-    parser.add_argument("--ready", action="store_true", help="ask whether every QEMU is there, too")
+    parser.add_argument("--ready", action="store_true", help="also check that every QEMU is connected")
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Ask once."""
+    """Send one request."""
     client = admin.AdminClient(arguments.admin, arguments.token_file if arguments.ready else None)
     status, body = client.get("/readyz" if arguments.ready else "/healthz")
     if arguments.ready and status == 503:

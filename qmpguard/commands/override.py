@@ -1,4 +1,4 @@
-"""``qmpguard override``: break the glass."""
+"""``qmpguard override``: let a rule warn instead of refuse, for a stated time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from qmpguard.errors import UnavailableError, UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from qmpguard.remote.consoles import Found
+    from qmpguard.remote.consoles import ConsoleInfo
 
 SUMMARY = "let a rule warn instead of refuse, for a while"
 DESCRIPTION = (
-    "Break the glass: let one rule of a VM, or all of them, warn instead of refuse, for a stated time and with a "
-    "reason for the log and the audit. It ends by itself, and with the guard's process. Only root and the guard's own "
-    "user can do it. Without options, show what is overridden."
+    "Let one rule of a VM, or all of them, warn instead of refuse, for a stated time and with a reason for the log and "
+    "the audit: for an emergency. An override ends when its time is over, or when the guard's process ends. Only root "
+    "and the guard's own user can begin one. Without options, show the overrides."
 )
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -35,17 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Begin, end or show."""
-    from qmpguard.remote.consoles import every, find
+    """Begin, end or show overrides."""
+    from qmpguard.remote.consoles import all_consoles, find_console
 
     if not (arguments.rule or arguments.all_rules):
         if arguments.time or arguments.reason or arguments.end:
             raise UsageError("say which: --rule ID, or --all-rules")
-        return _show(list(every(arguments.pid)), arguments.vm)
+        return _show(list(all_consoles(arguments.pid)), arguments.vm)
     if arguments.rule and arguments.all_rules:
         raise UsageError("--rule and --all-rules exclude each other")
     request = _end(arguments) if arguments.end else _begin(arguments)
-    return _do(*find(arguments.pid, arguments.vm), request)
+    return _do(*find_console(arguments.pid, arguments.vm), request)
 
 
 def _begin(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
@@ -60,7 +60,7 @@ def _end(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
     return {"end": {"rule": arguments.rule}}
 
 
-def _do(found: Found, vm: str, request: dict[str, dict[str, object]]) -> int:
+def _do(found: ConsoleInfo, vm: str, request: dict[str, dict[str, object]]) -> int:
     from qmpguard.remote.consoles import ask
 
     for members in request.values():
@@ -72,7 +72,7 @@ def _do(found: Found, vm: str, request: dict[str, dict[str, object]]) -> int:
     return 0
 
 
-def _show(guards: list[Found], wanted: str | None) -> int:
+def _show(guards: list[ConsoleInfo], wanted: str | None) -> int:
     shown = [(guard.pid, vm, told) for guard in guards for vm, told in guard.vms.items() if wanted in (None, vm)]
     if not shown:
         raise UnavailableError(f"no guard {f'for VM {wanted} ' if wanted else ''}answers; ask as its user or as root")

@@ -16,24 +16,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs")
-    form.add_argument(
-        "--markdown", action="store_true", help="with every rule's documentation; docs/rules.md is made so"
-    )
+    form.add_argument("--markdown", action="store_true", help="with every rule's documentation, as in docs/rules.md")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    print(_for_programs() if arguments.json else markdown() if arguments.markdown else _for_people())
+    print(_json() if arguments.json else markdown() if arguments.markdown else _text())
     return 0
 
 
-def _for_programs() -> str:
+def _json() -> str:
     from qmpguard.policy.rules import table
 
     return json.dumps([{"id": i, "standard": a, "strict": b, "summary": s} for i, a, b, s in table()], indent=2)
 
 
-def _for_people() -> str:
+def _text() -> str:
     from qmpguard.policy.rules import table
 
     rows = [("rule", "standard", "strict", "what it does"), *table()]
@@ -46,13 +44,13 @@ def _hazards() -> str:
     return "\n".join([_ON_HAZARDS, "", head, *(f"| {' | '.join(row)} |" for row in _HAZARDS)])
 
 
-_ON_HAZARDS = """## What QEMU does alone
+_ON_HAZARDS = """## QEMU without the guard
 
-Seen on running QEMUs, the last time on 2026-11-26; `?` was not tried. `tests/e2e/test_hazards.py` tries again those of 7.2 and
-11.1 that need no hardware. `refuses` and `accepts` are about the command that begins it."""
+Seen on running QEMUs, the last time on 2026-11-26; `?`: not tried. `tests/e2e/test_hazards.py` repeats those of 7.2 and 11.1
+that need no hardware. `refuses` and `accepts` are about the command that begins it."""
 
 _UNCHECKED = "?"
-#: what can go wrong, and what becomes of it on each version; the last column names the rule
+#: each hazard, and its effect on each version; the last column names the rule
 _HAZARDS = (
     ("`vfio-pci` and postcopy", "no check", "refuses", "refuses", "`vfio-postcopy`"),
     ("`vfio-pci` and background snapshot", "no check", "refuses", "refuses", "`vfio-background-snapshot`"),
@@ -75,12 +73,12 @@ _HAZARDS = (
 
 _OWN = """## Rules of your own
 
-Without code, in the configuration: kinds of devices that must not meet a capability or a parameter.
+Without code, in the configuration: types of devices that are refused together with a capability or a parameter.
 
 ```toml
 [[policy.combination]]              # [[vm.policy.combination]] for one VM
-id = "gpu-multifd"                  # as it stands in refusals, metrics and [policy.rules]
-types = ["virtio-gpu*"]             # QOM types, * and ? as in a shell; without it: whatever counts as a VFIO device
+id = "gpu-multifd"                  # its name in refusals, metrics and [policy.rules]
+types = ["virtio-gpu*"]             # QOM types, * and ? as in a shell; without it: every device that counts as VFIO
 capability = "multifd"              # or parameter = "mode" and value = "cpr-reboot"
 at = ["set", "plug", "start"]       # this is the default; "snapshot" is snapshot-save and snapshot-load
 mode = "enforce"                    # this is the default; also warn, off
@@ -88,18 +86,18 @@ message = "{device} cannot take multifd"
 fix = "migrate without multifd"     # may be left out
 ```
 
-`set` is when the capability is switched on or the parameter set, `plug` when such a device is plugged in, `start` when a
-migration starts in either direction, or its postcopy phase. The built-in rules about VFIO devices and capabilities are rows
-of the same kind. A device's type does not show its back end: a `virtio-net-pci` is one whether a tap or vhost-vdpa is behind it.
+`set` is the moment when the capability is switched on or the parameter set, `plug` when such a device is plugged in, `start`
+when a migration starts in either direction, or its postcopy phase. The built-in rules about VFIO devices and capabilities
+have the same form. A device's type does not show its back end: `virtio-net-pci` is the type with a tap and with vhost-vdpa.
 
 With code, as a plug-in: a function of a `qmpguard.Machine` and a `qmpguard.Policy` that returns a `qmpguard.Problem` or
 None, in an installed package that names it as an entry point of the group `qmpguard.rules`. `plugins = ["name"]` in
-`[policy]` switches it on. It is judged at the same requests as the built-in rules. One that raises an exception refuses
-the request as `unverified`, names itself, and ends nothing; it must not block. `examples/rules/` is a package with one."""
+`[policy]` switches it on. A plug-in judges the same requests as the built-in rules. If it raises an exception, the request
+is refused as `unverified`, with the plug-in's name, and the guard goes on. It must not block. `examples/rules/` is an example."""
 
 
 def markdown_table() -> str:
-    """Return the table of rules as every document has it."""
+    """Return the table of rules in Markdown."""
     from qmpguard.policy.rules import table
 
     head = "| rule | standard | strict | what it does |\n|---|---|---|---|"
@@ -119,10 +117,11 @@ def markdown() -> str:
 
 _HEAD = """# The rules
 
-This page is written from the code by `make docs`. What to do about a refusal is in [operations.md](operations.md).
+This page is generated from the code by `make docs`. [operations.md](operations.md) says what to do after a refusal.
 
-`enforce` refuses, `warn` lets pass and logs, `off` does not look. Of a rule's own mode and the global one the weaker
-counts. A command is refused when a rule fails after it that did not fail before, or that fails when a migration starts;
-so what makes a VM safer always passes. Never refused and never waiting: `migrate_cancel`, `migrate-pause`,
-`migrate-continue`, `migrate-recover`, `migrate` with `resume`, and a capability list that switches nothing on that a
-rule looks at; in profile strict, unless they would run a program."""
+`enforce` refuses, `warn` logs and lets pass, `off` skips the rule. The effective mode is the weaker of the rule's own and
+the global one. A command is refused if it would newly violate a rule. A command that starts a migration is refused if any
+rule is violated, even one that was violated before. So a command that makes a VM safer always passes. These are never
+refused and never wait: `migrate_cancel`, `migrate-pause`, `migrate-continue`, `migrate-recover`, `migrate` with `resume`,
+and a capability list that switches on no capability that a rule names. In profile strict they are refused if they would
+run a program."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from qmpguard.settings.options import Words, add_options
+from qmpguard.settings.options import OptionValues, add_options
 
 if TYPE_CHECKING:
     import argparse
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SUMMARY = "guard a QEMU"
 DESCRIPTION = "Guard a QEMU's QMP socket."
 
-#: the name of the socket that systemd/qmpguard@.socket passes
+#: the FileDescriptorName= in systemd/qmpguard@.socket
 SOCKET = "qmp"
 
 
@@ -34,13 +34,13 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.daemon.serve import serve
     from qmpguard.daemon.systemd import take_sockets
     from qmpguard.logs.stderr import log_to_stderr
-    from qmpguard.settings.read import read_words
+    from qmpguard.settings.read import read_options
 
     sockets = take_sockets()
-    spare = {"listen": f"fd:{SOCKET}"} if SOCKET in sockets and arguments.takeover is None else {}
+    fallback = {"listen": f"fd:{SOCKET}"} if SOCKET in sockets and arguments.takeover is None else {}
 
     def load() -> Config:
-        return read_words(Words(vars(arguments), spare=spare)).config
+        return read_options(OptionValues(vars(arguments), fallback=fallback)).config
 
     config = load()
     log_to_stderr(config.log)

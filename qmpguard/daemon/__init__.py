@@ -1,1 +1,1 @@
-"""The guard as a process: the VMs that it guards, what it follows and keeps while it runs, and its service manager."""
+"""The guard as a process: its VMs, configuration reloads, sockets, and the service manager."""

@@ -1,7 +1,7 @@
-"""QEMU as a child of the guard: its only monitor is a socket pair that nobody else holds an end of.
+"""QEMU as a child process of the guard. Its only monitor is one end of a socket pair; the guard holds the other.
 
-Signals go to it from whichever thread takes them, so also while the event loop hangs; one that comes before it runs
-keeps it from being started. It is waited for by a thread, and never signalled after it was waited for.
+Any thread may forward a signal to QEMU, so signals arrive also while the event loop hangs. A signal that arrives before
+QEMU is started prevents the start. A thread waits for QEMU's end. After waitpid(2) QEMU is never signalled.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
-from qmpguard.daemon.openfiles import limit_of
+from qmpguard.daemon.openfiles import soft_limit
 from qmpguard.errors import UsageError
-from qmpguard.signals import BY_SIGNAL, TO_CHILD
+from qmpguard.signals import EXIT_BY_SIGNAL, TO_CHILD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
-#: what is sent to us and meant for QEMU
+#: the signals that are forwarded to QEMU
 FORWARDED = tuple(sorted(TO_CHILD))
-#: seconds in which the link ends, and the guard with it, when QEMU has ended; a child of QEMU's may hold it open
+#: seconds that the guard waits for the end of the link after QEMU has ended; a child of QEMU may hold the socket open
 LINGER = 1.0
 #: signals that Python ignores, and other programs do not expect to be ignored
-_PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Child:
-    """A QEMU to be started with a command line and a soft limit on open files.
+    """A QEMU that is started with a command line and a soft limit on open files.
 
-    ``status`` is its exit status once it has ended.
+    ``status`` is QEMU's exit status; None until QEMU has ended.
     """
 
     def __init__(self, command: Sequence[str], files: int) -> None:
@@ -46,27 +46,27 @@ class Child:
         number = self._theirs.fileno()
         monitor = ("-chardev", f"socket,id=qmpguard,fd={number}", "-mon", "chardev=qmpguard,mode=control")
         self._command = (*command, *monitor)
-        self._lock = Lock()  # of the three that follow
-        self._pid = 0  # while it runs, or has not been waited for
+        self._lock = Lock()  # guards the next three attributes
+        self._pid = 0  # QEMU's, from its start until waitpid(2)
         self._begun = False
-        self._early = 0  # the signal that came before it was started
+        self._early = 0  # the first signal that arrived before the start
         self._ended = asyncio.Event()
 
     def detach(self) -> int:
-        """Return the descriptor of the guard's end, which is the caller's from now on."""
+        """Return the descriptor of the guard's end of the pair; the caller owns it."""
         return self._ours.detach()
 
     def close(self) -> None:
-        """Close QEMU's end, if it was not handed over."""
+        """Close QEMU's end of the pair, if QEMU was not started."""
         self._theirs.close()
 
     def start(self) -> None:
-        """Start it, unless a signal was meant for it already. Raises `UsageError` where it cannot be started."""
+        """Start QEMU, unless a signal for it has arrived. Raises `UsageError` where it cannot be started."""
         loop = asyncio.get_running_loop()
         with self._lock, self._theirs:
             self._begun = True
             if self._early:
-                self._end(BY_SIGNAL + self._early)
+                self._end(EXIT_BY_SIGNAL + self._early)
                 return
             try:
                 self._pid = self._spawn()
@@ -77,18 +77,18 @@ class Child:
         Thread(target=self._wait, args=(loop,), name="qemu", daemon=True).start()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Set ``stop`` when it has ended, and a little later, so that its last words arrive."""
+        """Set ``stop`` `LINGER` seconds after QEMU has ended, so that its last messages arrive."""
         await self.ended()
         await asyncio.sleep(LINGER)
         stop.set()
 
     async def ended(self) -> None:
-        """Wait until it has ended; at once where it was never started."""
+        """Return when QEMU has ended; at once where it was never started."""
         if self._begun:
             await self._ended.wait()
 
     def forward(self, number: int) -> None:
-        """Send a signal to QEMU if it runs; one that comes before that keeps it from running. Any thread."""
+        """Send a signal to QEMU. Before the start, the signal prevents it. Any thread may call this."""
         with self._lock:
             if self._pid:
                 os.kill(self._pid, number)
@@ -98,25 +98,25 @@ class Child:
     def _spawn(self) -> int:
         os.set_inheritable(self._theirs.fileno(), True)
         closing = [(os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() if number != self._theirs.fileno()]
-        with limit_of(self._files):
+        with soft_limit(self._files):
             return os.posix_spawnp(
                 self._command[0],
                 self._command,
                 _environment(),
                 file_actions=closing,
                 setsigmask=(),
-                setsigdef=_PYTHONS,
+                setsigdef=_IGNORED_BY_PYTHON,
             )
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for the end of the process, in a thread."""
+        """Wait for QEMU's end; runs in a thread."""
         os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             _, status = os.waitpid(self._pid, 0)
             self._pid = 0
         code = os.waitstatus_to_exitcode(status)
         with suppress(RuntimeError):  # the loop has ended before
-            loop.call_soon_threadsafe(self._end, code if code >= 0 else BY_SIGNAL - code)
+            loop.call_soon_threadsafe(self._end, code if code >= 0 else EXIT_BY_SIGNAL - code)
 
     def _end(self, status: int) -> None:
         self.status = status
@@ -124,8 +124,8 @@ class Child:
         self._ended.set()
 
 
-def forwarding(child: Child) -> dict[int, Callable[[], None]]:
-    """Return what is to be done at each signal that is meant for QEMU."""
+def forwarding_handlers(child: Child) -> dict[int, Callable[[], None]]:
+    """Return a handler for each signal that is forwarded to QEMU."""
 
     def send(number: int) -> Callable[[], None]:
         return lambda: child.forward(number)
@@ -134,14 +134,14 @@ def forwarding(child: Child) -> dict[int, Callable[[], None]]:
 
 
 def _inheritable() -> Iterator[int]:
-    """Yield the descriptors, but for the standard ones, that a program started now would get."""
+    """Yield the inheritable descriptors, without the standard ones."""
     for entry in list(Path("/proc/self/fd").iterdir()):
         number = int(entry.name)
-        with suppress(OSError):  # that of the directory itself
+        with suppress(OSError):  # the descriptor of /proc/self/fd itself
             if number > 2 and os.get_inheritable(number):
                 yield number
 
 
 def _environment() -> dict[str, str]:
-    """Return QEMU's environment: ours, without what is only for us."""
+    """Return QEMU's environment: the guard's, without the variables QMPGUARD_*."""
     return {name: value for name, value in os.environ.items() if not name.startswith("QMPGUARD_")}

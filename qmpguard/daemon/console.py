@@ -1,9 +1,9 @@
-"""Where the owner of a guard's process speaks to it: a unix socket of its own, for the same user and for root.
+"""The console: a unix socket on which the guard's own user and root query and change overrides.
 
-It is there however the guard was started: as a file that only its owner can connect to, in a runtime directory of the
-guard, of its user, or of root; where there is none, as in a bare container, under an abstract name, which everybody on
-the machine can connect to. Whoever is neither root nor the guard's own user is refused before anything is made for him;
-those two could end the guard anyway.
+Every guard has one. It is a file that only its owner can connect to, in a runtime directory of the guard, of its user,
+or of root. Where there is no such directory, as in a bare container, it has an abstract name, to which every local user
+can connect. Any peer other than root and the guard's own user is refused right after accept(2). Those two could end the
+guard anyway.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from qmpguard.errors import QmpguardError, UnavailableError, UsageError
 from qmpguard.policy.portrait import draw_memory, draw_policy
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listening.listener import Listener
-from qmpguard.proxy.listening.socket_file import is_deserted
+from qmpguard.proxy.listening.socket_file import is_unused
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Mapping
 
-    from qmpguard.daemon.fleet import Fleet
     from qmpguard.daemon.guard import Guard
+    from qmpguard.daemon.supervisor import Supervisor
     from qmpguard.proxy.judging.overrides import Overrides
     from qmpguard.record import Override, Peer
 
@@ -38,26 +38,26 @@ log = logging.getLogger(__name__)
 
 Object: TypeAlias = dict[str, object]
 
-#: what every console's name begins or ends with
+#: part of every console's name
 NAME = "qmpguard-console"
-#: where root has what lives as long as the machine runs
+#: root's runtime directory
 RUN = Path("/run")
-#: conversations at a time; a command of `override` has two, one after the other
-MAX_TALKS = 8
-#: bytes of a request at most
+#: connections at a time; the command `override` makes two, one after the other
+MAX_CONNECTIONS = 8
+#: bytes of a request
 MAX_REQUEST = 16 * 1024
-#: seconds that a conversation may take
+#: seconds for a request and its answer
 REQUEST_TIMEOUT = 5.0
-#: seconds that an override may last: longer is a decision for the configuration
-LONGEST = 24 * 3600.0
+#: seconds that an override may last; a longer change belongs into the configuration
+MAX_SECONDS = 24 * 3600.0
 #: characters of a reason
 MAX_REASON = 500
 
 
-def places(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Yield the paths that a console of this process may have, the best first.
+def socket_paths(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Yield the possible paths of this process's console, in order of preference.
 
-    One that begins with a zero byte is an abstract name: it is always possible, and the last.
+    The last is an abstract name, which begins with a zero byte. It is always possible.
     """
     if directory := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
         yield f"{directory}/{NAME}.sock"
@@ -68,17 +68,17 @@ def places(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     yield f"\0{NAME}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def sweep(folder: Path) -> None:
-    """Remove the consoles of processes that were killed."""
+def remove_stale(folder: Path) -> None:
+    """Remove the sockets of consoles whose process was killed."""
     for path in folder.glob(f"{NAME}-*.sock"):
         pid = path.stem.rpartition("-")[2]
         with suppress(OSError):
-            if not Path(f"/proc/{pid}").exists() and path.is_socket() and is_deserted(path):
+            if not Path(f"/proc/{pid}").exists() and path.is_socket() and is_unused(path):
                 path.unlink()
 
 
 def _is_private(folder: Path) -> bool:
-    """Say whether nobody else can put or remove files there."""
+    """Say whether only this user can create and remove files in a directory."""
     try:
         status = folder.stat()
     except OSError:
@@ -87,23 +87,26 @@ def _is_private(folder: Path) -> bool:
     return ours and stat.S_ISDIR(status.st_mode) and os.access(folder, os.W_OK)
 
 
-def _stranger(peer: Peer) -> str | None:
-    """Return why somebody is not spoken to."""
+def _not_permitted(peer: Peer) -> str | None:
+    """Return why a peer is refused; None where it is not."""
     return None if peer.uid in (0, os.geteuid()) else "neither root nor the guard's own user"
 
 
 class Console:
-    """Answers one request a connection: a line of JSON in, a line out. ``listener`` is its socket while it runs."""
+    """A server that answers one request per connection: a line of JSON in, a line of JSON out.
 
-    def __init__(self, fleet: Fleet, *paths: str) -> None:
+    ``listener`` is its socket; None while it does not run.
+    """
+
+    def __init__(self, supervisor: Supervisor, *paths: str) -> None:
         self.listener: Listener | None = None
-        self._fleet = fleet
+        self._supervisor = supervisor
         self._paths = paths
         self._tasks = Tasks()
-        self._talks = 0
+        self._connections = 0
 
     async def run(self) -> None:
-        """Listen until cancelled. Where that is not possible the log says so, and the guard goes on without."""
+        """Serve until cancelled. Where no socket can be opened, logs a warning and returns."""
         self.listener = self._open()
         if self.listener is None:
             return
@@ -114,30 +117,32 @@ class Console:
             self.listener.close()
 
     def _open(self) -> Listener | None:
-        """Return the socket at the first path where it can be."""
+        """Return a listener at the first path that can be opened; None where none can."""
         errors = []
         for path in self._paths:
             if not path.startswith("\0"):
-                sweep(Path(path).parent)
+                remove_stale(Path(path).parent)
             try:
-                return Listener(UnixAddress(path), self._accepted, label="console", admits=self._refusal)
+                return Listener(UnixAddress(path), self._accepted, label="console", refuse=self._refusal)
             except UnavailableError as error:
                 errors.append(str(error))
         log.warning("no overrides are possible: %s", "; ".join(errors))
         return None
 
     def _refusal(self, peer: Peer) -> str | None:
-        return _stranger(peer) or (f"{MAX_TALKS} conversations already" if self._talks >= MAX_TALKS else None)
+        if self._connections >= MAX_CONNECTIONS:
+            return _not_permitted(peer) or f"{MAX_CONNECTIONS} conversations already"
+        return _not_permitted(peer)
 
     def _accepted(self, sock: socket.socket, peer: Peer) -> None:
-        self._talks += 1
-        self._tasks.start("conversation", self._converse(sock, peer))
+        self._connections += 1
+        self._tasks.start("conversation", self._handle(sock, peer))
 
-    async def _converse(self, sock: socket.socket, peer: Peer) -> None:
+    async def _handle(self, sock: socket.socket, peer: Peer) -> None:
         try:
             await self._serve(sock, peer)
         finally:
-            self._talks -= 1
+            self._connections -= 1
 
     async def _serve(self, sock: socket.socket, peer: Peer) -> None:
         loop = asyncio.get_running_loop()
@@ -159,7 +164,7 @@ class Console:
             return f'{{"return": {await self._do(data, peer)}}}'
         except QmpguardError as error:
             return json.dumps({"error": str(error)})
-        except Exception as error:  # noqa: BLE001 -- whoever asks is told, and the log has the trace
+        except Exception as error:  # noqa: BLE001 -- the client gets an error, and the log has the trace
             self._tasks.record("conversation", error)
             return json.dumps({"error": f"the guard failed at this request: {error!r}"})
 
@@ -168,15 +173,15 @@ class Console:
         try:
             request = json.loads(data)
         except (ValueError, RecursionError):
-            raise UsageError("it is no JSON") from None
+            raise UsageError("the request is not JSON") from None
         match request:
             case {"vms": True}:
                 return await self._vms()
             case {"status": True}:
-                return json.dumps([_vm(name, guard.vm.overrides) for name, guard in self._fleet.guards.items()])
+                return json.dumps([_vm(name, guard.vm.overrides) for name, guard in self._supervisor.guards.items()])
             case {"policy": [*addresses]}:
-                guards = self._fleet.guards.items()
-                return json.dumps([_standing(name, guard) for name, guard in guards if _at(guard, addresses)])
+                guards = self._supervisor.guards.items()
+                return json.dumps([_policy_answer(name, guard) for name, guard in guards if _at(guard, addresses)])
             case {"begin": {"vm": str(vm), "rule": str() | None as rule, "seconds": seconds, "reason": str(reason)}}:
                 overrides = self._of(vm)
                 override = overrides.begin(self._rule(vm, rule), _seconds(seconds), _reason(reason), peer)
@@ -184,41 +189,41 @@ class Console:
             case {"end": {"vm": str(vm), "rule": str() | None as rule}}:
                 return json.dumps(self._of(vm).end(self._rule(vm, rule)))
             case _:
-                raise UsageError("it is no request that this version knows")
+                raise UsageError("this version does not know the request")
 
     async def _vms(self) -> str:
-        """Return all that is known of each VM, as the admin interface tells it. Others have their turn between two."""
+        """Return every VM as `/api/v1/vms` has it. Other tasks have their turn between two VMs."""
         from qmpguard.admin.serialize import vm
 
-        told = []
-        for guard in tuple(self._fleet.guards.values()):
-            told.append(json.dumps(vm(guard.vm.snapshot(), self._fleet.run)))
+        encoded = []
+        for guard in tuple(self._supervisor.guards.values()):
+            encoded.append(json.dumps(vm(guard.vm.snapshot(), self._supervisor.run)))
             await asyncio.sleep(0)
-        return f"[{', '.join(told)}]"
+        return f"[{', '.join(encoded)}]"
 
     def _of(self, vm: str) -> Overrides:
-        guard = self._fleet.guards.get(vm)
+        guard = self._supervisor.guards.get(vm)
         if guard is None:
-            raise UsageError(f"there is no VM {vm!r} here; there are {', '.join(self._fleet.guards)}")
+            raise UsageError(f"there is no VM {vm!r} here; there are {', '.join(self._supervisor.guards)}")
         return guard.vm.overrides
 
     def _rule(self, vm: str, rule: str | None) -> str | None:
-        known = [name for name, _ in modes(self._fleet.guards[vm].vm.gate.policy)]
+        known = [name for name, _ in modes(self._supervisor.guards[vm].vm.gate.policy)]
         if rule is not None and rule not in known:
             raise UsageError(f"there is no rule {rule!r}; there are {', '.join(known)}")
         return rule
 
 
 def _seconds(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LONGEST:
-        raise UsageError(f"an override lasts more than 0 and at most {LONGEST:.0f} s")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MAX_SECONDS:
+        raise UsageError(f"an override lasts more than 0 and at most {MAX_SECONDS:.0f} s")
     return value
 
 
 def _reason(text: str) -> str:
     reason = " ".join(text.split())
     if not reason or len(reason) > MAX_REASON or not reason.isprintable():
-        raise UsageError(f"a reason is a text of at most {MAX_REASON} characters: it goes into the audit")
+        raise UsageError(f"a reason is a printable text of 1 to {MAX_REASON} characters, for the audit")
     return reason
 
 
@@ -231,12 +236,12 @@ def _override(override: Override) -> Object:
 
 
 def _at(guard: Guard, addresses: list[object]) -> bool:
-    """Say whether a VM's clients connect at one of some addresses, as it is written or as the kernel calls it."""
+    """Say whether a VM's socket has one of some addresses, as configured or as getsockname(2) returns it."""
     return str(guard.config.listen) in addresses or (guard.listener is not None and guard.listener.name in addresses)
 
 
-def _standing(name: str, guard: Guard) -> Object:
-    """Return by which policy a VM's guard judges now, overrides included, and what it remembers of its QEMU."""
+def _policy_answer(name: str, guard: Guard) -> Object:
+    """Return a VM's effective policy, with its overrides, and the facts that its guard remembers."""
     vm = guard.vm
-    told = _vm(name, vm.overrides)
-    return told | {"policy": draw_policy(vm.overrides.policy), "memory": draw_memory(vm.gate.known)}
+    answer = _vm(name, vm.overrides)
+    return answer | {"policy": draw_policy(vm.overrides.policy), "memory": draw_memory(vm.gate.known)}

@@ -1,7 +1,7 @@
-"""One guarded VM: its `Vm`, and the sockets that its clients, and perhaps its QEMU, come in by.
+"""One guarded VM: its `Vm`, the listening socket for its clients, and for an inbound QEMU that for QEMU.
 
-A fault of one VM stays its own: `Guard.run` ends only when it is cancelled. What fails in it is logged, counted in the
-VM's counts, shown, and begun anew after `RESTART` seconds.
+A fault affects its own VM only: `Guard.run` ends only when it is cancelled. An exception in it is logged and counted in
+the VM's counts, and the failed part restarts after `RESTART_DELAY` seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from qmpguard.address import Inbound, TcpAddress, UnixAddress, parse_address
@@ -19,9 +18,8 @@ from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.sockets import name_of
 from qmpguard.proxy.closing import CloseReason
-from qmpguard.proxy.limits import Limits
 from qmpguard.proxy.listening.listener import Listener
-from qmpguard.proxy.listening.qemu_listener import QemuListener, own
+from qmpguard.proxy.listening.qemu_listener import QemuListener, duplicate_listening
 from qmpguard.proxy.listening.takeover import take_over
 from qmpguard.proxy.qemu.absence import Cause
 from qmpguard.proxy.qemu.connections import Presence
@@ -33,26 +31,26 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.proxy.judging.schemas import Schemas
-    from qmpguard.proxy.listening.listener import Place
+    from qmpguard.proxy.listening.listener import PathKeeper
     from qmpguard.proxy.sockets.budget import Budget
     from qmpguard.record import Run
 
 log = logging.getLogger(__name__)
 
-#: seconds that replies may still take after a signal to stop
-DRAIN = 5.0
+#: seconds that a stop waits for pending replies
+DRAIN_TIMEOUT = 5.0
 #: seconds that `guarding` waits for QEMU; it starts in a fifth of one
-START = 20.0
-#: seconds before what has failed is begun anew
-RESTART = 1.0
-#: in which QEMU has been there, and is gone
+START_TIMEOUT = 20.0
+#: seconds before a failed part restarts
+RESTART_DELAY = 1.0
+#: the presences of a QEMU that was connected and is not any more
 _GONE = frozenset({Presence.LOST, Presence.ENDED})
 
 
 class Guard:
-    """One guarded VM. What its config says can change while it runs, but for where QEMU is.
+    """One guarded VM. Its config can change while it runs, except for QEMU's address.
 
-    ``on_presence`` is called when QEMU has come or gone.
+    ``on_presence`` is called when QEMU's presence has changed.
     """
 
     def __init__(
@@ -66,34 +64,34 @@ class Guard:
         self.config = config
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
-        self.vm = Vm(config.name, config.qemu, config.policy, limits(config), schemas, run, budget)
-        self.vm.gate.own = _own_sockets(config)
+        self.vm = Vm(config.name, config.qemu, config.policy, config.limits, schemas, run, budget)
+        self.vm.gate.own = _socket_names(config)
         self.vm.connections.on_presence = self._on_presence
-        self.on_presence: Callable[[], None] = _nothing
+        self.on_presence: Callable[[], None] = _ignore
         self._sockets = sockets or PassedSockets()
-        self._fault = ""  # why clients cannot connect though they should
+        self._fault = ""  # why the clients' socket cannot be opened; empty: it is open, or closed on purpose
         self._retry: asyncio.TimerHandle | None = None
 
     # sockets
 
     def open(self, config: VmConfig | None = None) -> Listener:
-        """Return an open socket for the clients, of the present config or of one to come.
+        """Return a listening socket for the clients, for this config or another one.
 
-        Raises `UnavailableError` or `ConfigError` when it cannot be had.
+        Raises `UnavailableError` or `ConfigError` when it cannot be opened.
         """
         config = config or self.config
         if config.takeover is not None:
             return take_over(config.takeover, self.vm.attach)
         address = self._sockets.resolve(config.listen)
         if address is config.listen:
-            address = own(address)
+            address = duplicate_listening(address)
         mode, group = config.socket_mode, config.socket_group
         return Listener(address, self.vm.attach, mode=mode, group=group, label=f"vm={config.name}")
 
     def open_for_qemu(self) -> QemuListener | None:
-        """Return an open socket for a QEMU that dials in; None where it does not.
+        """Return a listening socket for a QEMU that connects to the guard; None where the guard connects to QEMU.
 
-        Raises `UnavailableError` when it cannot be had, or when a connection that was passed is none.
+        Raises `UnavailableError` when it cannot be opened, or when a passed descriptor is not a connection.
         """
         if isinstance(self.config.qemu, Inbound):
             return QemuListener(self.config.qemu.at)
@@ -101,16 +99,16 @@ class Guard:
         return None
 
     def listen(self, listener: Listener) -> None:
-        """Take the clients of an open socket from now on."""
+        """Serve the clients of a listening socket."""
         self.listener = listener
-        listener.accepted = self.vm.attach
+        listener.on_accept = self.vm.attach
         listener.label = f"vm={self.config.name}"
         listener.on_full = self.vm.counts.no_descriptors
         self.listening.set()
         self._admit()
 
     def refuses(self, config: VmConfig) -> bool:
-        """Say whether clients cannot connect by a config, as they could not at QEMU: it was there, and is gone."""
+        """Say whether a config refuses clients now: as at QEMU's own socket, after QEMU has gone."""
         return config.absent is Absent.REFUSE and self.vm.connections.presence in _GONE
 
     def _on_presence(self) -> None:
@@ -118,7 +116,7 @@ class Guard:
         self.on_presence()
 
     def _admit(self) -> None:
-        """Let clients connect, or not, as they could at QEMU."""
+        """Suspend or resume the clients' socket, by QEMU's presence."""
         if self._retry is not None:
             self._retry.cancel()
         self._fault, before = "", self._fault
@@ -132,26 +130,26 @@ class Guard:
         except UnavailableError as error:
             self._fault = f"clients cannot connect: {error}"
             if self._fault != before:
-                log.error("vm=%s %s; trying again every %g s", self.config.name, self._fault, RESTART)
-            self._retry = asyncio.get_running_loop().call_later(RESTART, self._admit)
+                log.error("vm=%s %s; trying again every %g s", self.config.name, self._fault, RESTART_DELAY)
+            self._retry = asyncio.get_running_loop().call_later(RESTART_DELAY, self._admit)
 
     def remark(self) -> str:
-        """Return what should be known of the VM's socket; empty: nothing."""
+        """Return a note about the clients' socket; empty: no note."""
         return self._fault
 
-    # its life
+    # life cycle
 
     def adopt(self, config: VmConfig) -> None:
-        """Follow a config that differs in anything but where QEMU is. Clients stay, and verdicts that are under way.
+        """Apply a config that differs in anything but QEMU's address. Clients and pending verdicts stay.
 
-        `listen` follows.
+        The caller calls `listen` next.
         """
         self.config = config
-        self.vm.gate.own = _own_sockets(config)
-        self.vm.adopt(config.policy, limits(config))
+        self.vm.gate.own = _socket_names(config)
+        self.vm.adopt(config.policy, config.limits)
 
     async def run(self) -> None:
-        """Guard until cancelled. Raises what `open` and `open_for_qemu` raise when there are no sockets yet."""
+        """Guard until cancelled. Raises the errors of `open` and `open_for_qemu` where the sockets are not open yet."""
         if self.listener is None:
             self.listen(self.open())
         assert self.listener is not None
@@ -159,41 +157,41 @@ class Guard:
             self.vm.connections.listener = self.open_for_qemu()
         try:
             async with Tasks(f"vm={self.config.name}", self.vm.counts.faults) as tasks:
-                if (place := self.listener.place) is not None:
-                    tasks.start("takeover", self._keep(tasks, self.listener, place))
+                if (path_keeper := self.listener.path_keeper) is not None:
+                    tasks.start("takeover", self._keep_takeover(tasks, self.listener, path_keeper))
                 await self._serve(tasks)
         finally:
             self.close()
 
     async def _serve(self, tasks: Tasks) -> None:
-        """Run the VM until cancelled; a fault of the guard's own is followed by a new beginning."""
+        """Run the VM until cancelled; restart it after an exception."""
         while True:
             try:
                 await self.vm.run()
-            except Exception as error:  # noqa: BLE001 -- whatever it is: it concerns no other VM
+            except Exception as error:  # noqa: BLE001 -- a fault of one VM must not reach another
                 tasks.record("hub", error)
                 self.vm.recorder.absent(f"failed: {error!r}"[:200], Cause.FAULT.value)
-            await asyncio.sleep(RESTART)
+            await asyncio.sleep(RESTART_DELAY)
 
-    async def _keep(self, tasks: Tasks, listener: Listener, place: Place) -> None:
+    async def _keep_takeover(self, tasks: Tasks, listener: Listener, path_keeper: PathKeeper) -> None:
         while True:
             try:
-                await place.keep(listener, self.vm.connected)
-            except Exception as error:  # noqa: BLE001 -- likewise: the link goes on, and so does the next look
+                await path_keeper.keep(listener, self.vm.connected)
+            except Exception as error:  # noqa: BLE001 -- the link stays up, and the next check follows
                 tasks.record("takeover", error)
-            await asyncio.sleep(RESTART)
+            await asyncio.sleep(RESTART_DELAY)
 
     async def drain(self) -> None:
-        """Take no more clients or requests, and wait a little for the replies that are under way."""
+        """Stop accepting clients and requests, and wait at most `DRAIN_TIMEOUT` for pending replies."""
         self.vm.connections.stop()
         self._stop_listening()
         self.vm.quiesce()
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN):
+            async with asyncio.timeout(DRAIN_TIMEOUT):
                 await self.vm.sessions.drained.wait()
 
     def close(self) -> None:
-        """Take no more clients, and no QEMU; close the clients that are here, also if the VM has never run."""
+        """Close the listening sockets and every client, also if the VM has never run."""
         self._stop_listening()
         self.vm.connections.close()
         self.vm.sessions.close_all(CloseReason.STOPPED, own=False)
@@ -207,11 +205,11 @@ class Guard:
 
 @asynccontextmanager
 async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy | None = None) -> AsyncGenerator[Guard]:
-    """Guard a QEMU in this process for as long as the block lasts: for test suites that drive a real QEMU.
+    """Guard a QEMU in this process while the block runs: for test suites that drive a real QEMU.
 
     ``qemu`` and ``listen`` are addresses as on the command line. The block begins when QEMU answers and clients are
-    served. Raises `UnavailableError` when that takes too long or when ``listen`` cannot be had, and `UsageError` for
-    what is no address.
+    served. Raises `UnavailableError` when that takes too long or when ``listen`` cannot be opened, and `UsageError` for
+    an unreadable address.
     """
     guard = Guard(VmConfig(name, parse_address(qemu), parse_address(listen), policy or Policy()))
     guard.vm.connections.listener = guard.open_for_qemu()
@@ -219,34 +217,28 @@ async def guarding(qemu: str, listen: str, *, name: str = "vm", policy: Policy |
     try:
         async with Tasks(f"vm={name}", guard.vm.counts.faults) as tasks:
             task = tasks.start("guard", guard.run())
-            await _answered(guard, qemu)
+            await _wait_for_qemu(guard, qemu)
             yield guard
             task.cancel()
     except BaseExceptionGroup as group:
         if len(group.exceptions) > 1:
             raise
-        raise group.exceptions[0] from None  # what the block itself has raised stays what it was
+        raise group.exceptions[0] from None  # the exception of the block itself, unwrapped
 
 
-async def _answered(guard: Guard, qemu: str) -> None:
+async def _wait_for_qemu(guard: Guard, qemu: str) -> None:
     try:
-        async with asyncio.timeout(START):
+        async with asyncio.timeout(START_TIMEOUT):
             await guard.vm.connected.wait()
     except TimeoutError:
         reason = guard.vm.recorder.standing.reason
-        raise UnavailableError(f"QEMU did not answer at {qemu} within {START:g} s: {reason}") from None
+        raise UnavailableError(f"QEMU did not answer at {qemu} within {START_TIMEOUT:g} s: {reason}") from None
 
 
-def limits(config: VmConfig) -> Limits:
-    """Return what a config says of the clients: each limit that it names, by the same name."""
-    named = {field.name for field in fields(VmConfig)}
-    return Limits(**{field.name: getattr(config, field.name) for field in fields(Limits) if field.name in named})
+def _socket_names(config: VmConfig) -> frozenset[str]:
+    """Return the names of QEMU's monitor socket and of the guard's, as rule `own-socket` compares them.
 
-
-def _own_sockets(config: VmConfig) -> frozenset[str]:
-    """Return the names of the sockets where QEMU is reached and the guard listens, as rule `own-socket` compares them.
-
-    A socket that was passed as a descriptor has no name here; QEMU cannot connect to the guard by a name it has not.
+    A socket that was passed as a descriptor has no name here, so no request can name it.
     """
     addresses = (config.qemu, config.listen)
     paths = {name_of(address.path) for address in addresses if isinstance(address, UnixAddress)}
@@ -254,5 +246,5 @@ def _own_sockets(config: VmConfig) -> frozenset[str]:
     return frozenset(paths | ports)
 
 
-def _nothing() -> None:
+def _ignore() -> None:
     pass

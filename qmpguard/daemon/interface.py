@@ -1,4 +1,7 @@
-"""The admin interface of a process: an error before its socket is open ends the start, one later only itself."""
+"""The admin interface as a task that can restart.
+
+An error before its socket is open ends the process's start. A later one ends the task only.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,31 @@ if TYPE_CHECKING:
 
     from qmpguard.admin.server import Admin
     from qmpguard.config import AdminConfig
-    from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.supervisor import Supervisor
     from qmpguard.daemon.systemd import PassedSockets
     from qmpguard.proxy.state.counters import Upkeep
     from qmpguard.record import Run
 
 
 class Interface:
-    """Makes an `Admin` and runs it, another one each time."""
+    """Creates and runs an `Admin`, a new one at each start."""
 
     def __init__(
-        self, config: AdminConfig, fleet: Fleet, sockets: PassedSockets, run: Run, upkeep: Callable[[], Upkeep]
+        self,
+        config: AdminConfig,
+        supervisor: Supervisor,
+        sockets: PassedSockets,
+        run: Run,
+        upkeep: Callable[[], Upkeep],
     ) -> None:
-        """Make the first; raises `ConfigError`."""
-        self._make: Callable[[], Admin] = partial(_admin, config, fleet, sockets, run, upkeep)
+        """Create the first; raises `ConfigError`."""
+        self._make: Callable[[], Admin] = partial(_admin, config, supervisor, sockets, run, upkeep)
         self._first = self._make()
         self._begun = False
         self._error: Exception | None = None
 
     async def opened(self) -> None:
-        """Wait until the first socket is open, or raise why it cannot be."""
+        """Return when the first socket is open. Raises the error that prevented it."""
         await self._first.opened.wait()
         if self._error is not None:
             raise self._error
@@ -47,8 +55,10 @@ class Interface:
             self._first.opened.set()
 
 
-def _admin(config: AdminConfig, fleet: Fleet, sockets: PassedSockets, run: Run, upkeep: Callable[[], Upkeep]) -> Admin:
+def _admin(
+    config: AdminConfig, supervisor: Supervisor, sockets: PassedSockets, run: Run, upkeep: Callable[[], Upkeep]
+) -> Admin:
     from qmpguard.admin.server import Admin
 
     address = sockets.resolve(config.listen)
-    return Admin(address, lambda: fleet.vms, run, upkeep, token_file=config.token_file, hosts=config.hosts)
+    return Admin(address, lambda: supervisor.vms, run, upkeep, token_file=config.token_file, hosts=config.hosts)

@@ -1,10 +1,10 @@
-"""What on QEMU's command line makes a monitor, which would be a way around the guard (QEMU: system/vl.c).
+"""The options on QEMU's command line that create a monitor, and so a way around the guard (QEMU: system/vl.c).
 
-QEMU takes options by their whole names only, behind one dash or two, with the value in the next word. A word that looks
-like an option is taken for one here, also where it is another one's value: a monitor is never overlooked for that.
+QEMU accepts options by their full names only, after one dash or two, with the value in the next word. Here every word
+that looks like an option counts as one, even where it is the value of another. So no monitor is overlooked.
 
-The monitor that QEMU makes by default, also with -nographic and in a window's menu, is not among them: it makes none
-when there is a -mon, and the guard's own is one.
+QEMU's default monitor is not among them, with -nographic or in a window's menu either: QEMU creates none when a -mon is
+given, and the guard gives one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-#: bytes of a file of options that are read
+#: bytes that are read of a -readconfig file
 MAX_FILE = 1 << 20
 
-#: A character device in the old spelling that gets a monitor (chardev/char.c: qemu_chr_new_mux_mon): `mon:stdio`, or
+#: a character device in the legacy syntax with a monitor (chardev/char.c: qemu_chr_new_mux_mon): `mon:stdio`, or
 #: `unix:/path,server=on,mux=on`.
 _WITH_MONITOR = re.compile(r"^mon:|,mux(?!=(?:off|no|n|false)(?:,|$))(?:=|,|$)")
-#: the same behind a forwarding of the user network (net/slirp.c: slirp_guestfwd): `guestfwd=tcp:10.0.2.9:1-mon:stdio`
+#: the same as the target of a guestfwd (net/slirp.c: slirp_guestfwd): `guestfwd=tcp:10.0.2.9:1-mon:stdio`
 _FORWARDED = re.compile(r"guestfwd.*(?:-mon:|mux)", re.DOTALL)
-#: an object that is a monitor (QEMU 11.1), in its three spellings
+#: a monitor object (QEMU 11.1), in its three spellings
 _OBJECT = re.compile(r"""^monitor-|(?:^|,)qom-type=monitor-|['"]qom-type['"]\s*:\s*['"]monitor-""")
-#: a section of a file of options that is a monitor, or may be
+#: a section of a -readconfig file that creates a monitor, or may
 _SECTION = re.compile(r"""^\s*\[\s*mon\b|^\s*qom-type\s*=\s*"monitor-|guestfwd""", re.MULTILINE)
 
 
@@ -52,7 +52,7 @@ def _object(value: str) -> bool:
 
 
 def _file(value: str) -> bool:
-    """Say whether a file of options has a monitor in it, as far as it can be read."""
+    """Say whether a -readconfig file creates a monitor; False where it cannot be read."""
     try:
         with Path(value).open(errors="replace") as file:
             return _SECTION.search(file.read(MAX_FILE)) is not None
@@ -60,7 +60,7 @@ def _file(value: str) -> bool:
         return False
 
 
-#: options, and with which values they make a monitor; a debugger's connection takes HMP (gdbstub: qRcmd)
+#: options, and a test for the values that create a monitor; a debugger can send HMP commands (gdbstub: qRcmd)
 OPTIONS: Mapping[str, Callable[[str], bool]] = {
     "qmp": _unless_none,
     "qmp-pretty": _unless_none,
@@ -77,28 +77,28 @@ OPTIONS: Mapping[str, Callable[[str], bool]] = {
     "object": _object,
     "readconfig": _file,
 }
-#: options in whose file a monitor may be hidden from us
-DOUBTFUL = frozenset({"readconfig"})
+#: options with a file that the guard may be unable to read
+MAY_HIDE_MONITOR = frozenset({"readconfig"})
 #: options without a value
-ALONE = frozenset({"s"})
+WITHOUT_VALUE = frozenset({"s"})
 
 
 def monitors(command: Sequence[str]) -> Iterator[str]:
-    """Yield what on a command line makes another monitor."""
+    """Yield the options of a command line that create a monitor."""
     for option, value in _options(command):
         if option in OPTIONS and OPTIONS[option](value):
             yield _spelled(option, value)
 
 
-def doubtful(command: Sequence[str]) -> Iterator[str]:
-    """Yield what on a command line may make one, which cannot be told from here for sure."""
+def possible_monitors(command: Sequence[str]) -> Iterator[str]:
+    """Yield the options of a command line that may create a monitor."""
     for option, value in _options(command):
-        if option in DOUBTFUL and not OPTIONS[option](value):
+        if option in MAY_HIDE_MONITOR and not OPTIONS[option](value):
             yield _spelled(option, value)
 
 
 def _spelled(option: str, value: str) -> str:
-    return f"-{option}" if option in ALONE else f"-{option} {value}"
+    return f"-{option}" if option in WITHOUT_VALUE else f"-{option} {value}"
 
 
 def _options(command: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The limit on open files of the process: raised for the guard, and as it was for the QEMU that it starts."""
+"""RLIMIT_NOFILE: raised for the guard, and the original value for the QEMU that it starts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Open files that are asked for, where the hard limit allows it: a VM needs five and a client one or two, so a thousand
-#: VMs with ten clients each. A higher limit makes nothing better and lets one fault take more of the kernel's memory.
-WANTED = 65536
+#: The soft limit that the guard sets, where the hard limit allows it. A VM needs five files and a client one or two, so
+#: this is a thousand VMs with ten clients each. A higher limit would only let a fault take more kernel memory.
+MAX_OPEN_FILES = 65536
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one, but not above `WANTED`, and return what it was. Never raises an error."""
+    """Raise the soft limit to the hard one, at most `MAX_OPEN_FILES`. Return the old soft limit. Never raises."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED if hard == resource.RLIM_INFINITY else min(hard, WANTED)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return soft
     try:
@@ -31,8 +31,8 @@ def raise_limit() -> int:
 
 
 @contextmanager
-def limit_of(files: int) -> Iterator[None]:
-    """Have another soft limit for a moment: a program that is started in it inherits it. Never raises an error."""
+def soft_limit(files: int) -> Iterator[None]:
+    """Set another soft limit in the block: a program that is started there inherits it. Never raises."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))

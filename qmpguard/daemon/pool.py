@@ -1,6 +1,6 @@
-"""The listening sockets of all VMs by their addresses, while one config takes the place of another.
+"""The listening sockets of all VMs by address, while one config replaces another.
 
-Everything is opened before anything changes, and closed again where something cannot be had.
+Every new socket is opened before anything changes. If one cannot be opened, the new ones are closed again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from qmpguard.proxy.listening.qemu_listener import QemuListener
 
 
-class Pool:
-    """The sockets that some guards have."""
+class SocketPool:
+    """The sockets of the present guards."""
 
     def __init__(self, guards: Collection[Guard]) -> None:
         self._guards = guards
-        self._listeners = {_place(guard.config): guard.listener for guard in guards if guard.listener is not None}
+        self._listeners = {_key(guard.config): guard.listener for guard in guards if guard.listener is not None}
         self._for_qemu = {
             str(guard.config.qemu): guard.vm.connections.listener
             for guard in guards
@@ -33,19 +33,19 @@ class Pool:
     def open(self, wanted: Mapping[str, Guard], configs: Mapping[str, VmConfig], undo: ExitStack) -> OpenSockets:
         """Return the sockets that guards need: those that are open at their addresses, and new ones.
 
-        ``undo`` is left with what takes back what was done. Raises `UnavailableError` or `ConfigError`.
+        ``undo`` receives callbacks that revert each change. Raises `UnavailableError` or `ConfigError`.
         """
         listeners = {name: self._listener(guard, configs[name], undo) for name, guard in wanted.items()}
         for_qemu = {name: self._qemu_listener(guard, undo) for name, guard in wanted.items()}
         return OpenSockets(listeners, for_qemu, self._guards)
 
     def _listener(self, guard: Guard, vm: VmConfig, undo: ExitStack) -> Listener:
-        listener = self._listeners.get(_place(vm))
+        listener = self._listeners.get(_key(vm))
         if listener is None or (listener.is_closed and not listener.suspended):
             listener = guard.open(vm)
             undo.callback(listener.close)
             return listener
-        undo.callback(listener.permit, *listener.permit(vm.socket_mode, vm.socket_group))
+        undo.callback(listener.set_permissions, *listener.set_permissions(vm.socket_mode, vm.socket_group))
         if listener.suspended and not guard.refuses(vm):
             listener.resume()
             undo.callback(listener.suspend)
@@ -62,14 +62,14 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class OpenSockets:
-    """Sockets that are open, by the names of the VMs that are to have them, and the guards that had them before."""
+    """Open sockets by the names of the VMs that will have them, and the guards that have them now."""
 
     listeners: Mapping[str, Listener]
     for_qemu: Mapping[str, QemuListener | None]
     before: Collection[Guard]
 
-    def hand_out(self, wanted: Mapping[str, Guard]) -> None:
-        """Give each guard its sockets, and close those that no guard has any more. Never raises."""
+    def assign(self, wanted: Mapping[str, Guard]) -> None:
+        """Give each guard its sockets, and close the sockets that no guard needs. Never raises."""
         spare = {id(guard.listener): guard.listener for guard in self.before}
         spare_for_qemu = {id(guard.vm.connections.listener): guard.vm.connections.listener for guard in self.before}
         for guard in self.before:
@@ -81,12 +81,12 @@ class OpenSockets:
             spare_for_qemu.pop(id(guard.vm.connections.listener), None)
         for listener in spare.values():
             if listener is not None:
-                listener.accept()  # a client that has connected already belongs to a guard that may stay
+                listener.accept()  # pending connections belong to a guard that may stay
                 listener.close()
         for qemu_listener in spare_for_qemu.values():
             if qemu_listener is not None:
                 qemu_listener.close()
 
 
-def _place(vm: VmConfig) -> tuple[str, str | None]:
+def _key(vm: VmConfig) -> tuple[str, str | None]:
     return str(vm.listen), vm.takeover

@@ -1,4 +1,4 @@
-"""Following a changed configuration while clients are served: wholly, or not at all."""
+"""Reloading the configuration while clients are served: a reload is applied completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,45 +13,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.config import Config
-    from qmpguard.daemon.fleet import Changes, Fleet
-    from qmpguard.logs.logbook import Logbook as Files
+    from qmpguard.daemon.supervisor import Changes, Supervisor
+    from qmpguard.logs.log_files import LogFiles
 
 log = logging.getLogger(__name__)
 
-#: seconds that loading may take; what it consists of has limits of its own, which are shorter and say more
-LOADING_TIMEOUT = 45.0
-#: characters of an error that nobody expected
+#: seconds for loading; its steps have shorter timeouts of their own, with more specific errors
+LOAD_TIMEOUT = 45.0
+#: characters of an unexpected error
 MAX_FAULT = 300
 
 
 class Reloads:
-    """Reads the configuration again when asked to, and lets the fleet fit it.
+    """Reads the configuration again on request, and applies it to the supervisor and the log files.
 
-    ``load`` raises `QmpguardError` where there is no usable configuration, and may take its time. ``files`` has what
-    else a config needs, opened before anything changes. ``follow`` is told of a config that holds from now on.
-    ``fault`` is why the last reload failed, empty if it did not.
+    ``load`` returns a config or raises `QmpguardError`; it may block. ``files`` are opened before anything changes.
+    ``follow`` is called with a config that was applied. ``fault`` is the error of the last reload; empty: it succeeded.
     """
 
     def __init__(
-        self, load: Callable[[], Config], fleet: Fleet, files: Files, follow: Callable[[Config], None]
+        self, load: Callable[[], Config], supervisor: Supervisor, files: LogFiles, follow: Callable[[Config], None]
     ) -> None:
         self.done = 0
         self.failed = 0
         self.fault = ""
         self._load = load
-        self._fleet = fleet
+        self._supervisor = supervisor
         self._files = files
         self._follow = follow
         self._asked = asyncio.Event()
-        self._loading = BlockingCalls("reading the configuration", LOADING_TIMEOUT)
-        fleet.remarks.append(self._remark)
+        self._loading = BlockingCalls("reading the configuration", LOAD_TIMEOUT)
+        supervisor.remarks.append(self._remark)
 
     def ask(self) -> None:
-        """Reload soon; asked several times before it begins, once."""
+        """Request a reload. Requests that arrive before it begins are one."""
         self._asked.set()
 
     async def run(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
-        """Reload whenever asked to, until cancelled; ``begin`` and ``end`` are called around each."""
+        """Reload on each request, until cancelled; ``begin`` and ``end`` are called around each reload."""
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -60,7 +59,7 @@ class Reloads:
                 await self._once()
             except QmpguardError as error:
                 self._fail(str(error))
-            except Exception as error:  # noqa: BLE001 -- whatever it is: the next reload is to be possible
+            except Exception as error:  # noqa: BLE001 -- the next reload must stay possible
                 self._fail(f"{type(error).__name__}: {error}"[:MAX_FAULT], error)
             end()
 
@@ -73,14 +72,14 @@ class Reloads:
         log.info("reloaded: %s", changes)
 
     async def _change(self, config: Config) -> Changes:
-        """Let files and fleet fit a config, or change nothing and raise `QmpguardError`."""
+        """Apply a config to files and supervisor. Raises `QmpguardError`; then nothing has changed."""
         prepared = await self._files.prepare(config.log)
         try:
-            changes = self._fleet.fit(config.vms)
+            changes = self._supervisor.apply(config.vms)
         except BaseException:
             self._files.discard(prepared)
             raise
-        self._files.follow(prepared)
+        self._files.apply(prepared)
         return changes
 
     def _fail(self, fault: str, error: Exception | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The guard as a process: builds everything from a config, owns the top task group and the signals."""
+"""The guard's process: builds its parts from a config, and owns the top task group and the signals."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.daemon.child import forwarding
-from qmpguard.daemon.console import Console, places
-from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.child import forwarding_handlers
+from qmpguard.daemon.console import Console, socket_paths
 from qmpguard.daemon.interface import Interface
-from qmpguard.daemon.lasting import keep_files, lasting
 from qmpguard.daemon.reload import Reloads
-from qmpguard.daemon.store import bequeath, inherit
+from qmpguard.daemon.restarts import restore_socket_files, run_with_restarts
+from qmpguard.daemon.store import restore_links, store_links
+from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.daemon.systemd import Notifier, PassedSockets
-from qmpguard.logs.logbook import Logbook
+from qmpguard.logs.log_files import LogFiles
 from qmpguard.logs.stderr import stderr_log
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.record import LinkChange, Run
-from qmpguard.signals import EXIT_LIMIT, HUNG, STOP_LIMIT, Ending
+from qmpguard.signals import EXIT_HUNG, EXIT_TIMEOUT, STOP_TIMEOUT, Shutdown
 from qmpguard.tasks import Tasks
 from qmpguard.version import __version__
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from qmpguard.signals import Signals
 
 log = logging.getLogger(__name__)
-#: what is said at any log level
+#: logs at any log level
 ready = logging.getLogger(f"{__name__}.ready")
 ready.setLevel(logging.INFO)
 
 #: VMs that the status line names
-NAMED = 5
+MAX_NAMED = 5
 
 
 async def serve(
@@ -54,87 +54,97 @@ async def serve(
     load: Callable[[], Config] | None = None,
     child: Child | None = None,
 ) -> None:
-    """Guard every VM of a config until SIGTERM or SIGINT. Says in one line on stderr when all are ready.
+    """Guard every VM of a config until SIGTERM or SIGINT. Prints one line on stderr when all VMs are ready.
 
-    ``sockets``: those that a service manager passed. ``load`` reads the config again, at SIGHUP. ``child``: a QEMU to
-    be started, whose end is the end; signals are for it. When this returns, the process must end: it is ended in
-    `EXIT_LIMIT` seconds.
+    ``sockets``: the sockets that a service manager passed. ``load`` reads the config again, at SIGHUP. ``child``: a
+    QEMU to start; the guard forwards signals to it and stops when it ends. After the return the process must exit: it
+    is killed after `EXIT_TIMEOUT` seconds.
     """
-    gc.freeze()  # what was imported stays: the collector need not look at it again and again
+    gc.freeze()  # imported modules stay for ever: keep the garbage collector from scanning them
     sockets, notifier = sockets or PassedSockets(), Notifier()
     stop, look = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    ending = Ending(_soon(loop, stop.set), _flush)
+    shutdown = Shutdown(_in_loop(loop, stop.set), _flush)
     try:
         async with AsyncExitStack() as last, Tasks() as tasks, Tasks() as vms:
             run = Run()
-            fleet = Fleet(vms, Schemas(), sockets, run)
-            logbook = Logbook(config.log, fleet)
-            last.callback(logbook.close)
-            last.callback(fleet.cancel)  # whatever ends this: no socket is left behind
+            supervisor = Supervisor(vms, Schemas(), sockets, run)
+            log_files = LogFiles(config.log, supervisor)
+            last.callback(log_files.close)
+            last.callback(supervisor.cancel)  # on every exit path, so that no socket file is left behind
             if child is not None:
                 last.push_async_callback(child.ended)
-            reloads = Reloads(load or (lambda: config), fleet, logbook, lambda now: _compare(config, now))
-            signals.obey(_obeyed(ending, (reloads.ask, look.set), logbook, child))
-            interface = _interface(config.admin, fleet, sockets, run, reloads, logbook)
-            fleet.fit(config.vms)
-            inherit(sockets, notifier, fleet.guards)
-            console = Console(fleet, *places())
-            listeners = partial(_listeners, fleet, console)
+            reloads = Reloads(
+                load or (lambda: config), supervisor, log_files, lambda now: _warn_of_ignored(config, now)
+            )
+            signals.set_handlers(_signal_handlers(shutdown, (reloads.ask, look.set), log_files, child))
+            interface = _interface(config.admin, supervisor, sockets, run, reloads, log_files)
+            supervisor.apply(config.vms)
+            restore_links(sockets, notifier, supervisor.guards)
+            console = Console(supervisor, *socket_paths())
+            listeners = partial(_listeners, supervisor, console)
             own = [
-                tasks.start("watchdog", lasting(tasks, "watchdog", notifier.watchdog)),
-                tasks.start("console", lasting(tasks, "console", console.run)),
-                tasks.start("reload", lasting(tasks, "reload", partial(_reload, reloads, notifier, fleet))),
-                tasks.start("files", lasting(tasks, "files", partial(keep_files, listeners, look))),
+                tasks.start("watchdog", run_with_restarts(tasks, "watchdog", notifier.watchdog)),
+                tasks.start("console", run_with_restarts(tasks, "console", console.run)),
+                tasks.start(
+                    "reload", run_with_restarts(tasks, "reload", partial(_reload, reloads, notifier, supervisor))
+                ),
+                tasks.start("files", run_with_restarts(tasks, "files", partial(restore_socket_files, listeners, look))),
             ]
             if interface is not None:
-                own.append(tasks.start("admin", lasting(tasks, "admin", interface.run)))
+                own.append(tasks.start("admin", run_with_restarts(tasks, "admin", interface.run)))
                 await interface.opened()
             if config.log.otel:
-                last.push_async_callback(_export(fleet))
+                last.push_async_callback(_export(supervisor))
             if child is not None:
                 child.start()
                 own.append(tasks.start("child", child.run(stop), lambda _: stop.set()))
             if config.end_with_qemu or child is not None:
                 own.append(
-                    tasks.start("end-with-qemu", lasting(tasks, "end-with-qemu", partial(_end_with_qemu, fleet, stop)))
+                    tasks.start(
+                        "end-with-qemu",
+                        run_with_restarts(tasks, "end-with-qemu", partial(_end_with_qemu, supervisor, stop)),
+                    )
                 )
-            own.append(tasks.start("announce", _announce(list(fleet.guards.values()))))
-            _tell(notifier, fleet, sockets)
+            own.append(tasks.start("announce", _announce(list(supervisor.guards.values()))))
+            _notify_ready(notifier, supervisor, sockets)
             await stop.wait()
             if child is not None:
-                await child.ended()  # its monitor may be gone long before
+                await child.ended()  # QEMU may close its monitor long before it exits
             log.info("stopping")
-            ending.limit(STOP_LIMIT, HUNG)
+            shutdown.exit_after(STOP_TIMEOUT, EXIT_HUNG)
             notifier.stopping()
-            await fleet.drain()
-            await bequeath(notifier, fleet.guards)
+            await supervisor.drain()
+            await store_links(notifier, supervisor.guards)
             for task in own:
                 task.cancel()
-            fleet.cancel()
+            supervisor.cancel()
     except ExceptionGroup as group:
-        raise _first(group) from None
+        raise _first_error(group) from None
     finally:
-        signals.obey({})
-        ending.limit(EXIT_LIMIT, child.status if child is not None and child.status is not None else HUNG)
+        signals.set_handlers({})
+        shutdown.exit_after(EXIT_TIMEOUT, child.status if child is not None and child.status is not None else EXIT_HUNG)
 
 
-def _obeyed(
-    ending: Ending, hangup: Sequence[Callable[[], None]], logbook: Logbook, child: Child | None
+def _signal_handlers(
+    shutdown: Shutdown, hangup: Sequence[Callable[[], None]], log_files: LogFiles, child: Child | None
 ) -> dict[int, Callable[[], None]]:
-    """Return what is done at each signal, by the thread that takes it: all but an end is done by the event loop."""
+    """Return a handler for each signal.
+
+    The signal thread calls them; all but a stop pass the work to the event loop.
+    """
     loop = asyncio.get_running_loop()
     calls: dict[int, Callable[[], None]] = {
-        signal.SIGHUP: _soon(loop, *hangup),
-        signal.SIGUSR1: _soon(loop, logbook.reopen),
-        signal.SIGTERM: ending.ask,
-        signal.SIGINT: ending.ask,
+        signal.SIGHUP: _in_loop(loop, *hangup),
+        signal.SIGUSR1: _in_loop(loop, log_files.reopen),
+        signal.SIGTERM: shutdown.request,
+        signal.SIGINT: shutdown.request,
     }
-    return {**calls, **(forwarding(child) if child else {})}
+    return {**calls, **(forwarding_handlers(child) if child else {})}
 
 
-def _soon(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callable[[], None]:
-    """Return a function for any thread that has the loop call others; nothing happens when the loop has ended."""
+def _in_loop(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callable[[], None]:
+    """Return a thread-safe function that schedules ``calls`` in the loop; it does nothing when the loop is closed."""
 
     def ask() -> None:
         with suppress(RuntimeError):
@@ -145,80 +155,85 @@ def _soon(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callab
 
 
 def _interface(
-    config: AdminConfig | None, fleet: Fleet, sockets: PassedSockets, run: Run, reloads: Reloads, logbook: Logbook
+    config: AdminConfig | None,
+    supervisor: Supervisor,
+    sockets: PassedSockets,
+    run: Run,
+    reloads: Reloads,
+    log_files: LogFiles,
 ) -> Interface | None:
-    """Return the admin interface where one is wanted; raises `ConfigError`."""
+    """Return the admin interface; None where none is configured. Raises `ConfigError`."""
     if config is None:
         return None
-    return Interface(config, fleet, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, logbook.lost))
+    return Interface(config, supervisor, sockets, run, lambda: Upkeep(reloads.done, reloads.failed, log_files.lost))
 
 
 def _flush() -> None:
-    """Write what of the log can still be written. Any thread."""
+    """Flush the log as far as possible. Any thread may call this."""
     if (handler := stderr_log()) is not None:
         handler.end()
 
 
-async def _reload(reloads: Reloads, notifier: Notifier, fleet: Fleet) -> None:
-    await reloads.run(notifier.reloading, lambda: _ready(notifier, fleet))
+async def _reload(reloads: Reloads, notifier: Notifier, supervisor: Supervisor) -> None:
+    await reloads.run(notifier.reloading, lambda: _ready(notifier, supervisor))
 
 
-def _listeners(fleet: Fleet, console: Console) -> Iterator[Listener | None]:
-    """Yield the sockets whose files are looked after."""
+def _listeners(supervisor: Supervisor, console: Console) -> Iterator[Listener | None]:
+    """Yield the listeners whose socket files are checked."""
     yield console.listener
-    for guard in fleet.guards.values():
+    for guard in supervisor.guards.values():
         yield guard.listener
 
 
-def _compare(before: Config, now: Config) -> None:
-    """Say what of a new config waits for the next start."""
+def _warn_of_ignored(before: Config, now: Config) -> None:
+    """Log the changes of a config that need a restart."""
     if now.admin != before.admin or now.log.otel != before.log.otel:
         log.warning("the admin interface and OpenTelemetry keep the settings that the guard was started with")
 
 
-async def _end_with_qemu(fleet: Fleet, stop: asyncio.Event) -> None:
-    """Set ``stop`` when the QEMUs of all VMs have ended, after they had been there."""
-    await fleet.ended.wait()
+async def _end_with_qemu(supervisor: Supervisor, stop: asyncio.Event) -> None:
+    """Set ``stop`` when every QEMU was connected and has ended."""
+    await supervisor.ended.wait()
     log.info("every QEMU has ended")
     stop.set()
 
 
-def _export(fleet: Fleet) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Export decisions to OpenTelemetry from now on, and return what ends it. Raises `ConfigError`."""
+def _export(supervisor: Supervisor) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Export decisions to OpenTelemetry, and return the function that stops it. Raises `ConfigError`."""
     from qmpguard.logs.otel import Telemetry
 
     telemetry = Telemetry()
-    fleet.listen(telemetry.told)
+    supervisor.listen(telemetry.on_entry)
     return telemetry.close
 
 
-def _tell(notifier: Notifier, fleet: Fleet, sockets: PassedSockets) -> None:
-    """Tell the service manager that clients can connect, be QEMU there or not, and from then on how the links are."""
+def _notify_ready(notifier: Notifier, supervisor: Supervisor, sockets: PassedSockets) -> None:
+    """Notify the service manager that clients can connect, with QEMU or without, and of each change of a link."""
     if sockets.unused:
         log.warning("sockets that systemd passes and nothing listens at: %s", ", ".join(sockets.unused))
     loop = asyncio.get_running_loop()
 
     def changed(entry: Entry) -> None:
         if isinstance(entry.what, LinkChange):
-            loop.call_soon(lambda: notifier.status(_standing(fleet)))  # when the change is complete
+            loop.call_soon(lambda: notifier.status(_status_line(supervisor)))  # after the change is complete
 
-    fleet.listen(changed)
-    _ready(notifier, fleet)
+    supervisor.listen(changed)
+    _ready(notifier, supervisor)
 
 
-def _ready(notifier: Notifier, fleet: Fleet) -> None:
-    notifier.status(_standing(fleet))
+def _ready(notifier: Notifier, supervisor: Supervisor) -> None:
+    notifier.status(_status_line(supervisor))
     notifier.ready()
 
 
-def _standing(fleet: Fleet) -> str:
-    """Return one line for people on the links to QEMU."""
-    count = len(fleet.guards)
-    down = [name for name, guard in fleet.guards.items() if guard.vm.link is None]
+def _status_line(supervisor: Supervisor) -> str:
+    """Return the text of `systemctl status`: the number of links to QEMU."""
+    count = len(supervisor.guards)
+    down = [name for name, guard in supervisor.guards.items() if guard.vm.link is None]
     if not down:
         return f"guarding {count} VM{'s' * (count != 1)}"
-    more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
-    return f"guarding {count - len(down)} of {count}; waiting for QEMU: {', '.join(down[:NAMED])}{more}"
+    more = f" and {len(down) - MAX_NAMED} more" if len(down) > MAX_NAMED else ""
+    return f"guarding {count - len(down)} of {count}; waiting for QEMU: {', '.join(down[:MAX_NAMED])}{more}"
 
 
 async def _announce(guards: list[Guard]) -> None:
@@ -235,7 +250,7 @@ async def _announce(guards: list[Guard]) -> None:
         )
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """Return the first error itself: one VM's fault is told in its own words."""
+def _first_error(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first exception of a group and its inner groups."""
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error
+    return _first_error(error) if isinstance(error, ExceptionGroup) else error

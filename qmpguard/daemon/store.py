@@ -1,7 +1,7 @@
-"""Links to QEMU between two processes of a guard: in systemd's descriptor store (sd_notify(3): FDSTORE).
+"""The handover of links to the next process of a guard, in systemd's descriptor store (sd_notify(3): FDSTORE).
 
-A process leaves a link there as the last thing that it does, and the next one takes it out as its first. So whatever
-a process has to be killed for, what is in the store is never a link that somebody was still using.
+A process stores its links as its last action, and the next process takes them out as its first. So a process that is
+killed never leaves a link in the store that was still in use.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: what the names of links in the store begin with; each has a socket and a file with its handover
+#: the prefix of a link's name in the store; each link is a socket and a memory file with its handover
 PREFIX = "link-"
-#: bytes of a handover at most
+#: bytes of a handover
 MAX_HANDOVER = 1 << 20
 
 
-def inherit(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, Guard]) -> None:
-    """Give each guard the link that was left for it, and close what nobody wants."""
+def restore_links(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, Guard]) -> None:
+    """Give each guard its stored link, and close the links of VMs that are not configured any more."""
     for name, numbers in sockets.take(PREFIX).items():
         notifier.forget(name)
         inheritance = _inheritance(numbers)
@@ -44,17 +44,17 @@ def inherit(sockets: PassedSockets, notifier: Notifier, guards: Mapping[str, Gua
             guard.vm.connections.inherit(inheritance)
 
 
-async def bequeath(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
-    """Leave the links that are at rest to the next process. After this, no guard has a link."""
-    if not notifier.is_heard:
+async def store_links(notifier: Notifier, guards: Mapping[str, Guard]) -> None:
+    """Store each link without a pending request for the next process. After this, no guard has a link."""
+    if not notifier.is_available:
         return
     async with Tasks() as tasks:
         for guard in guards.values():
-            tasks.start("bequeath", _leave(notifier, guard))
+            tasks.start("bequeath", _store_link(notifier, guard))
     await notifier.barrier()
 
 
-async def _leave(notifier: Notifier, guard: Guard) -> None:
+async def _store_link(notifier: Notifier, guard: Guard) -> None:
     inheritance = await guard.vm.release()
     if inheritance is not None:
         with inheritance.sock as sock:
@@ -71,7 +71,7 @@ def _store(notifier: Notifier, sock: socket.socket, handover: Handover) -> None:
 
 
 def _inheritance(numbers: list[int]) -> Inheritance | None:
-    """Return the link that some descriptors are; None, and they are closed, where they are none."""
+    """Return the link of some stored descriptors; None, after closing them, where they are not a link."""
     socks = [number for number in numbers if stat.S_ISSOCK(os.fstat(number).st_mode)]
     rest = [number for number in numbers if number not in socks]
     try:
@@ -80,7 +80,7 @@ def _inheritance(numbers: list[int]) -> Inheritance | None:
         handover = decode(os.pread(rest[0], MAX_HANDOVER, 0))
         return Inheritance(socket.socket(fileno=socks.pop()), handover)
     except (ValueError, OSError) as error:
-        log.info("a link that was left cannot be used, and is made anew: %s", error)
+        log.info("a stored link cannot be used; connecting to QEMU again: %s", error)
         return None
     finally:
         for number in (*socks, *rest):

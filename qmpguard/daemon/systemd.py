@@ -1,7 +1,7 @@
-"""The service manager's side of a process: sockets that it holds for us, and what it wants to be told.
+"""The two interfaces to systemd: socket activation (sd_listen_fds(3)) and notifications (sd_notify(3)).
 
-Both are plain: environment variables with descriptors from 3 on (sd_listen_fds(3)), and datagrams (sd_notify(3)).
-Where there is no service manager, nothing is taken and nothing is told.
+The first is environment variables and descriptors from 3 on, the second datagrams. Without a service manager both do
+nothing.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 #: the first descriptor that is passed (sd_listen_fds(3): SD_LISTEN_FDS_START)
 FIRST = 3
-#: what a socket without a name is called (sd_listen_fds_with_names(3))
-NAMELESS = "unknown"
-#: seconds that the end of a process waits for a service manager to hear what it was told
+#: the name of a socket without FileDescriptorName= (sd_listen_fds_with_names(3))
+UNNAMED = "unknown"
+#: seconds that the end of a process waits for the service manager to read its notifications
 BARRIER_TIMEOUT = 1.0
-#: messages that wait at most for a service manager that does not read; a link that is left for the next process is one
+#: queued notifications while the service manager does not read; each stored link is one
 MAX_WAITING = 1024
-#: seconds between two tries to tell it
-AGAIN = 0.1
-#: seconds in which the log says once that it cannot be told
-MINUTE = 60.0
+#: seconds before a notification is sent again
+RETRY_DELAY = 0.1
+#: seconds in which a failure to notify is logged once
+LOG_INTERVAL = 60.0
 
 
 class PassedSockets:
-    """The listening sockets that the service manager holds for us, by name. They stay open as long as we run."""
+    """The listening sockets that the service manager passed, by name. They stay open as long as the process runs."""
 
     def __init__(self, numbers: Mapping[str, list[int]] | None = None) -> None:
         self._numbers = dict(numbers or {})
@@ -52,7 +52,7 @@ class PassedSockets:
         return name in self._numbers
 
     def resolve(self, address: ListenAddress) -> Address:
-        """Return an address that can be listened at: for a name a duplicate of its socket, which the caller owns.
+        """Return the address to listen at: for a name, a duplicate of its socket, which the caller owns.
 
         Raises `ConfigError` when no listening socket has that name, or more than one.
         """
@@ -67,14 +67,14 @@ class PassedSockets:
         return FdAddress(os.dup(numbers[0]))
 
     def take(self, prefix: str) -> dict[str, list[int]]:
-        """Return the descriptors whose names begin so, which the caller owns from now on."""
+        """Return the descriptors whose names begin with ``prefix``; the caller owns them."""
         names = [name for name in self._numbers if name.startswith(prefix)]
         self._unused.difference_update(names)
         return {name: self._numbers.pop(name) for name in names}
 
     @property
     def unused(self) -> list[str]:
-        """The names that no address has asked for."""
+        """The names that `resolve` was not called with."""
         return sorted(self._unused)
 
     def _passed(self) -> str:
@@ -83,13 +83,13 @@ class PassedSockets:
 
 
 def take_sockets(environ: MutableMapping[str, str] = os.environ) -> PassedSockets:
-    """Return the sockets that were passed to this process. No child will take them for its own."""
+    """Return the sockets that were passed to this process, and remove the variables from the environment."""
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return PassedSockets()
     named = names.split(":")[: int(count)] if names else []
     numbers: dict[str, list[int]] = {}
-    for offset, name in enumerate(named + [NAMELESS] * (int(count) - len(named))):
+    for offset, name in enumerate(named + [UNNAMED] * (int(count) - len(named))):
         os.set_inheritable(FIRST + offset, False)
         numbers.setdefault(name, []).append(FIRST + offset)
     return PassedSockets(numbers)
@@ -105,94 +105,94 @@ def _listens(number: int) -> bool:
 
 
 class _Message(NamedTuple):
-    """What is still to be told, with duplicates of its descriptors."""
+    """A notification, with duplicates of its descriptors."""
 
     text: str
     numbers: tuple[int, ...] = ()
 
 
 class Notifier:
-    """What the service manager is told. It never raises and never waits: a manager that hangs holds no VM up.
+    """Notifies the service manager. Its methods never raise and, except `barrier`, never wait.
 
-    What it does not take at once waits in a queue. Of two messages of one kind that wait only the last counts.
+    A notification that cannot be sent at once is queued. Of two queued ones of a kind only the last is sent.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Take the variables, so that no child speaks in our name."""
+        """Remove the variables from the environment, so that no child process notifies."""
         path = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._status = ""
         self._every = _watchdog(environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", ""))
         self._waiting: deque[_Message] = deque()
-        self._rate = LogRate(lines=1, interval=MINUTE)
+        self._rate = LogRate(lines=1, interval=LOG_INTERVAL)
 
     @property
-    def is_heard(self) -> bool:
-        """Say whether there is a service manager."""
+    def is_available(self) -> bool:
+        """Say whether a service manager started this process with NotifyAccess=."""
         return bool(self._address)
 
     def ready(self) -> None:
-        """The clients' sockets are open; also at the end of a reload."""
-        self._tell("READY=1")
+        """Send READY=1: the clients' sockets are open, or a reload is complete."""
+        self._notify("READY=1")
 
     def reloading(self) -> None:
-        """A reload begins; `ready` ends it. The time is for Type=notify-reload (systemd 253), others ignore it."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Send RELOADING=1; `ready` follows. The time is for Type=notify-reload (systemd 253); others ignore it."""
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The end begins."""
-        self._tell("STOPPING=1")
+        """Send STOPPING=1."""
+        self._notify("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for people, which `systemctl status` shows; sent when it has changed."""
+        """Send the line that `systemctl status` shows, if it has changed."""
         if text != self._status:
             self._status = text
-            self._tell(f"STATUS={text}")
+            self._notify(f"STATUS={text}")
 
     def store(self, name: str, numbers: Sequence[int]) -> None:
-        """Leave descriptors with the service manager: the next process is passed them under that name.
+        """Store descriptors with the service manager, which passes them to the next process under this name.
 
-        It closes them where FileDescriptorStoreMax= does not allow it, and when the service is stopped for good.
+        systemd closes them where FileDescriptorStoreMax= does not allow it, and when the service is stopped.
         """
-        self._tell(f"FDSTORE=1\nFDNAME={name}", numbers)
+        self._notify(f"FDSTORE=1\nFDNAME={name}", numbers)
 
     def forget(self, name: str) -> None:
-        """Have descriptors that were left under a name closed."""
-        self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        """Remove the descriptors of a name from the store."""
+        self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     async def barrier(self) -> None:
-        """Wait until everything that was told has been heard (sd_notify_barrier(3)), at most `BARRIER_TIMEOUT`."""
+        """Wait until every notification has been read (sd_notify_barrier(3)), at most `BARRIER_TIMEOUT`."""
         ours, theirs = os.pipe()
         try:
-            self._tell("BARRIER=1", [theirs])
+            self._notify("BARRIER=1", [theirs])
         finally:
             os.close(theirs)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BARRIER_TIMEOUT):
-                    await _ended(ours)
+                    await _wait_until_closed(ours)
         finally:
             os.close(ours)
 
     async def watchdog(self) -> None:
-        """Say again and again that the event loop turns, twice in the time that the unit allows, until cancelled."""
+        """Send WATCHDOG=1 twice in each WatchdogSec=, until cancelled."""
         while self._every:
-            self._tell("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
             await asyncio.sleep(self._every)
 
-    def _tell(self, text: str, numbers: Sequence[int] = ()) -> None:
+    def _notify(self, text: str, numbers: Sequence[int] = ()) -> None:
         if not self._address:
             return
         try:
             message = _Message(text, tuple(os.dup(number) for number in numbers))
         except OSError as error:
-            self._give_up(_Message(text), error)
+            self._drop(_Message(text), error)
             return
         if self._waiting or not self._send(message):
-            self._wait(message)
+            self._enqueue(message)
 
     def _send(self, message: _Message) -> bool:
-        """Send a message, and return False where the service manager takes none now."""
+        """Send a notification; return False where the socket's queue is full."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.setblocking(False)
@@ -201,41 +201,41 @@ class Notifier:
         except BlockingIOError:
             return False
         except (OSError, ValueError) as error:
-            self._give_up(message, error)
+            self._drop(message, error)
             return True
         _close(message)
         return True
 
-    def _wait(self, message: _Message) -> None:
-        """Put a message into the queue, in the place of one of its kind."""
+    def _enqueue(self, message: _Message) -> None:
+        """Queue a notification, in place of one of its kind."""
         if not message.numbers:
             kind = message.text.partition("=")[0]
             self._waiting = deque(one for one in self._waiting if one.numbers or not one.text.startswith(f"{kind}="))
         if len(self._waiting) >= MAX_WAITING:
-            self._give_up(self._waiting.popleft(), OSError(errno.EAGAIN, "the service manager does not read"))
+            self._drop(self._waiting.popleft(), OSError(errno.EAGAIN, "the service manager does not read"))
         self._waiting.append(message)
         if len(self._waiting) == 1:
-            self._later()
+            self._schedule_retry()
 
-    def _later(self) -> None:
+    def _schedule_retry(self) -> None:
         try:
-            asyncio.get_running_loop().call_later(AGAIN, self._go_on)
-        except RuntimeError:  # no loop: nobody will try again
+            asyncio.get_running_loop().call_later(RETRY_DELAY, self._retry)
+        except RuntimeError:  # no event loop runs, so nothing would send it later
             while self._waiting:
-                self._give_up(self._waiting.popleft(), OSError(errno.EAGAIN, "the service manager does not read"))
+                self._drop(self._waiting.popleft(), OSError(errno.EAGAIN, "the service manager does not read"))
 
-    def _go_on(self) -> None:
-        """Called some time after the service manager did not take a message."""
+    def _retry(self) -> None:
+        """Called `RETRY_DELAY` seconds after a notification could not be sent."""
         while self._waiting and self._send(self._waiting[0]):
             self._waiting.popleft()
         if self._waiting:
-            self._later()
+            self._schedule_retry()
 
-    def _give_up(self, message: _Message, error: Exception) -> None:
+    def _drop(self, message: _Message, error: Exception) -> None:
         _close(message)
         if (more := self._rate.admit(None, time.monotonic())) is not None:
             reason = getattr(error, "strerror", None) or error
-            log.warning("cannot tell the service manager %r: %s%s", message.text, reason, more)
+            log.warning("cannot notify the service manager of %r: %s%s", message.text, reason, more)
 
 
 def _close(message: _Message) -> None:
@@ -243,8 +243,8 @@ def _close(message: _Message) -> None:
         os.close(number)
 
 
-async def _ended(pipe: int) -> None:
-    """Wait until nobody holds the writing end of a pipe any more."""
+async def _wait_until_closed(pipe: int) -> None:
+    """Return when every writing end of a pipe is closed."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(pipe, ended.set)
     try:
@@ -254,7 +254,7 @@ async def _ended(pipe: int) -> None:
 
 
 def _watchdog(usec: str, pid: str) -> float:
-    """Return the seconds between signs of life, half of what is allowed (sd_watchdog_enabled(3)); 0: none wanted."""
+    """Return the seconds between two WATCHDOG=1: half of WatchdogSec= (sd_watchdog_enabled(3)). 0: no watchdog."""
     if pid not in ("", str(os.getpid())) or not usec.isdecimal():
         return 0.0
     return int(usec) / 2_000_000

@@ -1,1 +1,1 @@
-"""Where the record goes: the log, the audit, the traffic file, systemd's journal, OpenTelemetry. It holds nobody up."""
+"""The outputs of the record: log, audit, traffic file, systemd's journal, OpenTelemetry. None blocks the event loop."""

@@ -20,17 +20,17 @@ Object: TypeAlias = dict[str, Any]
 
 
 class Audit:
-    """Hears what happens and writes down what was decided."""
+    """Writes the decisions and overrides among a journal's entries to a sink."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    def heard(self, entry: Entry) -> None:
-        """Write an entry of a journal down, if it is a decision or an override. Never raises."""
+    def on_entry(self, entry: Entry) -> None:
+        """Called with each new entry of a journal; writes decisions and overrides. Never raises."""
         try:
             line = record(entry)
-        except Exception as error:  # whatever it is: the verdict stands
-            log.error("vm=%s the audit cannot write a line down: %r", entry.vm, error, exc_info=error)
+        except Exception as error:  # the verdict must stand
+            log.error("vm=%s a line of the audit cannot be built: %r", entry.vm, error, exc_info=error)
             self._sink.count()
             return
         if line is not None:
@@ -38,7 +38,7 @@ class Audit:
 
 
 def record(entry: Entry) -> Object | None:
-    """Return what the audit says of an entry; None for what is neither a decision nor an override."""
+    """Return the audit's JSON object for a decision or an override; None for any other entry."""
     head = {"time": datetime.fromtimestamp(entry.time, UTC).isoformat(), "vm": entry.vm}
     match entry.what:
         case Decision() as decision:

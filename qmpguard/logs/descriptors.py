@@ -1,6 +1,6 @@
-"""The standard descriptors: no file of the guard's, and no socket, must ever get the number of standard error.
+"""The standard descriptors 0, 1 and 2: no file or socket of the guard may get one of these numbers.
 
-And the last line of a command, which waits for nobody.
+Also the error line that a command prints last, with a timeout.
 """
 
 from __future__ import annotations
@@ -13,44 +13,48 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import TextIO
 
-#: input, output, error
+#: standard input, output and error
 STANDARD = range(3)
-#: seconds that the last line of a command waits to be read
+#: seconds that an error line waits until standard error is writable
 POLL_TIMEOUT = 2.0
 
 
 def hold_standard_descriptors() -> None:
-    """Open /dev/null in the place of standard descriptors that are closed.
+    """Open /dev/null in place of each closed standard descriptor.
 
-    Else the next file or socket would get such a number, and the log be written into it, were it QEMU's own socket.
+    Otherwise the next file or socket would get the number, and the log would be written into it, even into QEMU's
+    socket.
     """
     for number in STANDARD:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one (open(2))
+            os.open(os.devnull, os.O_RDWR)  # open(2) returns the lowest free number: this one
             os.set_inheritable(number, True)
 
 
-def complain(line: str) -> None:
-    """Print a line to standard error, where that is possible and somebody reads it soon. Never raises."""
-    if sys.stderr is None or not _takes(sys.stderr):
+def print_error(line: str) -> None:
+    """Print a line to standard error, if it is writable within `POLL_TIMEOUT`. Never raises."""
+    if sys.stderr is None or not _is_writable(sys.stderr):
         return
     try:
         print(line, file=sys.stderr, flush=True)
-    except OSError:  # its reader is gone, or its disk is full
-        _silence()
+    except OSError:  # the reader has closed the pipe, or the disk is full
+        _discard_buffered()
 
 
-def _silence() -> None:
-    """Let what is still buffered go nowhere: Python tries again when it ends, and would end with status 120."""
+def _discard_buffered() -> None:
+    """Redirect standard error to /dev/null.
+
+    Otherwise Python flushes again at exit, fails, and exits with status 120.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, STANDARD[-1])
     os.close(null)
 
 
-def _takes(file: TextIO) -> bool:
-    """Say whether a file can be written to soon; one that has no descriptor can."""
+def _is_writable(file: TextIO) -> bool:
+    """Say whether a file is writable within `POLL_TIMEOUT`; True for a file without a descriptor."""
     try:
         poll = select.poll()
         poll.register(file.fileno(), select.POLLOUT)

@@ -1,4 +1,4 @@
-"""The two forms of the log: text for people, and JSON with the same fields for what collects it."""
+"""The two formats of the log: text for people, and JSON with the same fields for log collectors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from qmpguard.config import LogFormat
 from qmpguard.logs.plain import cut, escaped, fields, rendered
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"
-#: lines of a trace that are written, the last ones: they say where it happened
+#: lines of a trace that are written: the last ones, which name the place of the error
 MAX_TRACE = 60
-#: before each line of a trace, so that none of them looks like a line of the log
+#: the prefix of a trace's lines, so that none looks like a line of the log
 _INDENT = "  | "
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message on a line; a trace follows on lines that are indented."""
+    """Time, level and message on a line; a trace follows on indented lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a record as text. A record that is ``bare`` is its message only."""
+        """Return a record as text. A ``bare`` record is its message only."""
         message = rendered(record)
         if getattr(record, "bare", False):
             return message
@@ -46,16 +46,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def formatter(form: LogFormat) -> logging.Formatter:
-    """Return what writes lines of a form."""
+    """Return the formatter of a log format."""
     return JsonFormatter() if form is LogFormat.JSON else TextFormatter()
 
 
 def trace(record: logging.LogRecord) -> list[str]:
-    """Return the lines of a record's trace, escaped and cut; none if it has no trace. Never raises."""
+    """Return the lines of a record's trace, escaped and cut; an empty list without a trace. Never raises."""
     if not record.exc_info:
         return []
     try:
         lines = logging.Formatter().formatException(record.exc_info).splitlines()
-    except Exception as error:  # noqa: BLE001 -- an exception may fail when it is asked for its words
+    except Exception as error:  # noqa: BLE001 -- __str__ of an exception may raise
         return [f"the trace cannot be written: {type(error).__name__}"]
     return [cut(escaped(line)) for line in lines[-MAX_TRACE:]]

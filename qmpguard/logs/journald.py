@@ -1,6 +1,6 @@
-"""Decisions in systemd's journal, with fields that can be searched for: the native protocol of systemd-journald.
+"""Decisions in systemd's journal, with searchable fields, by the native protocol of systemd-journald.
 
-It is used where standard error goes to the journal (JOURNAL_STREAM, systemd.exec(5)).
+It is used where standard error is connected to the journal (JOURNAL_STREAM, systemd.exec(5)).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 #: where systemd-journald listens
 SOCKET = "/run/systemd/journal/socket"
-#: what each kind of message is called for ever (systemd.journal-fields(7), MESSAGE_ID)
+#: the MESSAGE_ID of each kind of message (systemd.journal-fields(7)); these never change
 REFUSED, WARNED, ALLOWED, OVERRIDE = (
     "5cb1c4ba2ee84b3a9f5b2c4be1a3f0d1",
     "8e7a1d1b0f4e4a0c9d8b7a6f5e4d3c21",
@@ -33,7 +33,7 @@ _KINDS = {Outcome.REFUSED: (REFUSED, 4), Outcome.WARNED: (WARNED, 4), Outcome.AL
 
 
 def is_ours(environ: Mapping[str, str] = os.environ, file: int = 2) -> bool:
-    """Say whether standard error goes to the journal."""
+    """Say whether standard error is connected to the journal."""
     try:
         status = os.fstat(file)
     except OSError:  # it is closed
@@ -42,40 +42,40 @@ def is_ours(environ: Mapping[str, str] = os.environ, file: int = 2) -> bool:
 
 
 class Journald:
-    """Sends what was decided to the journal. ``lost`` counts messages that it did not take."""
+    """Sends decisions and overrides to the journal. ``lost`` counts messages that could not be sent."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self.lost = 0
-        self._untold = 0  # of these, those that were lost since it took one
+        self._unreported = 0  # messages lost since the last that was sent
         self._path = path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setblocking(False)
 
-    def has_taken(self) -> bool:
-        """Say whether the journal has the last decision or override."""
-        return not self._untold
+    def has_last_entry(self) -> bool:
+        """Say whether the last decision or override was sent."""
+        return not self._unreported
 
-    def heard(self, entry: Entry) -> None:
-        """Send an entry, if it is a decision or an override. Never waits and never raises."""
+    def on_entry(self, entry: Entry) -> None:
+        """Called with each new entry; sends decisions and overrides. Never waits and never raises."""
         try:
             if (fields := _fields(entry)) is not None:
                 self._sock.sendto(encode(fields), self._path)
                 self._took()
-        except OSError as error:  # it is away, or its queue is full
+        except OSError as error:  # systemd-journald does not run, or its queue is full
             self._lose(error.strerror or str(error))
-        except Exception as error:  # whatever it is: the verdict stands
-            log.error("vm=%s the journal's message cannot be made: %r", entry.vm, error, exc_info=error)
-            self._lose("it cannot be made")
+        except Exception as error:  # the verdict must stand
+            log.error("vm=%s a message for the journal cannot be built: %r", entry.vm, error, exc_info=error)
+            self._lose("it cannot be built")
 
     def _took(self) -> None:
-        if self._untold:
-            log.error("the journal takes messages again; messages lost: %d", self._untold)
-            self._untold = 0
+        if self._unreported:
+            log.error("the journal takes messages again; messages lost: %d", self._unreported)
+            self._unreported = 0
 
     def _lose(self, reason: str) -> None:
         self.lost += 1
-        self._untold += 1
-        if self._untold == 1:
+        self._unreported += 1
+        if self._unreported == 1:
             log.error("the journal does not take messages: %s", reason)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Journald:
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Return a message in the journal's own form; a value with a line's end in it goes with its length."""
+    """Return a message in the journal's native format; a value with a newline is sent with its length."""
     parts = []
     for name, text in fields.items():
         value = text.encode(errors="backslashreplace")

@@ -1,8 +1,8 @@
-"""A file that lines are added to, by a thread of its own: a slow, a full or a hung disk holds nobody up.
+"""An append-only file of lines, written by its own thread: a slow, full or hung disk does not block the event loop.
 
-The thread opens the file too, since that can hang as well (NFS). Only regular files are written: a FIFO or a device
-blocks when nobody reads it. What cannot be written is counted, told of in the log when it begins and when it is over,
-and noted in the file itself as soon as there is room again. Nothing is lost without a word.
+The thread also opens the file, since open(2) can hang too (NFS). Only regular files are written: a FIFO or a device
+blocks while its reader is slow. Lines that cannot be written are counted. The log says when losses begin and end, and
+the file itself gets a line with the count as soon as it can be written again.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from qmpguard.logs.lines import LineQueue, LineWriter, write_all
 
 log = logging.getLogger(__name__)
 
-#: lines that wait to be written at most; some hundred bytes each, so some megabytes
+#: queued lines; some hundred bytes each, so some megabytes
 MAX_WAITING = 16384
-#: bytes that wait to be written at most: a request of a client may have four megabytes, and must not fill the memory
+#: queued bytes: a request of a client may have four megabytes, and must not fill the memory
 MAX_WAITING_BYTES = 16 << 20
 #: permissions of the file
 PRIVATE = 0o600
-#: seconds that opening a file may take: a local disk needs a millisecond, a server that restarts some seconds
-OPENING = 10.0
-#: seconds that the end waits for what is still to be written
-LAST_WORDS = 5.0
-#: seconds more in which the file can still say how many lines it lacks
-CONFESSION = 0.5
-#: what a file is that is not written to
+#: seconds for opening a file: a local disk needs a millisecond, a file server that restarts some seconds
+OPEN_TIMEOUT = 10.0
+#: seconds that the end waits for queued lines to be written
+FLUSH_TIMEOUT = 5.0
+#: seconds more for the line that counts the lost lines
+NOTICE_TIMEOUT = 0.5
+#: the types of files that are not written
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
@@ -44,19 +44,19 @@ _KINDS = {
 
 
 class Sink(Protocol):
-    """Where lines go."""
+    """A destination of lines."""
 
     def put(self, line: bytes) -> None:
-        """Take a line; never waits and never raises."""
+        """Queue a line. Never waits and never raises."""
         ...
 
     def count(self) -> None:
-        """Count a line that could not be made."""
+        """Count a line that could not be built as lost."""
         ...
 
 
 class LineFile:
-    """An append-only file, which its thread begins to open at once."""
+    """An append-only file. Its thread starts at once to open it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -69,56 +69,59 @@ class LineFile:
         return self._queue.lost
 
     def wait_opened(self) -> None:
-        """Wait until the file is open, before anything else runs. Raises `ConfigError` where it cannot be had."""
+        """Block until the file is open; for the start of the process.
+
+        Raises `ConfigError` where it cannot be opened.
+        """
         try:
-            self._writer.opened.result(OPENING)
+            self._writer.opened.result(OPEN_TIMEOUT)
         except (TimeoutError, OSError, QmpguardError) as error:
             raise self._unusable(error) from error
 
     async def opened(self) -> None:
-        """Return when the file is open. Raises `ConfigError` where it cannot be had."""
+        """Return when the file is open. Raises `ConfigError` where it cannot be opened."""
         try:
-            async with asyncio.timeout(OPENING):
+            async with asyncio.timeout(OPEN_TIMEOUT):
                 await asyncio.wrap_future(self._writer.opened)
         except (TimeoutError, OSError, QmpguardError) as error:
             raise self._unusable(error) from error
 
     def put(self, line: bytes) -> None:
-        """Write a line, soon. Never waits and never raises."""
+        """Queue a line. Never waits and never raises."""
         self._writer.put(line)
 
     def count(self) -> None:
-        """Count a line that could not be made."""
+        """Count a line that could not be built as lost."""
         self._queue.count()
 
     def reopen(self) -> None:
-        """Go on in a new file, behind what waits to be written: the old one was moved away. Does not wait."""
+        """Reopen the file after the queued lines are written: the old file was rotated. Does not wait."""
         self._queue.reopen()
 
     def end(self) -> None:
-        """Take no more lines; write what waits, as far as it can be done in time, and close. Does not wait."""
-        self._queue.end(LAST_WORDS)
+        """Accept no more lines; write the queued ones within `FLUSH_TIMEOUT`, and close. Does not wait."""
+        self._queue.end(FLUSH_TIMEOUT)
 
     def discard(self) -> None:
-        """Close the file, as soon as it is open: it is not needed."""
+        """Close the file as soon as it is open; drop the queued lines. Does not wait."""
         self._queue.end(0)
 
     @property
     def has_ended(self) -> bool:
-        """Say whether it is closed, or could not be opened."""
+        """Say whether the file is closed, or could not be opened."""
         return self._writer.has_ended
 
-    def close(self, seconds: float = LAST_WORDS + CONFESSION) -> None:
-        """Wait for the end, which was asked for by `end`, but no longer than so many seconds."""
+    def close(self, seconds: float = FLUSH_TIMEOUT + NOTICE_TIMEOUT) -> None:
+        """End, and wait until the file is closed, at most ``seconds``."""
         self.end()
         if lines := self._writer.join(seconds):
-            log.error("%s: lines are lost at the end: %d", self.path, lines)
+            log.error("%s: lines lost at the end: %d", self.path, lines)
 
     def _unusable(self, error: Exception) -> ConfigError:
         self.discard()
         match error:
             case TimeoutError():
-                reason = f"it does not answer within {OPENING:g} s"
+                reason = f"it does not answer within {OPEN_TIMEOUT:g} s"
             case OSError():
                 reason = error.strerror or str(error)
             case _:
@@ -127,7 +130,7 @@ class LineFile:
 
 
 class _File:
-    """The file itself."""
+    """The output of a `LineFile`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -141,11 +144,11 @@ class _File:
             file = _open(self._path)
         except (OSError, QmpguardError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            log.error("%s cannot be opened again, going on in the old file: %s", self._path, reason)
+            log.error("%s cannot be reopened, the old file stays in use: %s", self._path, reason)
             return False
         os.close(self._file)
         self._file = file
-        log.info("%s opened again", self._path)
+        log.info("%s reopened", self._path)
         return True
 
     def write(self, data: bytes) -> int:
@@ -154,10 +157,10 @@ class _File:
     def close(self) -> None:
         try:
             os.close(self._file)
-        except OSError as error:  # NFS and quotas tell some faults only here (close(2))
-            log.error("%s: what was written may be lost: %s", self._path, error.strerror)
+        except OSError as error:  # NFS and quotas report some errors only here (close(2))
+            log.error("%s: the last lines may be lost: %s", self._path, error.strerror)
 
-    def confession(self, lines: int) -> bytes:
+    def loss_notice(self, lines: int) -> bytes:
         return json.dumps({"time": time.time(), "kind": "lost", "lines": lines}).encode()
 
     def failed(self, reason: str) -> None:
@@ -168,7 +171,7 @@ class _File:
 
 
 def _open(path: str) -> int:
-    """Open a regular file for adding to it, or make it. Raises `OSError`, and `ConfigError` for anything else."""
+    """Open or create a regular file for appending. Raises `OSError`, and `ConfigError` for any other type of file."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         file = os.open(path, flags, PRIVATE)
@@ -185,14 +188,14 @@ def _open(path: str) -> int:
 
 
 def _named(path: str, error: OSError) -> Exception:
-    """Return an error that says what stands in the way, where the system's own words do not."""
+    """Return an error that names the type of the file, where the system's error does not."""
     if error.errno == errno.ELOOP:
         return _irregular("a symbolic link")
-    if error.errno == errno.ENXIO:  # a FIFO that nobody reads, a socket (open(2))
+    if error.errno == errno.ENXIO:  # a FIFO without a reader, or a socket (open(2))
         kind = _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode))
         return _irregular(kind or "a device")
     return error
 
 
 def _irregular(kind: str) -> ConfigError:
-    return ConfigError(f"it is {kind}; only a regular file is written to")
+    return ConfigError(f"it is {kind}; only a regular file can be written")

@@ -1,8 +1,8 @@
-"""OpenTelemetry: each decision as a log record in a span that lasted as long as the judging did, sent by OTLP.
+"""OpenTelemetry: each decision as a log record in a span that covers the judgment, exported by OTLP.
 
-Where to and how is said by OpenTelemetry's own environment variables (OTEL_EXPORTER_OTLP_ENDPOINT, ..._HEADERS).
-The exporters have threads and bounded queues of their own: a collector that is away costs records, never time.
-Imported only when it is configured.
+OpenTelemetry's own environment variables configure the export (OTEL_EXPORTER_OTLP_ENDPOINT, ..._HEADERS). The exporters
+have their own threads and bounded queues: an unreachable collector loses records, and delays nothing. The module is
+imported only when it is configured.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: seconds that the last records may take at the end
-LAST_WORDS = 3.0
+#: seconds for the last records at the end
+FLUSH_TIMEOUT = 3.0
 _NANOSECONDS = 1_000_000_000
 
 
 class Telemetry:
-    """Exports decisions; `told` is for a journal, and costs some microseconds per decision."""
+    """Exports decisions. `on_entry` is a listener of journals; it takes some microseconds per decision."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -54,14 +54,14 @@ class Telemetry:
         self._tracer = self._spans.get_tracer("qmpguard", __version__)
         self._logger = self._logs.get_logger("qmpguard", __version__)
 
-    def told(self, entry: Entry) -> None:
-        """Export a happening if it is a decision. Never raises."""
+    def on_entry(self, entry: Entry) -> None:
+        """Called with each new entry; exports decisions. Never raises."""
         if not isinstance(entry.what, Decision):
             return
         try:
             self._export(entry, entry.what)
-        except Exception as error:  # whatever it is: the verdict stands
-            log.error("vm=%s a record for OpenTelemetry cannot be made: %r", entry.vm, error, exc_info=error)
+        except Exception as error:  # the verdict must stand
+            log.error("vm=%s a record for OpenTelemetry cannot be built: %r", entry.vm, error, exc_info=error)
 
     def _export(self, entry: Entry, decision: Decision) -> None:
         attributes = _attributes(entry.vm, decision)
@@ -83,15 +83,15 @@ class Telemetry:
         span.end(end_time=end)
 
     async def close(self) -> None:
-        """Send what is left, but do not wait for ever for a collector that is away."""
+        """Send the remaining records, within `FLUSH_TIMEOUT`."""
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
         threading.Thread(target=self._shutdown, args=(loop, done), daemon=True).start()
         try:
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
                 await done.wait()
         except TimeoutError:
-            log.warning("the last records for OpenTelemetry could not be sent within %g s", LAST_WORDS)
+            log.warning("the last records for OpenTelemetry could not be sent within %g s", FLUSH_TIMEOUT)
 
     def _shutdown(self, loop: asyncio.AbstractEventLoop, done: asyncio.Event) -> None:
         self._spans.shutdown()

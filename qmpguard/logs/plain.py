@@ -1,7 +1,7 @@
-"""Text from outside, made fit for one line of the log: no control characters, no megabytes, no forged fields.
+"""Text from outside, sanitized for one line of the log: no control characters, no megabytes, no forged fields.
 
-What a client, QEMU or a file gave may be anything. Here it is cut, characters that do not print are escaped, and what
-could be taken for a field of the guard's own (``name=value``) stands in quotes.
+A text from a client, from QEMU or from a file may hold anything. It is cut, unprintable characters are escaped, and a
+text that looks like a field of the guard (``name=value``) is quoted.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeGuard
 
-#: characters of one value in a line; the longest text of a verdict has as many
+#: characters of one value in a line; as long as the longest text of a verdict
 MAX_VALUE = 1000
-#: characters of a line: a verdict has three texts at most that are long
+#: characters of a line: a verdict has at most three long texts
 MAX_LINE = 4000
-#: a number with more bits than this is not written: no counter has them, and Python refuses to (4,300 digits)
+#: a number with more bits is not written: no counter is that large, and Python refuses numbers of 4,300 digits
 MAX_BITS = 256
 
-#: the name of the guard's own loggers
+#: the root of the guard's own loggers
 PACKAGE = "qmpguard"
-#: one conversion of a %-format or one field that is written out, with the name of the field
+#: one conversion of a %-format, or one literal field, with the name of the field
 _PART = re.compile(r"(?:(\w+)=)?%(?:%|[#0+ -]*\d*(?:\.\d+)?([a-zA-Z]))|(\w+)=([^\s%;,]+)")
 #: a value that needs no quotes
 _PLAIN = re.compile(r"[\w./:@+,\[\]~-]+")
-#: what a line about one VM may begin with, made elsewhere
+#: the prefix of a line about one VM, formatted by the caller
 _LABEL = re.compile(r"(vm)=([\w./:@+,\[\]~-]+) ")
-#: what looks like a field
+#: the beginning of a field
 _FIELD = re.compile(r"\w=")
 #: conversions of numbers
 _NUMERIC = frozenset("diouxXeEfFgG")
 
 
 def cut(text: str, length: int = MAX_VALUE) -> str:
-    """Return a text, or its beginning and an ellipsis."""
+    """Return a text, cut to ``length`` characters and an ellipsis."""
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def escaped(text: str) -> str:
-    """Return a text in which everything that does not print is written as a Python escape.
+    """Return a text with every unprintable character as a Python escape (`str.isprintable`).
 
-    That are control characters, line and paragraph separators, bidirectional controls, surrogates (`str.isprintable`).
+    These are control characters, line and paragraph separators, bidirectional controls and surrogates.
     """
     return text if text.isprintable() else "".join(map(_escape, text))
 
@@ -52,15 +52,15 @@ def rendered(record: logging.LogRecord) -> str:
     """Return a record's message on one line. Never raises."""
     try:
         return cut(escaped(_message(record)), MAX_LINE)
-    except Exception as error:  # noqa: BLE001 -- a line that cannot be made must not end what it tells of
+    except Exception as error:  # noqa: BLE001 -- a formatting error must not reach the caller
         return f"a line of the log cannot be written: {type(error).__name__}: {cut(ascii(record.msg))}"
 
 
 def fields(record: logging.LogRecord) -> dict[str, str | int | float]:
-    """Return what a record says as ``name=value``, by the names in its format. Never raises."""
+    """Return a record's ``name=value`` fields, by the names in its format. Never raises."""
     try:
         return dict(_fields(record))
-    except Exception:  # noqa: BLE001 -- as above; the message says that it cannot be written
+    except Exception:  # noqa: BLE001 -- as above; the message itself reports the error
         return {}
 
 
@@ -78,12 +78,12 @@ def _message(record: logging.LogRecord) -> str:
     values = iter(record.args)
     text = _PART.sub(lambda part: _filled(part, values), template)
     if next(values, values) is not values:
-        raise TypeError("more arguments than the format has places for")
+        raise TypeError("more arguments than conversions in the format")
     return text
 
 
 def _filled(part: re.Match[str], values: Iterator[object]) -> str:
-    """Return what stands for a part of a format in the line."""
+    """Return the text of one part of a format."""
     name, kind, literal, _ = part.groups()
     if literal is not None:
         return part[0]
@@ -124,12 +124,12 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str | int | float]
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether a record's format is the guard's own text; a library may have put other text into it already."""
+    """Say whether a record's format is the guard's own. A library's format may hold text from outside already."""
     return record.name.partition(".")[0] == PACKAGE or getattr(record, "bare", False)
 
 
 def _label(part: re.Match[str], value: str) -> re.Match[str] | None:
-    """Return the field that a line begins with, where a value is one; only there, so that none can be forged."""
+    """Return the label that a line begins with, where a value is one. Elsewhere a label could be forged."""
     return _LABEL.fullmatch(value) if part.start() == 0 and part[0] == "%s" else None
 
 
@@ -146,5 +146,5 @@ def _is_large(value: object) -> TypeGuard[int]:
 
 
 def _has_fields(value: object) -> bool:
-    """Say whether an object writes fields of the guard's own: only a class of this project says so of itself."""
+    """Say whether an object's text consists of fields of the guard: its class has HAS_FIELDS."""
     return getattr(type(value), "HAS_FIELDS", False) is True

@@ -1,7 +1,7 @@
-"""What is secret in a request, and the request without it. Where in doubt it is hidden: nobody misses it in a file.
+"""Redaction: a request's arguments without the secrets in them. Where in doubt, a value is hidden.
 
-One list, of names. A member of such a name is hidden, an option of such a name within a text, and the value of a
-property of such a name. `tests/logs/test_secret.py` holds it against every command of QEMU's schema.
+One list of names decides. Hidden are a member of such a name, an option of such a name within a text, and the value of
+a property of such a name. `tests/logs/test_secret.py` checks the list against every command of QEMU's schema.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
     from qmpguard.wire.json import Value
 
-#: what stands in the place of a secret
+#: replaces a secret
 HIDDEN = "[hidden]"
-#: what stands in the place of what is too much
+#: replaces values beyond a limit
 LEFT_OUT = "[left out]"
-#: parts of the names of what is secret, in lower case and with hyphens
+#: parts of the names of secrets, in lower case and with hyphens
 PARTS = ("passw", "passphrase", "secret", "token", "auth", "cookie", "credential", "private-key", "signature")
-#: whole names: what a secret object holds, keys, and the words that a program is started with
+#: full names: the content of a secret object, keys, and the arguments of a program
 NAMES = frozenset({"data", "rawdata", "key", "keys", "psk", "args", "cpr-exec-command"})
-#: commands whose arguments are what somebody types, or a secret as a whole
+#: commands whose arguments are keystrokes, or a secret as a whole
 TYPED = frozenset(
     {"send-key", "input-send-event", "set_password", "expire_password", "change-vnc-password", "ringbuf-write"}
 )
-#: members that say of which property another member is the value
+#: members that name the property whose value another member holds
 NAMING = frozenset({"property", "name", "option", "param", "key"})
-#: beside these a secret's value stands, and they stay
-PLACES = frozenset({"path", "qom-path", "id", "qom-type"})
+#: members beside a secret's value that are not hidden
+LOCATORS = frozenset({"path", "qom-path", "id", "qom-type"})
 
-#: levels of arguments that are looked into; no command of QEMU's has a third of it
+#: levels of arguments that are written; no command of QEMU has a third of them
 MAX_DEPTH = 50
-#: characters of one text that are looked at and written
+#: characters of one text that are written
 MAX_TEXT = 2048
-#: characters and values of one request that are looked at and written, in the loop's own time: two milliseconds, eight
-#: at the worst. A request of QEMU's own tools has a tenth of it
+#: characters and values of one request that are written. They take two milliseconds of the event loop, at worst eight.
+#: A request of QEMU's own tools has a tenth of them
 MAX_REQUEST = 16384
 #: characters of a name; QEMU's longest has 40
 MAX_NAME = 200
@@ -49,14 +49,14 @@ def _either(names: Iterable[str]) -> str:
     return "(?:" + "|".join(name.replace("-", "[-_]") for name in sorted(names)) + ")"
 
 
-#: an option of a secret name, or a header; bounded, so that no text makes it slow
+#: an option of a secret name, or an HTTP header; bounded, so that no text makes it slow
 _WORD = re.compile(rf"(?:{_either(PARTS)}[\w.%-]{{0,40}}|(?<![\w-]){_either(NAMES)})\s{{0,8}}[=:]", re.IGNORECASE)
-#: URLs whose query may be all that lets somebody in
+#: URLs whose query may be a credential
 _WEB = re.compile(r"(?:https?|ftps?)://[^?]*+\?")
 
 
 def redacted(command: str, arguments: Mapping[str, Value] | None) -> Value:
-    """Return a request's arguments with what may be a secret hidden; of HMP only the command's name and ``info``."""
+    """Return a request's arguments with secrets hidden. Of an HMP line only the command's name and ``info`` stay."""
     if arguments is None:
         return None
     if command in TYPED:
@@ -67,13 +67,13 @@ def redacted(command: str, arguments: Mapping[str, Value] | None) -> Value:
 
 
 def is_secret(name: str) -> bool:
-    """Say whether what has this name is secret."""
+    """Say whether a member or property of this name is secret."""
     plain = name[:MAX_NAME].lower().replace("_", "-")
     return plain.rpartition(".")[2] in NAMES or any(part in plain for part in PARTS) or len(name) > MAX_NAME
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without what is secret in it, and cut."""
+    """Return a text with secrets hidden, cut to `MAX_TEXT`."""
     short = text[:MAX_TEXT]
     for one in (_program, _embedded, _user, _query, _option):
         short = one(short)
@@ -81,7 +81,7 @@ def without_secrets(text: str) -> str:
 
 
 class _Redaction:
-    """One request, as far as the size of a line goes."""
+    """The redaction of one request, within `MAX_REQUEST`."""
 
     def __init__(self) -> None:
         self._left = MAX_REQUEST
@@ -111,7 +111,7 @@ class _Redaction:
             if self._left < 0:
                 return {**result, LEFT_OUT: LEFT_OUT}
             self._left -= len(name[:MAX_NAME])
-            hidden = (is_secret(name) and not _is_wrapper(name, one)) or (named and name not in NAMING | PLACES)
+            hidden = (is_secret(name) and not _is_wrapper(name, one)) or (named and name not in NAMING | LOCATORS)
             result[name[:MAX_NAME]] = HIDDEN if hidden else self.value(one, depth + 1)
         return result
 
@@ -125,7 +125,7 @@ class _Redaction:
 
 
 def _is_wrapper(name: str, value: Value) -> bool:
-    """Say whether a member only wraps others, as in QEMU's older unions: ``{"type": "unix", "data": {...}}``."""
+    """Say whether a member only wraps others, as in QAPI's simple unions: ``{"type": "unix", "data": {...}}``."""
     return name == "data" and isinstance(value, dict)
 
 
@@ -139,12 +139,12 @@ def _line(line: Value) -> Value:
 
 
 def _program(text: str) -> str:
-    """A shell's command line."""
+    """Hide a shell's command line."""
     return f"exec:{HIDDEN}" if text.lstrip().lower().startswith("exec:") else text
 
 
 def _embedded(text: str) -> str:
-    """A block device as JSON, in the place of a file's name."""
+    """Hide a block device that is given as JSON in place of a file name."""
     at = text.find("json:")
     if at >= 0:
         return f"{text[:at]}json:{HIDDEN}"
@@ -152,18 +152,18 @@ def _embedded(text: str) -> str:
 
 
 def _user(text: str) -> str:
-    """User and password in a URL."""
+    """Hide user and password in a URL."""
     begin, end = text.find("://"), text.rfind("@")
     return f"{text[: begin + 3]}{HIDDEN}{text[end:]}" if 0 <= begin < end else text
 
 
 def _query(text: str) -> str:
-    """The query of a URL of the web."""
+    """Hide the query of an HTTP or FTP URL."""
     found = _WEB.match(text)
     return f"{found[0]}{HIDDEN}" if found else text
 
 
 def _option(text: str) -> str:
-    """An option of a secret name, and all that follows: each syntax has its own way to go on."""
+    """Hide an option of a secret name and the rest of the text, since each syntax ends values in its own way."""
     found = _WORD.search(text) if "=" in text or ":" in text else None
     return f"{text[: found.end()]}{HIDDEN}" if found else text

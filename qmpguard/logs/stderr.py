@@ -1,7 +1,7 @@
-"""The log on standard error, by a thread: a full pipe, a stuck journal or a reader that is gone holds up no VM.
+"""The log on standard error, written by a thread: a full pipe, a stuck journal or a closed reader blocks no VM.
 
-Everything that the process says goes this way once `log_to_stderr` was called: the log, the line when it is ready, and
-what Python itself prints. What could not be written is counted, and the log says so as soon as it can be written again.
+After `log_to_stderr` everything on standard error is written this way: the log, the ready line, and Python's own
+output. Lost lines are counted, and the log gets a line with the count as soon as it can be written again.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
     from qmpguard.config import LogConfig
 
-#: lines that wait to be written at most; with the limit of a line some tens of megabytes, so bytes are limited too
+#: queued lines; with the limit of a line these could be tens of megabytes, so bytes are limited too
 MAX_WAITING = 16384
-#: bytes that wait to be written at most
+#: queued bytes
 MAX_WAITING_BYTES = 4 << 20
-#: seconds that the end waits for the last lines to be read
-LAST_WORDS = 2.0
-#: seconds between two looks at a descriptor that takes nothing now, where it does not block by itself
-AGAIN = 1.0
-#: characters of a line that something prints without ending it
-MAX_UNENDED = 65536
-#: what the command line's own errors begin with: they stay as they are
-OWN = "qmpguard: "
+#: seconds that the end waits for the last lines to be written
+FLUSH_TIMEOUT = 2.0
+#: seconds between two attempts to write to a non-blocking descriptor that is full
+RETRY_DELAY = 1.0
+#: characters of a printed line without its newline
+MAX_PARTIAL_LINE = 65536
+#: the prefix of the command line's errors, which are logged without time and level
+ERROR_PREFIX = "qmpguard: "
 #: the descriptor of standard error
 STDERR = 2
 
@@ -44,15 +44,15 @@ STDERR = 2
 class StderrLog(logging.Handler):
     """Writes records to standard error, by a thread. Never waits and never raises.
 
-    ``is_recorded`` says whether the decision that is just being told of is on record elsewhere already.
+    ``is_recorded`` says whether the decision that is being logged is in the journal already.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.is_recorded: Callable[[], bool] = lambda: False
-        self._until: float | None = None  # time.monotonic() when the end waits no longer
+        self._until: float | None = None  # time.monotonic() when the end stops waiting
         self._queue = LineQueue(MAX_WAITING, MAX_WAITING_BYTES)
-        self._writer = LineWriter("log", _Stderr(self._confession), self._queue)
+        self._writer = LineWriter("log", _Stderr(self._loss_notice), self._queue)
 
     @property
     def lost(self) -> int:
@@ -60,40 +60,40 @@ class StderrLog(logging.Handler):
         return self._queue.lost
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, soon, but for a decision that is on record elsewhere."""
+        """Queue a record, unless it is a decision that is in the journal already."""
         if hasattr(record, "on_record") and self.is_recorded():
             return
         try:
             line = self.format(record).encode(errors="backslashreplace")
-        except Exception:  # noqa: BLE001 -- whatever it is: nobody could be told but by this log
+        except Exception:  # noqa: BLE001 -- this is the log: there is no other place to report it
             self._queue.count()
             return
         self._writer.put(line)
 
     def end(self) -> None:
-        """Write what waits, as far as it is read in time; a second call waits for the rest of that time only."""
+        """Write the queued lines within `FLUSH_TIMEOUT`. A second call waits for the rest of that time."""
         if self._until is None:
-            self._until = time.monotonic() + LAST_WORDS
-            self._writer.end(LAST_WORDS)
+            self._until = time.monotonic() + FLUSH_TIMEOUT
+            self._writer.end(FLUSH_TIMEOUT)
         self._writer.join(self._until - time.monotonic())
 
     def close(self) -> None:
-        """Write the last lines and end: what `logging.shutdown` calls, from whichever thread."""
+        """Called by `logging.shutdown`, from any thread: write the last lines and end."""
         self.end()
         super().close()
 
-    def _confession(self, lines: int) -> bytes:
+    def _loss_notice(self, lines: int) -> bytes:
         return self.format(_record("the log has lost lines=%d here", args=(lines,), name=__name__)).encode()
 
 
 class _Stderr:
-    """Standard error itself."""
+    """The output of a `StderrLog`."""
 
-    def __init__(self, confession: Callable[[int], bytes]) -> None:
-        self.confession = confession
+    def __init__(self, loss_notice: Callable[[int], bytes]) -> None:
+        self.loss_notice = loss_notice
 
     def open(self) -> None:
-        """It is open."""
+        """Do nothing: standard error is open."""
 
     def reopen(self) -> bool:
         return False
@@ -103,8 +103,8 @@ class _Stderr:
         while done < len(data):
             try:
                 done += os.write(STDERR, data[done:])
-            except BlockingIOError:  # somebody who shares it made it so
-                select.select([], [STDERR], [], AGAIN)
+            except BlockingIOError:  # another process has set O_NONBLOCK on the shared file
+                select.select([], [STDERR], [], RETRY_DELAY)
             except OSError:
                 if done:
                     return done
@@ -112,17 +112,17 @@ class _Stderr:
         return done
 
     def close(self) -> None:
-        """It stays open."""
+        """Do nothing: standard error stays open."""
 
     def failed(self, reason: str) -> None:
-        """There is nowhere else to tell it."""
+        """Do nothing: there is no other log."""
 
     def recovered(self, lines: int) -> None:
-        """The line itself tells it."""
+        """Do nothing: the notice itself is in the log."""
 
 
-class _Printed:
-    """In the place of `sys.stderr`: each line that is printed becomes a line of the log."""
+class _StderrText:
+    """Replaces `sys.stderr`: each printed line becomes a line of the log."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -130,23 +130,23 @@ class _Printed:
 
     def __init__(self, log: StderrLog) -> None:
         self._log = log
-        self._begun = ""
+        self._partial = ""
 
     def write(self, text: str) -> int:
-        """Log the lines of a text that are whole."""
-        *lines, self._begun = (self._begun + text).split("\n")
-        if len(self._begun) > MAX_UNENDED:
-            lines, self._begun = [*lines, self._begun], ""
+        """Log the complete lines of a text."""
+        *lines, self._partial = (self._partial + text).split("\n")
+        if len(self._partial) > MAX_PARTIAL_LINE:
+            lines, self._partial = [*lines, self._partial], ""
         for line in lines:
             if line:
-                self._log.handle(_record(line, name="stderr", bare=line.startswith(OWN)))
+                self._log.handle(_record(line, name="stderr", bare=line.startswith(ERROR_PREFIX)))
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits but what is not a whole line."""
+        """Do nothing: only an incomplete line is buffered."""
 
     def fileno(self) -> int:
-        raise UnsupportedOperation("what is printed goes into the log")
+        raise UnsupportedOperation("printed text goes into the log")
 
     def isatty(self) -> bool:
         return False
@@ -158,12 +158,12 @@ def _record(message: str, **more: object) -> logging.LogRecord:
 
 
 def stderr_log() -> StderrLog | None:
-    """Return the log of this process; None where nobody has called `log_to_stderr`."""
+    """Return the log of this process; None before `log_to_stderr`."""
     return next((one for one in logging.getLogger().handlers if isinstance(one, StderrLog)), None)
 
 
 def log_to_stderr(config: LogConfig) -> None:
-    """Log as a config says, from now on, and everything that is printed to standard error with it."""
+    """Log by a config, and redirect `sys.stderr` into the log."""
     handler = stderr_log() or _begin()
     handler.setFormatter(formatter(config.format))
     logging.getLogger().setLevel(logging.getLevelNamesMapping()[config.level.value.upper()])
@@ -175,7 +175,7 @@ def _begin() -> StderrLog:
         sys.stderr.flush()
     handler = StderrLog()
     logging.basicConfig(handlers=[handler], force=True)
-    logging.raiseExceptions = False  # it would print, and wait for who reads that
-    sys.stderr = cast("TextIO", _Printed(handler))
+    logging.raiseExceptions = False  # otherwise logging prints errors itself, and blocks
+    sys.stderr = cast("TextIO", _StderrText(handler))
     atexit.register(handler.end)
     return handler

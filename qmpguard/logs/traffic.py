@@ -1,4 +1,4 @@
-"""The traffic file: what clients ask for, one JSON object a line, without secrets. For looking into a problem."""
+"""The traffic file: the requests of clients, one JSON object a line, without secrets. For debugging."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 
 class Traffic:
-    """Writes requests down, but for commands that are left out."""
+    """Writes requests to a sink, except excluded commands."""
 
     def __init__(self, sink: Sink, exclude: frozenset[str]) -> None:
         self._sink = sink
         self._exclude = exclude
 
-    def passed(self, vm: str, peer: Peer, request: Request) -> None:
-        """Write a request down. Never raises."""
+    def on_request(self, vm: str, peer: Peer, request: Request) -> None:
+        """Called with each request of a client; writes it. Never raises."""
         if request.command in self._exclude:
             return
         try:
             line = encode(_line(vm, peer, request))
-        except Exception as error:  # whatever it is: the request goes its way
-            log.error("vm=%s client=%s a line of traffic cannot be made: %r", vm, peer, error, exc_info=error)
+        except Exception as error:  # the request must go on
+            log.error("vm=%s client=%s a line of traffic cannot be built: %r", vm, peer, error, exc_info=error)
             self._sink.count()
         else:
             self._sink.put(line)

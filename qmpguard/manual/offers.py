@@ -13,7 +13,7 @@ from qmpguard.settings.schema import schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from qmpguard.settings.places import Path
+    from qmpguard.settings.toml_lines import Path
 
 
 def offers() -> Mapping[str, tuple[str, ...]]:

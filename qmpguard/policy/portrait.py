@@ -33,17 +33,14 @@ def draw(facts: Facts) -> Paper:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-#: what a machine on paper can say
-_MEMBERS = frozenset({"capabilities", "devices", "others", "standbys", "runstate", "migration"})
+#: the members of a machine in JSON
+_MEMBERS = frozenset({"capabilities", "devices", "others", "blocks", "standbys", "runstate", "migration"})
 _TEXTS = ("id", "host", "sysfsdev", "failover_pair_id")
 
 
 def _drawn(device: Device) -> Paper:
     given = {name: getattr(device, name) for name in _TEXTS}
     return {"path": device.path, "driver": device.driver} | {n: text for n, text in given.items() if text is not None}
-
-
-_MEMBERS = frozenset({"capabilities", "devices", "blocks", "standbys", "runstate", "migration"})
 
 
 def read_portrait(value: object) -> Facts:

@@ -37,8 +37,9 @@ class StaleCapabilities:
 
     def switched_on(self, names: Iterable[str]) -> None:
         """Called when a client has switched capabilities on."""
-        self._on |= DANGEROUS.intersection(names)
-        self.left_on -= frozenset(names)
+        on = DANGEROUS.intersection(names)
+        self._on |= on
+        self.left_on -= on
 
 
 def _under_way(facts: Facts) -> bool:

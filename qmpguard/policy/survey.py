@@ -59,9 +59,9 @@ async def drive(
     questions: Generator[tuple[Query, ...], tuple[Answer, ...], T],
     ask: Callable[[tuple[Query, ...]], Awaitable[tuple[Answer, ...]]],
 ) -> T:
-    """Ask the questions of a survey to their end, and return its result; ``ask`` returns the answers of one burst.
+    """Return the result of a survey, after ``ask`` has answered each burst of its queries, in the same order.
 
-    Raises what ``ask`` and the survey raise.
+    Raises what ``ask`` raises, and what the survey raises.
     """
     try:
         queries = next(questions)

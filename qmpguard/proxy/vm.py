@@ -10,8 +10,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from qmpguard.config import Limits
+from qmpguard.policy.facts import numbers
 from qmpguard.policy.forecast import NOW, WAYS, Forecast, Passes
-from qmpguard.policy.machine import numbers
 from qmpguard.policy.rules import added, modes
 from qmpguard.proxy.clients.reading import State
 from qmpguard.proxy.clients.registry import SessionRegistry
@@ -21,7 +22,6 @@ from qmpguard.proxy.judging.drift_watch import DriftWatch
 from qmpguard.proxy.judging.gate import BUSY, Gate
 from qmpguard.proxy.judging.overrides import Overrides
 from qmpguard.proxy.judging.schemas import Schemas, VmSchema
-from qmpguard.proxy.limits import GREETING_WAIT, Limits
 from qmpguard.proxy.qemu.connections import QemuConnections
 from qmpguard.proxy.qemu.heartbeat import Heartbeat
 from qmpguard.proxy.serving import Serving
@@ -252,7 +252,9 @@ class Vm:
     def _waiting(self) -> str:
         """Return how many clients wait for QEMU; empty: none."""
         count = sum(session.state is State.WAITING for session in self.clients)
-        text = f"{count} client{'s' * (count > 1)} waiting for QEMU, {GREETING_WAIT:g} s each at most"
+        text = (
+            f"{count} client{'s' * (count > 1)} waiting for QEMU, {self.sessions.limits.greeting_wait:g} s each at most"
+        )
         return text if count else ""
 
     def _qemu_state(self) -> QemuState:

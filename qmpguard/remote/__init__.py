@@ -1,1 +1,1 @@
-"""What the commands see from outside: a live VM, a guard's console, its admin interface. A guard needs none of it."""
+"""Clients for the commands: of a live VM, of a guard's console, of its admin interface. A guard itself needs none."""

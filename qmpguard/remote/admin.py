@@ -1,7 +1,7 @@
-"""A visitor of the admin interface: HTTP by hand, with the standard library only and little of that.
+"""A client of the admin interface: HTTP/1.0 on a plain socket.
 
-A health check runs every few seconds beside every VM, so what it loads is counted in milliseconds. HTTP/1.0 keeps it
-simple: the answer ends where the connection does.
+A health check runs every few seconds beside every VM, so it must load in milliseconds: no HTTP library. With HTTP/1.0
+the response ends when the connection closes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-#: seconds for an answer, and between two signs of life of a stream (the interface sends one every 15)
-ANSWER_TIMEOUT, SILENCE = 5.0, 40.0
-#: bytes that are read at once
-PIECE = 64 * 1024
+#: seconds for a response, and between two messages of a stream (the interface sends a keep-alive every 15)
+ANSWER_TIMEOUT, STREAM_TIMEOUT = 5.0, 40.0
+#: bytes of one recv(2)
+RECEIVE_SIZE = 64 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command needs that visits: the address, and the token for TCP."""
+    """Add the arguments of every client command: the address, and the token for TCP."""
     parser.add_argument(
         "admin",
         metavar="ADMIN",
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class AdminClient:
-    """One who asks the admin interface at an address. Raises `UsageError` where there is none."""
+    """A client of the admin interface at one address. Raises `UsageError` where no address is given."""
 
     def __init__(self, admin: str | None, token_file: str | None = None) -> None:
         if not admin:
@@ -52,28 +52,31 @@ class AdminClient:
         self._token = _token(token_file) if token_file and isinstance(self._address, TcpAddress) else None
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Return the status and the body of an answer. Raises `UnavailableError`."""
+        """Return the status and the body of a response. Raises `UnavailableError`."""
         with self._open(path, ANSWER_TIMEOUT) as sock:
             data = b"".join(self._pieces(sock))
         return _split(data, str(self._address))
 
     def read(self, path: str) -> Any:
-        """Return an answer's JSON; raises `UnavailableError` where it is none, `UsageError` for a wrong question."""
+        """Return a response's JSON. Raises `UnavailableError` where it is not JSON, `UsageError` for a bad request."""
         status, body = self.get(path)
         if status != 200:
             raise self._refusal(status, body)
         try:
             return json.loads(body)
         except ValueError:
-            raise _strange(str(self._address)) from None
+            raise _not_admin(str(self._address)) from None
 
     def stream(self, path: str) -> Iterator[Any]:
-        """Yield the messages of a stream, for ever. Raises `UnavailableError` when it ends, `UsageError` as `read`."""
-        with self._open(path, SILENCE) as sock:
+        """Yield the messages of a stream, without end.
+
+        Raises `UnavailableError` when it ends, `UsageError` as `read`.
+        """
+        with self._open(path, STREAM_TIMEOUT) as sock:
             data = b""
             head = False
-            for piece in self._pieces(sock):
-                data += piece
+            for received in self._pieces(sock):
+                data += received
                 if not head and b"\r\n\r\n" in data:
                     status, data = _split(data, str(self._address))
                     if status != 200:
@@ -86,25 +89,25 @@ class AdminClient:
         raise UnavailableError(f"{self._address}: the guard has ended the stream")
 
     def _refusal(self, status: int, body: bytes) -> QmpguardError:
-        """Return what an answer other than 200 means: a question that it does not take is the asker's fault."""
+        """Return the error for a status other than 200: `UsageError` for 400, since the request is at fault."""
         error = UsageError if status == 400 else UnavailableError
-        return error(f"{self._address}: {_complaint(body) or status}")
+        return error(f"{self._address}: {_error_text(body) or status}")
 
-    def _open(self, path: str, patience: float) -> socket.socket:
-        """Return a connection on which a request was sent."""
-        sock, host, to = self._end()
+    def _open(self, path: str, timeout: float) -> socket.socket:
+        """Return a connection on which the request has been sent."""
+        sock, host, to = self._endpoint()
         token = f"Authorization: Bearer {self._token}\r\n" if self._token else ""
         try:
-            sock.settimeout(patience)
+            sock.settimeout(timeout)
             sock.connect(to)
             sock.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n{token}\r\n".encode())
-        except (OSError, UnicodeError, TypeError) as error:  # the last two: for a host's name that cannot be one
+        except (OSError, UnicodeError, TypeError) as error:  # the last two: an invalid host name
             sock.close()
             raise UnavailableError(f"{self._address}: {getattr(error, 'strerror', None) or error}") from None
         return sock
 
-    def _end(self) -> tuple[socket.socket, str, str | tuple[str, int]]:
-        """Return a socket, what the host is called, and where to connect to."""
+    def _endpoint(self) -> tuple[socket.socket, str, str | tuple[str, int]]:
+        """Return a socket, the value of the Host header, and the address to connect to."""
         match self._address:
             case UnixAddress(path):
                 return socket.socket(socket.AF_UNIX), "localhost", path
@@ -118,11 +121,11 @@ class AdminClient:
     def _pieces(self, sock: socket.socket) -> Iterator[bytes]:
         begun = False
         try:
-            while piece := sock.recv(PIECE):
-                if not (begun or piece.startswith(b"HTTP/")):
-                    raise _strange(str(self._address))
+            while received := sock.recv(RECEIVE_SIZE):
+                if not (begun or received.startswith(b"HTTP/")):
+                    raise _not_admin(str(self._address))
                 begun = True
-                yield piece
+                yield received
         except TimeoutError:
             raise UnavailableError(f"{self._address}: no answer within {sock.gettimeout():g} s") from None
         except OSError as error:
@@ -130,19 +133,19 @@ class AdminClient:
 
 
 def _split(data: bytes, where: str) -> tuple[int, bytes]:
-    """Return the status and the body of a whole answer."""
+    """Return the status and the body of a complete response."""
     head, _, body = data.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        raise _strange(where)
+        raise _not_admin(where)
     return int(words[1]), body
 
 
-def _strange(where: str) -> UnavailableError:
-    return UnavailableError(f"{where}: what answers there is no admin interface")
+def _not_admin(where: str) -> UnavailableError:
+    return UnavailableError(f"{where}: the answer there is not the admin interface's")
 
 
-def _complaint(body: bytes) -> str:
+def _error_text(body: bytes) -> str:
     try:
         members = json.loads(body)
     except ValueError:

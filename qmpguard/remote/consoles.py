@@ -1,4 +1,4 @@
-"""The consoles of the guards that run on this machine: found, and spoken to. See `qmpguard.daemon.console`."""
+"""A client of the consoles of the guards on this machine. `qmpguard.daemon.console` is the server."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: consoles that are asked at once: each may take `REQUEST_TIMEOUT`, and a host has some tens
-AT_ONCE = 64
-#: bytes of an answer at most: all that is known of a thousand VMs with some hundred clients each
+MAX_PARALLEL = 64
+#: bytes of an answer at most: every member of a thousand VMs with some hundred clients each
 MAX_ANSWER = 32 << 20
 #: the paths of consoles that are files
 _FILE = re.compile(rf"/{NAME}(-[0-9]+)?\.sock$")
@@ -30,17 +30,17 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The console of a running guard: where it is, whose it is, and the VMs with what is overridden there."""
+class ConsoleInfo:
+    """The console of a running guard: its path, the guard's process, and the overrides of each VM."""
 
     path: str
     pid: int
     vms: dict[str, list[dict[str, object]]]
 
 
-def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
-    """Return the console of the one guard that is meant, and the one VM. Raises `UsageError` or `UnavailableError`."""
-    found = [one for one in every(pid) if vm is None or vm in one.vms]
+def find_console(pid: int | None, vm: str | None) -> tuple[ConsoleInfo, str]:
+    """Return the one console, and the one VM, that the arguments select. Raises `UsageError` or `UnavailableError`."""
+    found = [one for one in all_consoles(pid) if vm is None or vm in one.vms]
     if not found:
         which = " and ".join([f"VM {vm}"] * (vm is not None) + [f"process {pid}"] * (pid is not None))
         raise UnavailableError(f"no guard {f'for {which} ' * bool(which)}answers; ask as its user or as root")
@@ -53,22 +53,22 @@ def find(pid: int | None, vm: str | None) -> tuple[Found, str]:
     return found[0], vm or names[0]
 
 
-def every(pid: int | None = None) -> Iterator[Found]:
-    """Yield the consoles that answer us: those of a process, or all that can be found."""
+def all_consoles(pid: int | None = None) -> Iterator[ConsoleInfo]:
+    """Yield the consoles that answer: those of a process; None: all on this machine."""
     for path, owner, answer in _answers(pid, {"status": True}):
-        with suppress(TypeError, KeyError):  # no console at all
-            yield Found(path, owner, {one["vm"]: one["overrides"] for one in answer})
+        with suppress(TypeError, KeyError):  # the answer is not a console's
+            yield ConsoleInfo(path, owner, {one["vm"]: one["overrides"] for one in answer})
 
 
-def vms(pid: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Yield all that is known of the VMs of each guard that answers us, with its process. See `admin.serialize.vm`."""
+def all_vms(pid: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Yield each guard that answers: its process id, and its VMs as `/api/v1/vms` has them."""
     for _, owner, answer in _answers(pid, {"vms": True}):
         if isinstance(answer, list):
             yield owner, answer
 
 
-def standing(address: str) -> Iterator[Any]:
-    """Yield how the VMs are judged whose clients connect at an address, as their guards say. See the console."""
+def policies_at(address: str) -> Iterator[Any]:
+    """Yield the console's answer to "policy" for each VM that has its clients' socket at an address."""
     names = [address]
     if address.startswith("unix:"):
         names.append(f"unix:{Path(address.removeprefix('unix:')).resolve()}")
@@ -77,26 +77,26 @@ def standing(address: str) -> Iterator[Any]:
 
 
 def _answers(pid: int | None, request: dict[str, object]) -> Iterator[tuple[str, int, Any]]:
-    """Yield what each console answers, with its path and its process. All are asked at once: one may hang."""
+    """Yield each console's path, process and answer. All are asked at the same time, since one may not answer."""
     seen = set()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for path, told in [(path, pool.submit(_ask, path, request, pid)) for path in dict.fromkeys(_paths(pid))]:
+    with ThreadPoolExecutor(MAX_PARALLEL) as pool:
+        for path, future in [(path, pool.submit(_ask, path, request, pid)) for path in dict.fromkeys(_paths(pid))]:
             try:
-                answer, owner = told.result()
+                answer, owner = future.result()
             except (UnavailableError, UsageError):
-                continue  # another user's, left behind, or of a version that does not know the request
+                continue  # of another user, left behind, or of a version that does not know the request
             if (pid is None or owner == pid) and owner not in seen:
                 seen.add(owner)
                 yield path, owner, answer
 
 
-def ask(found: Found, request: dict[str, object]) -> object:
-    """Return what a console answers. Raises `UsageError` with its refusal, or `UnavailableError`."""
+def ask(found: ConsoleInfo, request: dict[str, object]) -> object:
+    """Return a console's answer. Raises `UsageError` with its refusal, or `UnavailableError`."""
     return _ask(found.path, request)[0]
 
 
 def _paths(pid: int | None) -> Iterator[str]:
-    """Yield where consoles may be: as the kernel lists sockets, and in runtime directories."""
+    """Yield the possible paths of consoles: from the kernel's list of sockets, and in runtime directories."""
     try:
         lines = Path(f"/proc/{pid or 'self'}/net/unix").read_text(errors="replace").splitlines()
     except OSError as error:
@@ -106,22 +106,25 @@ def _paths(pid: int | None) -> Iterator[str]:
         if name.startswith(f"@{NAME}-"):
             yield "\0" + name[1:]
         elif _FILE.search(name):
-            yield from (name, f"/proc/{pid}/root{name}") if pid else (name,)  # it may be in a container
+            yield from (name, f"/proc/{pid}/root{name}") if pid else (name,)  # the guard may be in a container
     for pattern in (f"qmpguard*/{NAME}.sock", f"user/*/{NAME}-*.sock", f"{NAME}-*.sock"):
         yield from (str(path) for path in Path("/run").glob(pattern))
 
 
 def _ask(path: str, request: dict[str, object], wanted: int | None = None) -> tuple[Any, int]:
-    """Return the answer, and the process that gave it. Another process than the one ``wanted`` is not waited for."""
+    """Return the answer, and the process that gave it.
+
+    Raises `UnavailableError` for a process other than ``wanted``.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(REQUEST_TIMEOUT)
         try:
             sock.connect(path)
             pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if wanted not in (None, pid):
-                raise UnavailableError(f"process {pid} is there")
+                raise UnavailableError(f"process {pid} listens there")
             if os.geteuid() not in (0, uid) and uid != 0:
-                raise UnavailableError(f"user {uid} is there")  # under an abstract name everybody can listen
+                raise UnavailableError(f"user {uid} listens there")  # any user can listen at an abstract name
             sock.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(_line(sock))
         except (OSError, ValueError, RecursionError) as error:
@@ -132,7 +135,7 @@ def _ask(path: str, request: dict[str, object], wanted: int | None = None) -> tu
         case {"return": result}:
             return result, pid
         case _:
-            raise UnavailableError("it is no guard that answers")
+            raise UnavailableError("the answer there is not a guard's")
 
 
 def _line(sock: socket.socket) -> bytes:

@@ -1,4 +1,4 @@
-"""A look at a live VM over a connection of its own, for commands that tell and change nothing."""
+"""A QMP connection to a live VM, for commands that only query."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: seconds for the greeting: QEMU sends it at once, unless another client holds the monitor
-GREETING = 5.0
-#: seconds for the answers: a QEMU that plugs a large VFIO device is busy for longer, and then somebody waits at a shell
-ANSWERS = 60.0
-#: seconds of a wait after which it is told
-TOLD = 2.0
-#: everything that the rules look at, but for what belongs to one request
-EVERYTHING = (
+GREETING_TIMEOUT = 5.0
+#: seconds for the answers; a QEMU that plugs a large VFIO device is busy for longer
+ANSWER_TIMEOUT = 60.0
+#: seconds of a wait before a notice about it
+NOTICE_DELAY = 2.0
+#: every fact that the rules read, except those about one request
+ALL_FACTS = (
     Fact.CAPABILITIES,
     Fact.DEVICES,
     Fact.DETAILS,
@@ -46,7 +46,7 @@ EVERYTHING = (
 
 
 class RemoteVm:
-    """A connection to a live QEMU, direct or through a guard."""
+    """A QMP connection to a live QEMU, direct or through a guard."""
 
     def __init__(self, client: QMPClient, address: Address, tell: Callable[[str], None]) -> None:
         self.version, self.package = _version(client)
@@ -55,29 +55,29 @@ class RemoteVm:
         self._tell = tell
 
     async def ask(self, questions: Generator[tuple[Query, ...], tuple[Answer, ...], T]) -> T:
-        """Drive a survey's questions to their end. Raises `UnavailableError` when QEMU does not answer them."""
-        text = f"{self._address}: QEMU does not answer yet: it is busy or hangs. Waiting for {ANSWERS:g} s at most"
+        """Return the result of a survey. Raises `UnavailableError` when QEMU does not answer it."""
+        text = f"{self._address}: no answer of QEMU yet, it is busy or hangs. Waiting for {ANSWER_TIMEOUT:g} s at most"
         try:
-            with telling(self._tell, text):
-                async with asyncio.timeout(ANSWERS):
-                    return await drive(questions, self._ask)
+            with notice(self._tell, text):
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    return await drive(questions, self._put)
         except TimeoutError as error:
-            raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWERS:g} s") from error
+            raise UnavailableError(f"{self._address}: QEMU did not answer within {ANSWER_TIMEOUT:g} s") from error
         except Unexpected as error:
             raise UnavailableError(f"{self._address}: an answer of QEMU could not be read: {error}") from error
 
-    async def _ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+    async def _put(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         return tuple(await asyncio.gather(*(put(self._client, query) for query in queries)))
 
 
-def nothing(_: str) -> None:
-    """Tell nobody of a wait."""
+def ignore(_: str) -> None:
+    """Print no notice."""
 
 
 @contextmanager
-def telling(tell: Callable[[str], None], text: str) -> Iterator[None]:
-    """Tell of a wait that takes longer than `TOLD`."""
-    timer = asyncio.get_running_loop().call_later(TOLD, tell, text)
+def notice(tell: Callable[[str], None], text: str) -> Iterator[None]:
+    """Call ``tell`` with a text when the body takes longer than `NOTICE_DELAY`."""
+    timer = asyncio.get_running_loop().call_later(NOTICE_DELAY, tell, text)
     try:
         yield
     finally:
@@ -85,18 +85,18 @@ def telling(tell: Callable[[str], None], text: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def visit(address: Address, tell: Callable[[str], None] = nothing) -> AsyncGenerator[RemoteVm]:
-    """Connect to a QEMU and yield the visit; ``tell`` is told of what takes long.
+async def open_vm(address: Address, tell: Callable[[str], None] = ignore) -> AsyncGenerator[RemoteVm]:
+    """Connect to a QEMU and yield it; ``tell`` is called with a notice about a long wait.
 
-    Raises `UnavailableError` when nobody answers there.
+    Raises `UnavailableError` when no QEMU answers there.
     """
-    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what goes wrong is said here
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # its errors are raised here as ours
     client = Client("qmpguard")
     try:
         await _connect(client, address, tell)
         yield RemoteVm(client, address, tell)
     finally:
-        with suppress(QMPError, OSError, EOFError):  # it has gone; that was said where an answer was missing
+        with suppress(QMPError, OSError, EOFError):  # QEMU has closed: the missing answer has raised already
             await client.disconnect()
 
 
@@ -113,8 +113,8 @@ async def _connect(client: QMPClient, address: Address, tell: Callable[[str], No
         sock.setblocking(False)
     process = listening(sock)
     try:
-        with telling(tell, f"{address}: no greeting yet. Waiting for {GREETING:g} s at most"):
-            async with asyncio.timeout(GREETING):
+        with notice(tell, f"{address}: no greeting yet. Waiting for {GREETING_TIMEOUT:g} s at most"):
+            async with asyncio.timeout(GREETING_TIMEOUT):
                 await client.connect(sock)
     except TimeoutError as error:
         sock.close()
@@ -122,7 +122,7 @@ async def _connect(client: QMPClient, address: Address, tell: Callable[[str], No
         raise UnavailableError(f"{address}: it accepts connections but sends no greeting: {why}") from error
     except (QMPError, OSError) as error:
         sock.close()
-        raise UnavailableError(f"{address}: what answers there is no QMP: {error}") from error
+        raise UnavailableError(f"{address}: the answer there is not QMP: {error}") from error
 
 
 def _version(client: QMPClient) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A report on a live VM: which migrations would be refused if they began now, by which rule, why, and what helps."""
+"""A report on a live VM: the migrations that would be refused if they began now, with rule, reason and fix."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from qmpguard.policy.forecast import (
 from qmpguard.policy.migration import Start
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
-from qmpguard.remote.inspection import EVERYTHING, nothing, telling, visit
-from qmpguard.remote.standing import standing_of
+from qmpguard.remote.effective_policy import effective_policy_at
+from qmpguard.remote.inspection import ALL_FACTS, ignore, notice, open_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was seen, and what it means; with each forecast, why no migration in that direction can begin now."""
+    """The facts about a VM and its forecasts. The text beside a forecast says why that migration cannot begin now."""
 
     address: str
     version: str
@@ -51,30 +51,32 @@ async def check(
     address: str,
     policy: Policy | None = None,
     change: Callable[[Policy], Policy] | None = None,
-    tell: Callable[[str], None] = nothing,
+    tell: Callable[[str], None] = ignore,
 ) -> Report:
-    """Look at a live VM, at a guard's socket or QEMU's own, and return what would become of its migrations.
+    """Return a report on the VM at an address: a guard's socket, or QEMU's own.
 
-    Judged by ``policy``, or as the guard there judges; ``change`` is made to either. ``tell`` is told of what takes
-    long. Asks QEMU a few questions and changes nothing. Raises `UnavailableError` when nobody answers there, and
-    `UsageError` for what is no address.
+    Judges by ``policy``; None: by the guard's policy. ``change`` is applied to either. ``tell`` is called with a notice
+    about a long wait. Sends QEMU a few queries and changes nothing. Raises `UnavailableError` when no QEMU answers
+    there, and `UsageError` for an unreadable address.
     """
     where = parse_address(address)
-    with telling(tell, "a guard on this machine does not say how it judges. Waiting for 5 s at most"):
-        stands = (await asyncio.to_thread(standing_of, where)).by(policy, "the given policy")
-    stands = stands.changed(change) if change else stands
-    policy = stands.policy
-    async with visit(where, tell) as guest:
-        known = replace(stands.memory, version=numbers(guest.version))
-        facts = await guest.ask(observe(policy, known, EVERYTHING))
-        version, package = guest.version, guest.package
+    with notice(tell, "a guard on this machine does not answer. Waiting for 5 s at most"):
+        judged_by = (await asyncio.to_thread(effective_policy_at, where)).replaced_by(policy, "the given policy")
+    judged_by = judged_by.changed_by(change) if change else judged_by
+    policy = judged_by.policy
+    async with open_vm(where, tell) as vm:
+        known = replace(judged_by.memory, version=numbers(vm.version))
+        facts = await vm.ask(observe(policy, known, ALL_FACTS))
+        version, package = vm.version, vm.package
     ways = (as_it_stands(facts, policy), *forecasts(facts, policy))
     out = ((forecast, obstacle(facts, Start.OUTGOING)) for forecast in ways)
-    more = ((forecast, _hinders(forecast, facts)) for forecast in others(facts, policy))
+    more = ((forecast, _obstacle_for(forecast, facts)) for forecast in others(facts, policy))
     into = ((forecast, obstacle(facts, Start.INCOMING)) for forecast in arrivals(facts, policy))
-    return Report(str(where), version, package, policy.profile.value, facts, (*out, *more, *into), stands.words)
+    return Report(
+        str(where), version, package, policy.profile.value, facts, (*out, *more, *into), judged_by.description
+    )
 
 
-def _hinders(forecast: Forecast, facts: Facts) -> str:
+def _obstacle_for(forecast: Forecast, facts: Facts) -> str:
     """Return why a snapshot, CPR or COLO cannot begin now, whatever the rules say."""
     return obstacle(facts, Start.OUTGOING) or (lacks_cpr(facts) if forecast.way == CPR else "")

@@ -1,1 +1,1 @@
-"""From what people write to a `Config`: files, flags and the environment, each value with the place it comes from."""
+"""The settings: TOML files, options and environment variables become a `Config`. Each value keeps its origin."""

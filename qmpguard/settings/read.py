@@ -1,4 +1,4 @@
-"""The whole of the settings: read, checked against each other, and made into a `Config`."""
+"""Reads all settings, checks them against each other, and returns a `Config`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.address import Inbound, UnixAddress
-from qmpguard.config import Config
+from qmpguard.config import NAME, Config
 from qmpguard.errors import ConfigError, QmpguardError, UsageError
 from qmpguard.settings.file import File
 from qmpguard.settings.sections import read_admin, read_log, read_policy, read_vm
@@ -20,39 +20,37 @@ if TYPE_CHECKING:
 
     from qmpguard.address import ListenAddress
     from qmpguard.config import VmConfig
-    from qmpguard.settings.options import Words
-    from qmpguard.settings.places import Path
-    from qmpguard.settings.table import Item, Origin
+    from qmpguard.settings.options import OptionValues
+    from qmpguard.settings.table import Item, Source
+    from qmpguard.settings.toml_lines import Path
 
-#: seconds that reading may take: files may be on a hung file system, and users looked up at a server that hangs
+#: seconds for reading: a file system or the name service may hang
 TIMEOUT = 30.0
-#: characters of an error: it repeats what was written
-MAX_TOLD = 600
+#: characters of an error, which repeats the setting
+MAX_ERROR = 600
 _reading = BlockingCalls("reading the configuration", TIMEOUT)
-#: what a VM is called that flags describe, where they do not name it
-NAME = "vm"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A config, and for each of its values where it comes from."""
+    """A config, and each of its values with its origin."""
 
     config: Config
     report: tuple[Section, ...]
 
 
 def read_file(name: str) -> Settings:
-    """Read a file. Raises `ConfigError`, which names the line."""
-    return _settings(lambda: _of_file(name))
+    """Return the settings of a file. Raises `ConfigError`, which names the line."""
+    return _settings(lambda: _from_file(name))
 
 
-def read_words(words: Words) -> Settings:
-    """Read what flags and environment say, and the file that they name. Raises `UsageError` or `ConfigError`."""
-    return _settings(lambda: _of_words(words))
+def read_options(options: OptionValues) -> Settings:
+    """Return the settings of flags, environment and the file in --config. Raises `UsageError` or `ConfigError`."""
+    return _settings(lambda: _from_options(options))
 
 
 def _settings(read: Callable[[], Settings]) -> Settings:
-    """Return what is read, within `TIMEOUT`. Whatever is wrong with it is a `QmpguardError`."""
+    """Return the settings that ``read`` returns, within `TIMEOUT`. Raises nothing but `QmpguardError`."""
     try:
         return _reading.call_now(read)
     except QmpguardError as error:
@@ -62,94 +60,94 @@ def _settings(read: Callable[[], Settings]) -> Settings:
 
 
 def _one_line(text: str) -> str:
-    """Return an error's text as one line of at most `MAX_TOLD` characters; where it is longer, its end says what is."""
+    """Return an error's text as one line. Of a text over `MAX_ERROR` characters the middle is left out."""
     line = " ".join(text.splitlines())
-    half = MAX_TOLD // 2
-    return line if len(line) <= MAX_TOLD else f"{line[:half]} ... {line[-half:]}"
+    half = MAX_ERROR // 2
+    return line if len(line) <= MAX_ERROR else f"{line[:half]} ... {line[-half:]}"
 
 
-def _of_file(name: str) -> Settings:
+def _from_file(name: str) -> Settings:
     file = File(name)
     return read_values(file, file.values)
 
 
-def _of_words(words: Words) -> Settings:
-    if words.config is None:
-        values = {**words.values, "vm": [words.values.get("vm", {})]}
-        return read_values(words, values, name=NAME)
-    if words.of_vm:
-        raise UsageError(f"{words.of_vm}: beside {words.called(())} it belongs into the file, {words.config}")
-    file = File(words.config)
-    return read_values(_Both(words, file), _over(file.values, words.values))
+def _from_options(options: OptionValues) -> Settings:
+    if options.config is None:
+        values = {**options.values, "vm": [options.values.get("vm", {})]}
+        return read_values(options, values, name=NAME)
+    if options.vm_option:
+        raise UsageError(f"{options.vm_option}: with {options.called(())} it must be set in the file, {options.config}")
+    file = File(options.config)
+    return read_values(_Merged(options, file), _merge(file.values, options.values))
 
 
-class _Both:
-    """A file, and flags that stand above it."""
+class _Merged:
+    """A file, and options that override it."""
 
-    def __init__(self, words: Words, file: File) -> None:
-        self._words = words
+    def __init__(self, options: OptionValues, file: File) -> None:
+        self._options = options
         self._file = file
 
     def item(self, path: Path, value: object) -> Item:
-        return (self._words if self._words.has(path) else self._file).item(path, value)
+        return (self._options if self._options.has(path) else self._file).item(path, value)
 
-    def lacks(self, path: Path) -> QmpguardError:
-        return self._file.lacks(path)
+    def missing(self, path: Path) -> QmpguardError:
+        return self._file.missing(path)
 
     def called(self, path: Path) -> str:
-        return (self._words if self._words.has(path) else self._file).called(path)
+        return (self._options if self._options.has(path) else self._file).called(path)
 
 
-def _over(file: Mapping[str, object], words: Mapping[str, object]) -> dict[str, object]:
-    """Return the values of a file with those of flags over them, table by table."""
+def _merge(file: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a file, overridden by options, table by table."""
     merged = dict(file)
-    for key, word in words.items():
+    for key, value in options.items():
         below = file.get(key, {})
-        if not isinstance(word, dict):
-            merged[key] = word
+        if not isinstance(value, dict):
+            merged[key] = value
         elif isinstance(below, dict):
-            merged[key] = {**below, **word}
+            merged[key] = {**below, **value}
     return merged
 
 
-def read_values(source: Origin, values: Mapping[str, object], *, name: str | None = None) -> Settings:
-    """Read tables; ``name``: a VM's that has none. Raises `UsageError` or `ConfigError`, as ``source`` makes them."""
+def read_values(source: Source, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+    """Return the settings in tables; ``name``: the default name of a VM. Raises `UsageError` or `ConfigError`."""
     report: list[Section] = []
     top = Table(source, (), values, report)
     policy = read_policy(top.table("policy"))
     vms = []
-    taken: dict[str, str] = {}
+    claimed: dict[str, str] = {}
     for settings in top.tables("vm"):
-        ends = {key: settings.item(key) for key in _CLAIMING if settings.has(key)}
+        endpoints = {key: settings.item(key) for key in _CLAIMING if settings.has(key)}
         vms.append(read_vm(settings, policy, name=name))
-        _claim(taken, ends, vms[-1])
+        _claim(claimed, endpoints, vms[-1])
     admin = read_admin(top.table("admin"))
     log = read_log(top.table("log"))
     end_with_qemu = top.take("end_with_qemu", flag, default=False)
-    top.done()
+    top.reject_unknown()
     if not vms:
-        raise source.lacks(("vm",))
+        raise source.missing(("vm",))
     return Settings(
         Config(tuple(vms), admin, log, end_with_qemu), tuple(section for section in report if section.values)
     )
 
 
-#: what only one VM may have
+#: the settings that must differ between VMs
 _CLAIMING = ("name", "qemu", "qemu_listen", "listen", "takeover")
 
 
-def _claim(taken: dict[str, str], items: dict[str, Item], vm: VmConfig) -> None:
-    """Note a VM's name and sockets; raises an error where another VM has them already."""
+def _claim(claimed: dict[str, str], items: dict[str, Item], vm: VmConfig) -> None:
+    """Record a VM's name and sockets. Raises an error where another VM has them already."""
     claims = {"name": f"the name {vm.name!r}", "qemu": _place(vm.qemu), "listen": _place(vm.listen)}
     if vm.takeover:
         claims["takeover"] = claims.pop("listen")
     if isinstance(vm.qemu, Inbound):
         claims["qemu_listen"] = claims.pop("qemu")
     for key, claim in claims.items():
-        if claim in taken:
+        if claim in claimed:
             item = items[key if key in items else "takeover"]
-            raise item.wrong(f"{claim} is taken already, at {taken[claim]}")
-        taken[claim] = items[key].origin if key in items else "the same VM"
+            raise item.error(f"{claim} is taken already, at {claimed[claim]}")
+        claimed[claim] = items[key].origin if key in items else "the same VM"
 
 
 def _place(address: ListenAddress | Inbound) -> str:

@@ -15,12 +15,12 @@ from qmpguard.policy.combination import At
 from qmpguard.policy.policy import Mode
 from qmpguard.policy.rules import table
 from qmpguard.policy.verdict import MAX_TEXT
-from qmpguard.settings import combinations, people, plugins, sections, values
+from qmpguard.settings import accounts, combinations, plugins, sections, values
 from qmpguard.settings.options import OPTIONS
-from qmpguard.settings.places import Path
 from qmpguard.settings.read import read_values
 from qmpguard.settings.show import toml
-from qmpguard.settings.table import DEFAULT, Effective, Item
+from qmpguard.settings.table import DEFAULT, EffectiveValue, Item
+from qmpguard.settings.toml_lines import Path
 
 if TYPE_CHECKING:
     from qmpguard.errors import QmpguardError
@@ -59,9 +59,9 @@ _FORMS: Mapping[Callable[[Item], object], Schema] = {
     values.flag: {"type": "boolean"},
     values.names: _TEXTS,
     values.file_mode: {"type": "string", "pattern": "^0?[0-7]{3}$"},
-    people.users: {**_TEXTS, "minItems": 1},
-    people.groups: {**_TEXTS, "minItems": 1},
-    people.group: _TEXT,
+    accounts.users: {**_TEXTS, "minItems": 1},
+    accounts.groups: {**_TEXTS, "minItems": 1},
+    accounts.group: _TEXT,
     plugins.plugins: {**_TEXTS, "uniqueItems": True, "maxItems": plugins.MAX_PLUGINS},
     combinations.rule_id: {"type": "string", "pattern": "^[a-z][a-z0-9-]*$", "maxLength": combinations.MAX_ID},
     combinations.type_globs: {**_TEXTS, "minItems": 1, "maxItems": combinations.MAX_TYPES},
@@ -110,7 +110,7 @@ class _Sample:
     def item(self, path: Path, value: object) -> Item:
         return Item(value, "sample", "", str(path), ConfigError)
 
-    def lacks(self, path: Path) -> QmpguardError:
+    def missing(self, path: Path) -> QmpguardError:
         return ConfigError(str(path))
 
     def called(self, path: Path) -> str:
@@ -132,7 +132,7 @@ def _table(tables: Mapping[Path, list[Section]], path: Path) -> Schema:
     if path == ("vm",):
         properties["policy"] = {"$ref": "#/properties/policy"}
     more = {"properties": properties, "additionalProperties": _OPEN.get(path, False)}
-    return {"type": "object", **more, **_needs([{v.key for v in section.values if v.needed} for section in found])}
+    return {"type": "object", **more, **_needs([{v.key for v in section.values if v.required} for section in found])}
 
 
 def _inner(tables: Mapping[Path, list[Section]], path: Path) -> Schema:
@@ -150,7 +150,7 @@ def _needs(ways: Sequence[set[str]]) -> Schema:
     return {**needs, "oneOf": one_of} if every != common else needs
 
 
-def _key(path: Path, value: Effective) -> Schema:
+def _key(path: Path, value: EffectiveValue) -> Schema:
     default = {"default": json.loads(toml(value))} if value.origin == DEFAULT and value.value is not None else {}
     return {"description": _MEANINGS[path], **_form(value.read), **default}
 

@@ -1,4 +1,4 @@
-"""Settings as people see them: the file that would say the same, with the place that each value comes from."""
+"""The effective settings as a TOML file, each value with its origin in a comment."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from qmpguard.config import Config, VmConfig
     from qmpguard.settings.read import Settings
-    from qmpguard.settings.table import Effective
+    from qmpguard.settings.table import EffectiveValue
 
-#: columns before the place
+#: columns before the origin
 WIDTH = 44
 _BARE = re.compile(r"[\w-]+")
 
 
 def lines(settings: Settings) -> Iterator[str]:
-    """Yield the settings as lines of TOML. What is not set and has no default stands there as a comment."""
+    """Yield the settings as lines of TOML. A setting without a value is a comment."""
     for section in settings.report:
         if section.header:
             yield ""
@@ -34,7 +34,7 @@ def lines(settings: Settings) -> Iterator[str]:
 
 
 def notes(config: Config) -> Iterator[str]:
-    """Yield what is no error but should be known."""
+    """Yield notes on settings that are valid but may surprise."""
     for vm in config.vms:
         for note in _notes(vm):
             yield f"{vm.name}: {note}"
@@ -43,24 +43,24 @@ def notes(config: Config) -> Iterator[str]:
 def _notes(vm: VmConfig) -> Iterator[str]:
     if not vm.access.is_open:
         yield (
-            "only listed users and groups may connect; a client from another user namespace (id 65534: rootless "
-            "containers, PrivateUsers=) is refused, whoever it is"
+            "only listed users and groups may connect; every client from another user namespace (id 65534: rootless "
+            "containers, PrivateUsers=) is refused"
         )
     if vm.socket_mode & 0o007 and vm.access.is_open and vm.role is Role.OPERATOR:
-        yield f"socket_mode {vm.socket_mode:04o} lets everybody on this machine command QEMU"
+        yield f"socket_mode {vm.socket_mode:04o} lets every local user send commands to QEMU"
     new_monitor = next(rule for rule in RULES if rule.id == "new-monitor").mode(vm.policy)
     if new_monitor is not Mode.ENFORCE:
-        yield f"rule new-monitor is in mode {new_monitor.value}: a monitor that was let through cannot be taken back"
+        yield f"rule new-monitor is in mode {new_monitor.value}: a monitor that was opened cannot be closed again"
 
 
-def _assignment(value: Effective) -> str:
+def _assignment(value: EffectiveValue) -> str:
     key = value.key if _BARE.fullmatch(value.key) else json.dumps(value.key)
     if value.value is None:
         return f"# {key} is not set"
     return f"{key} = {toml(value)}"
 
 
-def _word(one: object) -> str:
+def _element(one: object) -> str:
     match one:
         case Rule(id=name):
             return name
@@ -70,7 +70,7 @@ def _word(one: object) -> str:
             return str(one)
 
 
-def toml(value: Effective) -> str:
+def toml(value: EffectiveValue) -> str:
     """Return a value as TOML writes it."""
     match value.value:
         case bool(flag):
@@ -84,6 +84,6 @@ def toml(value: Effective) -> str:
         case Enum() as member:
             return json.dumps(member.value)
         case tuple() | frozenset() as many:
-            return json.dumps(sorted(map(_word, many)))
+            return json.dumps(sorted(map(_element, many)))
         case other:
             return json.dumps(str(other), ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""One table of settings on its way to a `Config`: every key is taken once, and what is left over is unknown.
+"""One table of settings while it is read: each key is taken once, and a key that remains is unknown.
 
-It is the same for a table of a file and for the options of a command: each value comes as an `Item`, which knows
-where it was written and how an error about it begins.
+It is the same for a table of a file and for the options of a command. Each value is an `Item` with its origin and the
+beginning of an error about it.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from qmpguard.errors import QmpguardError
-    from qmpguard.settings.places import Path
+    from qmpguard.settings.toml_lines import Path
 
 T = TypeVar("T")
 
-#: where a value comes from that nobody has written
+#: the origin of a default
 DEFAULT = "default"
-#: from this likeness on (difflib), a key that is unknown is one that is missing, misspelt
-ALIKE = 0.75
+#: the least similarity (difflib) at which an unknown key counts as a misspelling of a missing one
+SIMILARITY = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value as it was written.
+    """A value with its origin. An error about it begins with ``place`` and ``written``.
 
-    ``written`` is what an error about it repeats, behind ``place``; ``words``: everything is text, as in flags.
+    ``is_text``: every value is text, as in options.
     """
 
     value: object
     origin: str
     place: str
     written: str
-    fault: type[QmpguardError]
-    words: bool = False
+    error_class: type[QmpguardError]
+    is_text: bool = False
 
-    def wrong(self, what: str) -> QmpguardError:
-        """Return the error that says what a value should be."""
-        return self.fault(f"{self.place}{self.written}: {what}")
+    def error(self, expected: str) -> QmpguardError:
+        """Return the error that says which value is expected."""
+        return self.error_class(f"{self.place}{self.written}: {expected}")
 
 
-class Origin(Protocol):
-    """Where settings come from: a file, or the command line with its environment."""
+class Source(Protocol):
+    """The source of settings: a file, or the command line with its environment."""
 
     def item(self, path: Path, value: object) -> Item:
-        """Return a value with the place it stands at."""
+        """Return a value with its origin."""
         ...
 
-    def lacks(self, path: Path) -> QmpguardError:
-        """Return the error that a value is missing."""
+    def missing(self, path: Path) -> QmpguardError:
+        """Return the error for a missing value."""
         ...
 
     def called(self, path: Path) -> str:
@@ -60,22 +60,22 @@ class Origin(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Effective:
-    """A value that holds, and where it comes from. ``read`` makes it from what is written; ``needed``: it must be."""
+class EffectiveValue:
+    """An effective value and its origin. ``read`` converts it; ``required``: it must be set."""
 
     key: str
     value: object
     origin: str
     read: Callable[[Item], object]
-    needed: bool
+    required: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The values of one table, by their keys, in the order in which they are read."""
+    """The effective values of one table, in the order in which they are read."""
 
     path: Path
-    values: list[Effective] = field(default_factory=list)
+    values: list[EffectiveValue] = field(default_factory=list)
 
     @property
     def header(self) -> str:
@@ -84,91 +84,91 @@ class Section:
 
 
 class Table:
-    """A table that is being read. Every value that was taken is noted in ``report``, for who wants to see it."""
+    """A table that is being read. Every effective value is appended to ``report``."""
 
-    def __init__(self, source: Origin, path: Path, values: Mapping[str, object], report: list[Section]) -> None:
+    def __init__(self, source: Source, path: Path, values: Mapping[str, object], report: list[Section]) -> None:
         self._source = source
         self._path = path
-        self._left = dict(values)
+        self._remaining = dict(values)
         self._keys: list[str] = []
         self._report = report
         self._section = Section(path)
         report.append(self._section)
 
     def take(self, key: str, read: Callable[[Item], T], default: T) -> T:
-        """Return a value as ``read`` makes it, or the default. Raises what ``read`` raises."""
+        """Return a value that ``read`` converts, or the default. Raises what ``read`` raises."""
         self._keys.append(key)
-        if key in self._left:
-            return self._read(key, read, needed=False)
-        self._section.values.append(Effective(key, default, DEFAULT, read, needed=False))
+        if key in self._remaining:
+            return self._read(key, read, required=False)
+        self._section.values.append(EffectiveValue(key, default, DEFAULT, read, required=False))
         return default
 
-    def need(self, key: str, read: Callable[[Item], T]) -> T:
-        """Return a value that must be there."""
+    def require(self, key: str, read: Callable[[Item], T]) -> T:
+        """Return a value that must be set. Raises the source's error where it is missing."""
         self._keys.append(key)
-        if key not in self._left:
-            raise self._misspelt(key) or self._source.lacks((*self._path, key))
-        return self._read(key, read, needed=True)
+        if key not in self._remaining:
+            raise self._did_you_mean(key) or self._source.missing((*self._path, key))
+        return self._read(key, read, required=True)
 
     def has(self, key: str) -> bool:
-        """Say whether a value was written and not taken yet."""
-        return key in self._left
+        """Say whether a value is set and not taken yet."""
+        return key in self._remaining
 
     def item(self, key: str) -> Item:
-        """Return a value that was written, without taking it."""
-        return self._source.item((*self._path, key), self._left[key])
+        """Return a value that is set, without taking it."""
+        return self._source.item((*self._path, key), self._remaining[key])
 
     def called(self, key: str) -> str:
         """Return what another setting of this table is called, for an error: a key of a file, or a flag."""
         return self._source.called((*self._path, key))
 
     def table(self, key: str) -> Table:
-        """Return a table in this one; an empty one where it was not written."""
+        """Return a table in this one; an empty one where it is not set."""
         self._keys.append(key)
-        return self._inner((*self._path, key), self._left.pop(key, {}))
+        return self._inner((*self._path, key), self._remaining.pop(key, {}))
 
     def tables(self, key: str) -> Iterator[Table]:
         """Yield the tables of an array of tables."""
         self._keys.append(key)
         path = (*self._path, key)
-        values = self._left.pop(key, [])
+        values = self._remaining.pop(key, [])
         if not isinstance(values, list):
-            raise self._source.item(path, values).wrong(f"write [[{key}]] above each of them")
+            raise self._source.item(path, values).error(f"write [[{key}]] above each of them")
         for number, value in enumerate(values):
             yield self._inner((*path, number), value)
 
-    def done(self, elsewhere: tuple[str, ...] = ()) -> None:
-        """Raise an error where something is left that nobody knows; ``elsewhere``: more keys that may be meant."""
+    def reject_unknown(self, elsewhere: tuple[str, ...] = ()) -> None:
+        """Raise an error for an unknown key; ``elsewhere``: more known keys for its hint."""
         known = sorted({*self._keys, *elsewhere})
-        for key in self._left:
+        for key in self._remaining:
             close = get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
             raise self._unknown(key, hint)
 
-    def _misspelt(self, missing: str) -> QmpguardError | None:
-        close = get_close_matches(missing, self._left, n=1, cutoff=ALIKE)
+    def _did_you_mean(self, missing: str) -> QmpguardError | None:
+        close = get_close_matches(missing, self._remaining, n=1, cutoff=SIMILARITY)
         return self._unknown(close[0], f"did you mean {missing!r}?") if close else None
 
     def _unknown(self, key: str, hint: str) -> QmpguardError:
         item = self.item(key)
-        header = item.origin if item.words else self._section.header
+        header = item.origin if item.is_text else self._section.header
         where = f" in {header}" if header else ""
-        return item.fault(f"{item.place}unknown key {key!r}{where}: {hint}")
+        return item.error_class(f"{item.place}unknown key {key!r}{where}: {hint}")
 
     def _inner(self, path: Path, value: object) -> Table:
         if not isinstance(value, dict):
-            raise self._source.item(path, value).wrong("it is a table")
+            raise self._source.item(path, value).error("it is a table")
         return Table(self._source, path, value, self._report)
 
-    def _read(self, key: str, read: Callable[[Item], T], *, needed: bool) -> T:
+    def _read(self, key: str, read: Callable[[Item], T], *, required: bool) -> T:
         item = self.item(key)
-        del self._left[key]
+        del self._remaining[key]
         value = read(item)
-        self._section.values.append(Effective(key, value, item.origin, read, needed))
+        self._section.values.append(EffectiveValue(key, value, item.origin, read, required))
         return value
 
 
 def header(path: Path) -> str:
-    """Return how a table is headed in TOML."""
+    """Return the TOML header of a table."""
     names = ".".join(key for key in path if isinstance(key, str))
     return f"[[{names}]]" if path and isinstance(path[-1], int) else f"[{names}]" if names else ""

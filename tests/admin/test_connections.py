@@ -261,11 +261,11 @@ async def test_where_descriptors_are_scarce_there_are_places_for_a_few_probes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "is_reserved", lambda _: True)
-    for _ in range(connections.FEW * 3):
+    for _ in range(connections.MAX_WHILE_SCARCE * 3):
         await place.open()
     reader, _ = await place.open(HEALTHZ)
     assert b"200 OK" in await reader.readline()
-    assert len(_table(place)) <= connections.FEW
+    assert len(_table(place)) <= connections.MAX_WHILE_SCARCE
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -284,7 +284,7 @@ async def test_every_phase_but_a_stream_has_a_limit(phase: Phase) -> None:
 async def test_a_feed_that_fails_begins_anew_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "PAUSES", (0.01,))
+    monkeypatch.setattr(server, "RESTART_DELAYS", (0.01,))
     begun: list[bool] = []
 
     async def fail(_: object) -> None:
@@ -300,7 +300,7 @@ async def test_a_feed_that_fails_begins_anew_and_the_rest_goes_on(
 
 
 async def test_a_socket_whose_file_was_removed_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LOOK", 0.02)
+    monkeypatch.setattr(server, "FILE_CHECK_INTERVAL", 0.02)
     async with _place(tmp_path, unix=True) as place:
         path = tmp_path / "admin.sock"
         async with place.visitor.stream() as stream:

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 import qmpguard.admin
+from qmpguard.admin.event_stream import EventStream
 from qmpguard.admin.routes import Routes
 from qmpguard.admin.server import Admin
 from qmpguard.admin.sse import EventFeed
-from qmpguard.admin.stream import EventStream
 from tests.e2e.test_reload import running, table
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, Client, connected, eventually, guarding
@@ -40,8 +40,8 @@ HANDLERS = {
 }
 #: every task of the admin interface, and what of it is made to fail
 TASKS = {
-    "admin-feed": (Admin, "_keep_feeding"),
-    "admin-socket": (Admin, "_keep_socket"),
+    "admin-feed": (Admin, "_run_feed"),
+    "admin-socket": (Admin, "_restore_socket_file"),
     "admin-connection": (Admin, "_serve"),
 }
 
@@ -127,14 +127,14 @@ async def test_a_stream_that_fails_ends_alone(
     async with visitor.stream("?kinds=event") as one, visitor.stream("?kinds=decision") as other:
         await one.next("vm")
         await other.next("vm")
-        step = EventFeed._step
+        step = EventFeed._next_message
 
         def odd(feed: EventFeed, stream: EventStream) -> bytes | None:
             if "event" in stream.kinds:
                 raise RuntimeError("odd")
             return step(feed, stream)
 
-        monkeypatch.setattr(EventFeed, "_step", odd)
+        monkeypatch.setattr(EventFeed, "_next_message", odd)
         await qmp.ask("migrate", {"uri": "tcp:one:1"})
         assert (await other.next("decision"))["command"] == "migrate"
         with pytest.raises((aiohttp.ClientError, AssertionError)):

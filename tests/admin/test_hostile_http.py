@@ -267,7 +267,7 @@ async def test_a_fault_of_ours_is_logged_once_with_its_trace_and_counted_each_ti
         raise RuntimeError("odd")
 
     async with guarding(tmp_path / "q", up=False) as guard, visiting(tmp_path, guard) as visitor:
-        monkeypatch.setattr(routes, "_number", fail)
+        monkeypatch.setattr(routes, "_read_number", fail)
         for _ in range(5):
             status, body = await visitor.get("/api/v1/decisions")
             assert (status, set(body)) == (500, {"error"})

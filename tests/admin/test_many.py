@@ -16,9 +16,9 @@ from prometheus_client.exposition import choose_encoder
 
 from qmpguard.address import UnixAddress
 from qmpguard.admin import process, serialize
-from qmpguard.admin.metrics import FEW, Meter
-from qmpguard.admin.slices import PIECE
-from qmpguard.admin.sse import ALIVE, EventFeed
+from qmpguard.admin.metrics import VMS_PER_STEP, MetricsCollector
+from qmpguard.admin.slices import PIECE_SIZE
+from qmpguard.admin.sse import KEEP_ALIVE, EventFeed
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.verdict import Verdict
 from qmpguard.proxy.state.counters import Upkeep
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.admin.stream import EventStream
+    from qmpguard.admin.event_stream import EventStream
     from qmpguard.proxy.state.snapshot import Snapshot
 
 #: more than the 255 of which a change of names once dropped every stream
@@ -67,7 +67,7 @@ async def test_a_large_answer_is_whole_for_every_client(many: tuple[list[Vm], Ad
         status, body = await visitor.get(path)
         other, data = await asyncio.to_thread(plain.get, path)
         assert (status, body) == (other, data.decode() if isinstance(body, str) else json.loads(data))
-        large += len(json.dumps(body)) > PIECE
+        large += len(json.dumps(body)) > PIECE_SIZE
     assert large >= 3
     assert (await visitor.get("/api/v1/vms"))[1]["vms"] == [serialize.vm(vm.snapshot(), vm.journal.run) for vm in vms]
     numbers = [int(one["id"].split("-")[1]) for one in (await visitor.get("/api/v1/decisions"))[1]["decisions"]]
@@ -100,7 +100,7 @@ async def test_a_change_of_names_is_told_and_drops_no_stream(many: tuple[list[Vm
         unread.close()
 
 
-@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 3 * FEW])
+@pytest.mark.parametrize("count", [0, 1, VMS_PER_STEP, VMS_PER_STEP + 1, 3 * VMS_PER_STEP])
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_metrics_that_are_encoded_in_steps_are_those_that_the_library_encodes(
     count: int, accept: str, monkeypatch: pytest.MonkeyPatch
@@ -111,11 +111,11 @@ def test_metrics_that_are_encoded_in_steps_are_those_that_the_library_encodes(
     for n, vm in enumerate(vms):
         vm.counts.passed = n
         vm.counts.commands.add(0.01 * n)
-    meter = Meter(lambda: [vm.snapshot() for vm in vms], lambda: Upkeep(reloads=2, lost={"audit": 3}))
+    meter = MetricsCollector(lambda: [vm.snapshot() for vm in vms], lambda: Upkeep(reloads=2, lost={"audit": 3}))
     encode, _ = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(meter)
-    assert b"".join(meter.encoded(encode, vms)) == encode(registry)
+    assert b"".join(meter.encode_in_steps(encode, vms)) == encode(registry)
 
 
 async def test_a_vm_that_changes_all_the_time_is_told_once_a_look_however_many_listen() -> None:
@@ -143,14 +143,14 @@ async def test_a_vm_that_changes_all_the_time_is_told_once_a_look_however_many_l
             assert [data.count(b"event: vm\n") for data in told] == [1, 0] * len(streams)
             assert looked == looks
             feed.states.of(busy)  # as somebody else asks for it
-            await feed._look(whole=True)
+            await feed._refresh(whole=True)
             looked -= 1
 
 
 async def drained(feed: EventFeed, stream: EventStream) -> bytes:
     """What a stream is told now."""
     data = b""
-    while (more := await feed.next(stream, 0)) not in (None, ALIVE):
+    while (more := await feed.next(stream, 0)) not in (None, KEEP_ALIVE):
         assert more is not None
         data += more
     return data

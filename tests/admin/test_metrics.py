@@ -12,7 +12,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
 from qmpguard.admin import process
-from qmpguard.admin.metrics import Meter, documentation
+from qmpguard.admin.metrics import MetricsCollector, documentation
 from qmpguard.proxy.state.counters import Upkeep
 from qmpguard.record import Peer
 from tests.support.fakes.qemu import FakeQemu
@@ -73,7 +73,7 @@ async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path
 
 async def test_an_override_shows_while_it_lasts(tmp_path: Path) -> None:
     async with guarding(tmp_path / "q", up=False) as guard:
-        meter = Meter(lambda: [guard.vm.snapshot()], Upkeep)
+        meter = MetricsCollector(lambda: [guard.vm.snapshot()], Upkeep)
         shown = []
         for change in (None, lambda on: on.begin("hmp-write", 60, "a test", Peer(1)), lambda on: on.end("hmp-write")):
             if change is not None:
@@ -102,7 +102,7 @@ async def test_a_status_that_is_not_known_is_other_and_makes_no_label(tmp_path: 
 
 
 def test_what_the_process_counts_has_no_vm() -> None:
-    meter = Meter(list, lambda: Upkeep(reloads=2, failed_reloads=1, lost={"audit": 3}))
+    meter = MetricsCollector(list, lambda: Upkeep(reloads=2, failed_reloads=1, lost={"audit": 3}))
     samples = {(s.name, *s.labels.values()): s.value for family in meter.collect() for s in family.samples}
     assert samples["qmpguard_reloads_total", "done"] == 2
     assert samples["qmpguard_reloads_total", "failed"] == 1

@@ -261,7 +261,7 @@ async def test_when_the_guard_ends_its_streams_end(tmp_path: Path) -> None:
 
 
 async def test_a_stream_follows_vms_that_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "PULSE", FAST)
+    monkeypatch.setattr(sse, "POLL_INTERVAL", FAST)
     async with (
         guarding(tmp_path / "q1", tmp_path / "g1", up=False) as one,
         guarding(tmp_path / "q2", tmp_path / "g2", up=False) as two,
@@ -278,6 +278,6 @@ async def test_a_stream_follows_vms_that_come_and_go(tmp_path: Path, monkeypatch
                 await eventually(lambda: bool(two.vm.journal._listeners))
                 vms.remove(one.vm)
                 await eventually(lambda: not one.vm.journal._listeners)
-                await eventually(lambda: stream.stale is not None)
+                await eventually(lambda: stream.next_stale is not None)
             assert not two.vm.journal._listeners
             task.cancel()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.address import UnixAddress
-from qmpguard.admin import serialize, states
-from qmpguard.admin.states import States, mark
+from qmpguard.admin import serialize, state_cache
+from qmpguard.admin.state_cache import StateCache, fingerprint
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.state.counters import Counters
 from qmpguard.proxy.state.snapshot import Snapshot
@@ -38,11 +38,11 @@ def told(shot: Snapshot) -> str:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_count_that_is_told_makes_it_another_state(vm: Vm, name: str) -> None:
     shot = vm.snapshot()
-    before = told(shot), mark(shot)
+    before = told(shot), fingerprint(shot)
     counts = deepcopy(shot.counts)
     setattr(counts, name, 77)
     after = replace(shot, counts=counts)
-    assert (told(after) != before[0]) == (mark(after) != before[1])
+    assert (told(after) != before[0]) == (fingerprint(after) != before[1])
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Snapshot)])
@@ -50,19 +50,19 @@ def test_every_other_field_of_a_snapshot_is_compared(vm: Vm, name: str) -> None:
     shot = vm.snapshot()
     other = copy(shot)
     object.__setattr__(other, name, deepcopy(shot.counts) if name == "counts" else object())
-    assert (mark(shot) == mark(other)) == (name in UNTOLD | {"counts"})
+    assert (fingerprint(shot) == fingerprint(other)) == (name in UNTOLD | {"counts"})
 
 
 def test_what_stays_the_same_is_encoded_once(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[object] = []
-    encode: Callable[[object], bytes] = states.encode
+    encode: Callable[[object], bytes] = state_cache.encode
 
     def counted(data: object) -> bytes:
         encoded.append(data)
         return encode(data)
 
-    monkeypatch.setattr(states, "encode", counted)
-    known = States(Run("abc"))
+    monkeypatch.setattr(state_cache, "encode", counted)
+    known = StateCache(Run("abc"))
     first = known.of(vm)
     assert known.of(vm) is first
     assert len(encoded) == 1
@@ -70,4 +70,4 @@ def test_what_stays_the_same_is_encoded_once(vm: Vm, monkeypatch: pytest.MonkeyP
     assert json.loads(known.of(vm))["counts"]["passed"] == 1
     assert len(encoded) == 2
     known.keep_only([])
-    assert not known._kept
+    assert not known._entries

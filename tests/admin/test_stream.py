@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.admin import serialize
-from qmpguard.admin.history import latest
+from qmpguard.admin.event_stream import Backlog, EventStream, FellBehindError, Ring
+from qmpguard.admin.history import latest_entries
 from qmpguard.admin.sse import EventFeed
-from qmpguard.admin.stream import Backlog, EventStream, FellBehindError, Ring
 from qmpguard.policy.verdict import Verdict
-from qmpguard.record import Decision, Event, Happening, Journal, LinkChange, Peer, Run
+from qmpguard.record import Decision, Event, Journal, LinkChange, Peer, Record, Run
 
 if TYPE_CHECKING:
     from qmpguard.proxy.state.snapshot import Snapshot
 
 KINDS = frozenset({"decision", "drift", "link", "event", "override"})
 DECISION = Decision("x", Peer(1), "migrate", Verdict(), "11.1")
-HAPPENINGS: tuple[Happening, ...] = (Event("STOP", "{}"), LinkChange(up=True, what="11.1"), DECISION)
+RECORDS: tuple[Record, ...] = (Event("STOP", "{}"), LinkChange(up=True, what="11.1"), DECISION)
 #: rings of the tests: small, so that they overflow
 SIZE = 8
 
@@ -40,7 +40,7 @@ class OneVm:
 
 
 @dataclass
-class Fleet:
+class Supervisor:
     """VMs that come and go, and everything that has happened to them."""
 
     run: Run = field(default_factory=lambda: Run("abc"))
@@ -52,7 +52,7 @@ class Fleet:
         self.vms.append(vm)
         return vm
 
-    def happen(self, vm: OneVm, what: Happening) -> int:
+    def happen(self, vm: OneVm, what: Record) -> int:
         entry = vm.journal.add(1.0, what)
         self.all[entry.number] = (vm.name, serialize.kind_of(what))
         return entry.number
@@ -79,7 +79,9 @@ class Listener:
             self.connect()
         assert self.stream is not None
         await asyncio.sleep(0)
-        if not (self.stream.stale or self.stream.names or not self.stream.greeted or self.stream.backlog._heads):
+        if not (
+            self.stream.next_stale or self.stream.names_pending or not self.stream.is_live or self.stream.backlog._heads
+        ):
             return
         data = await self.feed.next(self.stream, 0)
         if data is None:
@@ -99,14 +101,14 @@ class Listener:
         self.stream = None
 
 
-async def _something(chance: random.Random, fleet: Fleet, listeners: list[Listener], size: int) -> None:
+async def _something(chance: random.Random, fleet: Supervisor, listeners: list[Listener], size: int) -> None:
     """One thing that may happen next."""
     match chance.randrange(8):
         case 0 if len(fleet.vms) < 6:
             fleet.happen(fleet.add(size), LinkChange(up=True, what="new"))
         case 1 | 2 | 3 | 4:
             for _ in range(chance.randrange(4)):
-                fleet.happen(chance.choice(fleet.vms), chance.choice(HAPPENINGS))
+                fleet.happen(chance.choice(fleet.vms), chance.choice(RECORDS))
         case 5 | 6:
             await chance.choice(listeners).read()
         case 7:
@@ -120,12 +122,12 @@ async def _something(chance: random.Random, fleet: Fleet, listeners: list[Listen
 async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 -- repeatable
     size = chance.choice([SIZE, 1000])
-    fleet = Fleet()
+    fleet = Supervisor()
     for _ in range(3):
         fleet.add(size)
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     for _ in range(10):
-        fleet.happen(chance.choice(fleet.vms), chance.choice(HAPPENINGS))
+        fleet.happen(chance.choice(fleet.vms), chance.choice(RECORDS))
     listeners = [
         Listener(feed, chance.choice([None, None, "vm1"]), frozenset(chance.sample(sorted(KINDS), 3)) | {"link"}, 0)
         for _ in range(3)
@@ -148,7 +150,7 @@ async def test_whatever_happens_in_between_each_entry_is_told_once_and_in_order(
 
 
 async def test_what_has_happened_since_the_opening_and_left_its_ring_ends_the_stream_and_is_never_skipped() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vm = fleet.add()
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     dropped: list[bool] = []
@@ -161,7 +163,7 @@ async def test_what_has_happened_since_the_opening_and_left_its_ring_ends_the_st
 
 @pytest.mark.parametrize("more", range(SIZE * 2 + 2))
 def test_the_past_may_leave_its_ring_but_what_comes_after_it_may_not(more: int) -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vm = fleet.add()
     for _ in range(SIZE):
         fleet.happen(vm, DECISION)
@@ -185,19 +187,19 @@ def test_the_past_may_leave_its_ring_but_what_comes_after_it_may_not(more: int) 
 
 async def test_of_a_state_only_the_latest_is_told_and_of_names_too() -> None:
     stream = EventStream(None, KINDS, 0, lambda: None)
-    stream.greet(["a", "b"])
+    stream.go_live(["a", "b"])
     for _ in range(1000):
-        stream.changed("a")
-        stream.renamed()
-    assert stream.stale == "a"
-    stream.told("a")
-    assert stream.stale == "b"
-    stream.told("b")
-    assert stream.stale is None
+        stream.on_state_changed("a")
+        stream.on_vms_changed()
+    assert stream.next_stale == "a"
+    stream.on_state_sent("a")
+    assert stream.next_stale == "b"
+    stream.on_state_sent("b")
+    assert stream.next_stale is None
 
 
 async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vms = [fleet.add(1000) for _ in range(5)]
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=0, vm=None, kinds=KINDS, drop=lambda: None) as stream:
@@ -209,25 +211,28 @@ async def test_a_stream_holds_nothing_that_grows_with_what_it_leaves_unread() ->
 
 
 async def test_a_fault_in_the_feed_reaches_no_journal_and_its_streams_may_resume() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vm = fleet.add()
     feed = EventFeed(lambda: fleet.vms, fleet.run)
     with feed.stream(since=None, vm=None, kinds=KINDS, drop=lambda: None) as stream:
-        feed._touched = None  # type: ignore[assignment]
+        feed._dirty = None  # type: ignore[assignment]
         fleet.happen(vm, DECISION)
         assert await feed.next(stream, 0) is None
     assert feed._faults.drops["fault"] == 1
 
 
 def test_the_latest_decisions_are_found_from_the_newest_backwards() -> None:
-    fleet = Fleet()
+    fleet = Supervisor()
     vms = [fleet.add() for _ in range(3)]
-    numbers = [fleet.happen(vms[n % 3], HAPPENINGS[n % 2 + 1]) for n in range(60)]
+    numbers = [fleet.happen(vms[n % 3], RECORDS[n % 2 + 1]) for n in range(60)]
     kept = sorted(e.number for vm in vms for e in vm.journal.since(0) if isinstance(e.what, Decision))
     assert set(kept) < {n for n, (_, kind) in fleet.all.items() if kind == "decision"}
     journals = [vm.journal for vm in vms]
-    assert [e.number for e in latest(journals, {"decision"}, 0, numbers[-1]) if e] == kept[::-1]
-    assert [e.number for e in latest(journals, {"decision"}, kept[-3], numbers[-1]) if e] == [kept[-1], kept[-2]]
-    assert [e.number for e in latest(journals, {"decision"}, 0, kept[-2]) if e] == kept[-2::-1]
+    assert [e.number for e in latest_entries(journals, {"decision"}, 0, numbers[-1]) if e] == kept[::-1]
+    assert [e.number for e in latest_entries(journals, {"decision"}, kept[-3], numbers[-1]) if e] == [
+        kept[-1],
+        kept[-2],
+    ]
+    assert [e.number for e in latest_entries(journals, {"decision"}, 0, kept[-2]) if e] == kept[-2::-1]
     wanted = sorted(e.number for vm in vms for e in vm.journal.since(0))
-    assert [e.number for e in latest(journals, KINDS, 0, numbers[-1]) if e] == wanted[::-1]
+    assert [e.number for e in latest_entries(journals, KINDS, 0, numbers[-1]) if e] == wanted[::-1]

@@ -13,7 +13,7 @@ import pytest
 from qmpguard.address import FdAddress, TcpAddress, UnixAddress
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon import guard as guards
-from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.proxy.qemu.connections import Presence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Fleet]:
+async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Supervisor]:
     async with Tasks() as tasks:
-        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
-        fleet.fit(vms)
+        fleet = Supervisor(tasks, Schemas(), PassedSockets(), Run())
+        fleet.apply(vms)
         try:
             yield fleet
         finally:
@@ -47,7 +47,7 @@ def vm(qemu: FakeQemu, listen: ListenAddress | None = None, absent: Absent = Abs
     return VmConfig("one", UnixAddress(str(qemu.path)), listen, watch=0.0, absent=absent)
 
 
-def presence(fleet: Fleet, name: str = "one") -> Presence:
+def presence(fleet: Supervisor, name: str = "one") -> Presence:
     return fleet.guards[name].vm.connections.presence
 
 
@@ -117,28 +117,28 @@ async def test_reloads_while_it_is_closed(tmp_path: Path) -> None:
         await eventually(lambda: presence(fleet) is Presence.LINKED)
         await qemu.stop()
         await eventually(lambda: presence(fleet) is Presence.ENDED)
-        fleet.fit([replace(vm(qemu), name="renamed", socket_mode=0o666)])
+        fleet.apply([replace(vm(qemu), name="renamed", socket_mode=0o666)])
         assert not path.exists()
         assert presence(fleet, "renamed") is Presence.ENDED
-        fleet.fit([replace(vm(qemu), name="renamed", listen=UnixAddress(str(elsewhere)))])
+        fleet.apply([replace(vm(qemu), name="renamed", listen=UnixAddress(str(elsewhere)))])
         assert not path.exists()
         assert not elsewhere.exists()
-        fleet.fit([replace(vm(qemu, absent=Absent.WAIT), name="renamed")])
+        fleet.apply([replace(vm(qemu, absent=Absent.WAIT), name="renamed")])
         assert path.exists()
-        fleet.fit([replace(vm(qemu), name="renamed", socket_mode=0o666)])
+        fleet.apply([replace(vm(qemu), name="renamed", socket_mode=0o666)])
         assert not path.exists()
         await qemu.start()
         async with connected(path) as qmp:
             assert path.stat().st_mode & 0o777 == 0o666
             assert await qmp.ask("query-name") == {"return": {}}
-        fleet.fit([])
+        fleet.apply([])
         assert not path.exists()
 
 
 async def test_a_path_that_is_taken_meanwhile_is_that_vms_fault_and_heals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "RESTART", 0.02)
+    monkeypatch.setattr(guards, "RESTART_DELAY", 0.02)
     path = tmp_path / "guard.sock"
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
         await eventually(lambda: presence(fleet) is Presence.LINKED)

@@ -16,12 +16,12 @@ import pytest
 from qmpguard.address import UnixAddress
 from qmpguard.cli import main
 from qmpguard.daemon import console
-from qmpguard.daemon.console import LONGEST, MAX_REASON, Console, places
+from qmpguard.daemon.console import MAX_REASON, MAX_SECONDS, Console, socket_paths
 from qmpguard.errors import UsageError
 from qmpguard.policy.policy import Mode, Policy
 from qmpguard.record import Override, Peer
 from qmpguard.remote import consoles
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
 from tests.support.started import _none_left, start_process  # noqa: F401 -- a fixture
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.supervisor import Supervisor
     from qmpguard.record import Entry
 
 POSTCOPY = capabilities(postcopy_ram=True)
@@ -38,7 +38,7 @@ BEGIN: dict[str, Any] = {"vm": "one", "rule": None, "seconds": 60, "reason": "ti
 
 
 @asynccontextmanager
-async def console_of(fleet: Fleet, *paths: str) -> AsyncGenerator[None]:
+async def console_of(fleet: Supervisor, *paths: str) -> AsyncGenerator[None]:
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(Console(fleet, *paths).run())
         await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_an_override_ends_by_itself_and_outlives_a_reload(tmp_path: Path) 
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
         hub = fleet.guards["one"].vm
         hub.overrides.begin("vfio-postcopy", 0.2, "soon over", Peer(0))
-        fleet.fit([vm(qemu, policy=Policy(rules={"hmp-write": Mode.WARN}))])
+        fleet.apply([vm(qemu, policy=Policy(rules={"hmp-write": Mode.WARN}))])
         assert hub.gate.policy.rules == {"hmp-write": Mode.WARN, "vfio-postcopy": Mode.WARN}
         await eventually(lambda: not hub.overrides.active)
         assert hub.gate.policy.rules == {"hmp-write": Mode.WARN}
@@ -113,29 +113,29 @@ async def test_an_override_of_the_same_rule_takes_the_place_of_the_first(tmp_pat
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        (b"x\n", "it is no JSON"),
-        (b"[" * 10000 + b"\n", "it is no JSON"),
-        (b"1" * 5000 + b"\n", "it is no JSON"),
-        (b"\xff\xfe\x00\n", "it is no JSON"),
-        (b'"\\ud800"\n', "no request that this version knows"),
-        (b'{"status": 1}\n', "no request that this version knows"),
+        (b"x\n", "the request is not JSON"),
+        (b"[" * 10000 + b"\n", "the request is not JSON"),
+        (b"1" * 5000 + b"\n", "the request is not JSON"),
+        (b"\xff\xfe\x00\n", "the request is not JSON"),
+        (b'"\\ud800"\n', "this version does not know the request"),
+        (b'{"status": 1}\n', "this version does not know the request"),
         ({**BEGIN, "seconds": float("inf")}, "more than 0 and at most 86400 s"),
         ({**BEGIN, "seconds": int("9" * 4000)}, "more than 0 and at most 86400 s"),
         ({**BEGIN, "seconds": {}}, "more than 0 and at most 86400 s"),
-        ({**BEGIN, "reason": "\ud800"}, "a reason is a text"),
+        ({**BEGIN, "reason": "\ud800"}, "a reason is a printable text"),
         ({**BEGIN, "rule": "\ud800"}, "there is no rule '\\ud800'"),
         ({**BEGIN, "vm": "\ud800"}, "there is no VM '\\ud800' here"),
-        (b"{}\n", "no request that this version knows"),
-        (b'{"begin": {"vm": "one"}}\n', "no request that this version knows"),
+        (b"{}\n", "this version does not know the request"),
+        (b'{"begin": {"vm": "one"}}\n', "this version does not know the request"),
         ({**BEGIN, "vm": "two"}, "there is no VM 'two' here; there are one"),
         ({**BEGIN, "rule": "vfio"}, "there is no rule 'vfio'; there are vfio-postcopy, "),
         ({**BEGIN, "seconds": 0}, "more than 0 and at most 86400 s"),
-        ({**BEGIN, "seconds": LONGEST + 1}, "more than 0 and at most 86400 s"),
+        ({**BEGIN, "seconds": MAX_SECONDS + 1}, "more than 0 and at most 86400 s"),
         ({**BEGIN, "seconds": float("nan")}, "more than 0 and at most 86400 s"),
         ({**BEGIN, "seconds": True}, "more than 0 and at most 86400 s"),
-        ({**BEGIN, "reason": " \n"}, "a reason is a text"),
-        ({**BEGIN, "reason": "a" * (MAX_REASON + 1)}, "a reason is a text"),
-        ({**BEGIN, "reason": "\x1b[2J"}, "a reason is a text"),
+        ({**BEGIN, "reason": " \n"}, "a reason is a printable text"),
+        ({**BEGIN, "reason": "a" * (MAX_REASON + 1)}, "a reason is a printable text"),
+        ({**BEGIN, "reason": "\x1b[2J"}, "a reason is a printable text"),
     ],
 )
 async def test_what_is_asked_wrongly_is_refused(tmp_path: Path, request_: Any, says: str) -> None:
@@ -172,7 +172,7 @@ async def test_only_a_few_converse_at_a_time_and_who_comes_later_is_served(
 ) -> None:
     path = str(tmp_path / "c")
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
-        silent = [await asyncio.open_unix_connection(path) for _ in range(console.MAX_TALKS)]
+        silent = [await asyncio.open_unix_connection(path) for _ in range(console.MAX_CONNECTIONS)]
         assert await say(path, b'{"status": true}\n') == b""
         for _, writer in silent:
             writer.close()
@@ -200,19 +200,21 @@ async def test_a_console_that_cannot_be_had_does_not_end_the_guard(
 
 
 def abstract() -> str:
-    return list(places({}))[-1]
+    return list(socket_paths({}))[-1]
 
 
 def test_the_best_place_is_a_file_that_only_the_owner_reaches_and_an_abstract_name_the_last(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    first, second, *_, last = places({"RUNTIME_DIRECTORY": "/run/qmpguard-a:/run/x", "XDG_RUNTIME_DIR": str(tmp_path)})
+    first, second, *_, last = socket_paths(
+        {"RUNTIME_DIRECTORY": "/run/qmpguard-a:/run/x", "XDG_RUNTIME_DIR": str(tmp_path)}
+    )
     assert first == "/run/qmpguard-a/qmpguard-console.sock"
     assert second == f"{tmp_path}/qmpguard-console-{os.getpid()}.sock"
     assert last.startswith(f"\0qmpguard-console-{os.getpid()}-")
     assert abstract() != abstract()
     tmp_path.chmod(0o770)  # others could put something in its place
-    assert str(tmp_path) not in next(places({"XDG_RUNTIME_DIR": str(tmp_path)}))
-    assert "/nowhere" not in next(places({"XDG_RUNTIME_DIR": "/nowhere"}))
+    assert str(tmp_path) not in next(socket_paths({"XDG_RUNTIME_DIR": str(tmp_path)}))
+    assert "/nowhere" not in next(socket_paths({"XDG_RUNTIME_DIR": "/nowhere"}))
 
 
 async def test_where_the_best_place_cannot_be_had_the_next_is_taken(tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_what_killed_guards_have_left_is_removed_and_nothing_else(tmp_path: Path
         stale.bind(str(dead))
         unready.bind(str(living))  # a guard that has just been started, and does not listen yet
         other.write_text("no socket")
-        console.sweep(tmp_path)
+        console.remove_stale(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([living, other])
 
 
@@ -243,7 +245,7 @@ async def override(*arguments: str) -> int:
 async def test_the_command_begins_shows_and_ends(
     tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = abstract() if where == "abstract" else next(places({"RUNTIME_DIRECTORY": str(tmp_path)}))
+    path = abstract() if where == "abstract" else next(socket_paths({"RUNTIME_DIRECTORY": str(tmp_path)}))
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
         assert await override() == 0
         assert await override("--rule", "vfio-postcopy", "--for", "10m", "--reason", "ticket 7") == 0
@@ -367,8 +369,8 @@ async def test_the_status_of_all_vms_is_told_without_an_admin_interface(
 def test_of_several_guards_each_line_names_the_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guards = [consoles.Found("/x", 7, {"a": []}), consoles.Found("/y", 8, {"b": []})]
-    monkeypatch.setattr(consoles, "every", lambda pid: iter(guards))
+    guards = [consoles.ConsoleInfo("/x", 7, {"a": []}), consoles.ConsoleInfo("/y", 8, {"b": []})]
+    monkeypatch.setattr(consoles, "all_consoles", lambda pid: iter(guards))
     assert main(["override"]) == 0
     assert capsys.readouterr().out.splitlines() == ["7: a: nothing is overridden", "8: b: nothing is overridden"]
     row: dict[str, Any] = {
@@ -380,7 +382,7 @@ def test_of_several_guards_each_line_names_the_process(
         "profile": "strict",
     }
     row |= {"counts": {"refused": 0, "warned": 0}, "faults": [], "notes": ["a note"]}
-    monkeypatch.setattr(consoles, "vms", lambda pid: iter([(7, [row]), (8, [row | {"state": "down"}])]))
+    monkeypatch.setattr(consoles, "all_vms", lambda pid: iter([(7, [row]), (8, [row | {"state": "down"}])]))
     monkeypatch.delenv("QMPGUARD_ADMIN", raising=False)
     assert main(["status"]) == 1
     head, first, second, *notes = capsys.readouterr().out.splitlines()
@@ -393,7 +395,7 @@ def test_of_several_guards_each_line_names_the_process(
 
 
 def test_where_several_guards_are_meant_each_is_named_with_its_vms(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [consoles.Found("a", 12, {"web1": [], "web2": []}), consoles.Found("b", 13, {"db": []})]
-    monkeypatch.setattr(consoles, "every", lambda pid: iter(found))
+    found = [consoles.ConsoleInfo("a", 12, {"web1": [], "web2": []}), consoles.ConsoleInfo("b", 13, {"db": []})]
+    monkeypatch.setattr(consoles, "all_consoles", lambda pid: iter(found))
     with pytest.raises(UsageError, match=r"several guards: say --pid 12 \(web1, web2\) or --pid 13 \(db\)"):
-        consoles.find(None, None)
+        consoles.find_console(None, None)

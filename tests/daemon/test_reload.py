@@ -20,7 +20,7 @@ import pytest
 from qmpguard.address import FdAddress, Inbound, UnixAddress
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon import guard as guards
-from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import QmpguardError
 from qmpguard.policy.policy import Mode, Policy
@@ -81,7 +81,7 @@ class Dialling(OneByOne):
 class World:
     """Some QEMUs, a fleet, and what was last asked of it."""
 
-    def __init__(self, folder: Path, fleet: Fleet, chance: random.Random) -> None:
+    def __init__(self, folder: Path, fleet: Supervisor, chance: random.Random) -> None:
         self.folder = folder
         self.fleet = fleet
         self.passes = chance
@@ -155,7 +155,7 @@ class World:
         return (*(vm for vm in self.changed() if vm.qemu != qemu), bad)
 
     def fit(self, vms: tuple[VmConfig, ...]) -> None:
-        self.fleet.fit(vms)
+        self.fleet.apply(vms)
         self.vms = vms
 
     async def step(self) -> None:
@@ -170,7 +170,7 @@ class World:
             case 3:
                 before = dict(self.fleet.guards)
                 with pytest.raises(QmpguardError):
-                    self.fleet.fit(self.bad())
+                    self.fleet.apply(self.bad())
                 assert self.fleet.guards == before
             case 4:
                 qemu = self.passes.choice(list(self.qemus.values()))
@@ -202,7 +202,7 @@ class World:
         wanted = {str(vm.qemu) for vm in self.vms}
         for address, qemu in self.qemus.items():
             await eventually(lambda address=address, qemu=qemu: qemu.open <= (address in wanted))  # type: ignore[misc]
-        await eventually(lambda: not self.fleet._leaving)
+        await eventually(lambda: not self.fleet._stopping)
         assert {guard.config.name for guard in self.fleet._running} == {vm.name for vm in self.vms}
         here = {str(vm.qemu) for vm in self.vms}
         for vm, client in self.clients:
@@ -244,12 +244,12 @@ def open_sockets() -> int:
 
 @pytest.mark.parametrize("seed", [*range(12), 21, 48])
 async def test_any_sequence_of_reloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    monkeypatch.setattr(guards, "DRAIN", 0.2)
+    monkeypatch.setattr(guards, "DRAIN_TIMEOUT", 0.2)
     monkeypatch.setattr("qmpguard.proxy.serving.REST", 0.05)
     chance = random.Random(seed)  # noqa: S311 -- a test that can be repeated
     before, tasks_before = open_sockets(), len(asyncio.all_tasks())
     async with Tasks() as tasks:
-        world = World(tmp_path, Fleet(tasks, Schemas(), PassedSockets(), Run()), chance)
+        world = World(tmp_path, Supervisor(tasks, Schemas(), PassedSockets(), Run()), chance)
         async with AsyncExitStack() as stack:
             for qemu in world.qemus.values():
                 qemu.hold.add("held")
@@ -279,18 +279,18 @@ async def test_a_renamed_vm_keeps_its_link_also_one_that_was_passed(tmp_path: Pa
         number = passed_pair(other)
         one = VmConfig("one", UnixAddress(str(qemu.path)), UnixAddress(str(tmp_path / "c1")), watch=0.0)
         two = VmConfig("two", FdAddress(number), UnixAddress(str(tmp_path / "c2")), watch=0.0)
-        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
-        fleet.fit([one, two])
+        fleet = Supervisor(tasks, Schemas(), PassedSockets(), Run())
+        fleet.apply([one, two])
         for name in "abc":
             for path in ("c1", "c2"):
                 async with connected(tmp_path / path) as qmp:
                     assert await qmp.ask("query-name") == {"return": {}}
-            fleet.fit([replace(one, name=f"one-{name}"), replace(two, name=f"two-{name}")])
+            fleet.apply([replace(one, name=f"one-{name}"), replace(two, name=f"two-{name}")])
         for path in ("c1", "c2"):
             async with connected(tmp_path / path) as qmp:
                 assert await qmp.ask("query-name") == {"return": {}}
         assert (qemu.connections, other.connections) == (1, 1)
-        fleet.fit([])
+        fleet.apply([])
         await eventually(lambda: other._writer is None or other._writer.is_closing())
         os.close(number)
 
@@ -299,28 +299,28 @@ async def test_the_number_of_a_passed_connection_never_becomes_that_of_another(t
     async with FakeQemu(tmp_path / "q") as qemu, Tasks() as tasks:
         number = passed_pair(qemu)
         vm = VmConfig("one", FdAddress(number), UnixAddress(str(tmp_path / "c")), watch=0.0)
-        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
-        fleet.fit([vm])
+        fleet = Supervisor(tasks, Schemas(), PassedSockets(), Run())
+        fleet.apply([vm])
         async with connected(tmp_path / "c") as qmp:
             await qmp.ask("query-name")
-        fleet.fit([])
+        fleet.apply([])
         await eventually(lambda: not fleet._running)
         with socket.socket(socket.AF_UNIX) as sock:
             assert sock.fileno() != number
-        fleet.fit([vm])
+        fleet.apply([vm])
         await eventually(fleet.ended.is_set)
         assert "a descriptor cannot be opened again" in fleet.vms[0].snapshot().link.reason
-        fleet.fit([])
+        fleet.apply([])
         os.close(number)
 
 
 async def test_a_client_of_a_vm_that_goes_before_it_has_begun_is_closed(tmp_path: Path) -> None:
     async with Tasks() as tasks:
-        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
-        fleet.fit([VmConfig("one", UnixAddress(str(tmp_path / "q")), UnixAddress(str(tmp_path / "c")), watch=0.0)])
+        fleet = Supervisor(tasks, Schemas(), PassedSockets(), Run())
+        fleet.apply([VmConfig("one", UnixAddress(str(tmp_path / "q")), UnixAddress(str(tmp_path / "c")), watch=0.0)])
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(tmp_path / "c"))
-            fleet.fit([])
+            fleet.apply([])
             client = Client(*await asyncio.open_unix_connection(sock=sock))
             assert await client.closed()
             client.writer.close()

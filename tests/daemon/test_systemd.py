@@ -67,7 +67,7 @@ def test_what_is_told_arrives_word_for_word(place: str) -> None:
 async def test_descriptors_are_left_by_name_and_the_barrier_waits_until_it_is_heard(place: str) -> None:
     with closing(manager(place)) as told, (Path(place.lstrip("@")).parent / "file").open("w+b") as file:
         notifier = Notifier({"NOTIFY_SOCKET": place})
-        assert notifier.is_heard
+        assert notifier.is_available
         notifier.store("link-1", [file.fileno()])
         notifier.forget("link-1")
         text, numbers, _, _ = socket.recv_fds(told, 4096, 2)
@@ -138,7 +138,7 @@ async def test_what_a_service_manager_never_reads_is_given_up(
 def test_without_a_service_manager_nothing_is_told() -> None:
     notifier = Notifier({})
     notifier.ready()
-    assert not notifier.is_heard
+    assert not notifier.is_available
 
 
 def test_a_service_manager_that_is_gone_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmpguard.settings.read import Settings, read_file
-from qmpguard.settings.table import DEFAULT, Effective
+from qmpguard.settings.table import DEFAULT, EffectiveValue
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/qmpguard.toml"
@@ -68,7 +68,7 @@ def test_every_configuration_in_a_document_can_be_used(tmp_path: Path, block: st
     assert read_file(str(path)).config.vms
 
 
-def held(settings: Settings) -> dict[tuple[str, str], Effective]:
+def held(settings: Settings) -> dict[tuple[str, str], EffectiveValue]:
     """Every value by its table, of the first table where there are several, and its key."""
     return {(section.header, value.key): value for section in reversed(settings.report) for value in section.values}
 

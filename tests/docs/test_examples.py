@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qmpguard.admin.metrics import ADMIN_DROPS, NUMBERS, STATUSES, TIMES, TOTALS
+from qmpguard.admin.metrics import ADMIN_DROPS, HISTOGRAMS, PROCESS_COUNTERS, STATUSES, VM_METRICS
 from qmpguard.policy.rules import table
 from qmpguard.proxy.state.counters import DROP_REASONS
 
@@ -22,11 +22,12 @@ BOARD: dict[str, Any] = json.loads((EXAMPLES / "grafana.json").read_text())
 
 #: every series that /metrics can have, with its labels
 SERIES = {"qmpguard_build_info": {"version"}, "up": {"instance", "job"}}
-SERIES |= {f"qmpguard_{total.name}_total": {total.label} for total in (*TOTALS, ADMIN_DROPS)}
+SERIES |= {f"qmpguard_{total.name}_total": {total.label} for total in (*PROCESS_COUNTERS, ADMIN_DROPS)}
 SERIES |= {
-    f"qmpguard_{n.name}{'_total' if n.kind.__name__.startswith('Counter') else ''}": {"vm", *n.labels} for n in NUMBERS
+    f"qmpguard_{n.name}{'_total' if n.kind.__name__.startswith('Counter') else ''}": {"vm", *n.labels}
+    for n in VM_METRICS
 }
-SERIES |= {f"qmpguard_{t.name}_{part}": {"vm", "le"} for t in TIMES for part in ("bucket", "sum", "count")}
+SERIES |= {f"qmpguard_{t.name}_{part}": {"vm", "le"} for t in HISTOGRAMS for part in ("bucket", "sum", "count")}
 
 #: the values that a label can have
 VALUES = {

@@ -199,25 +199,30 @@ async def test_explain_judges_by_a_machine_that_check_has_saved(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("profile", "command", "saved", "wrong"),
     [
-        ("standard", "{'execute'", "{}", "the command is no JSON: it is not complete"),
-        ("standard", "nonsense]", "{}", "the command is no JSON: JSON parse error"),
-        ("standard", "5", "{}", "the command is no request: QMP input must be a JSON object"),
-        ("standard", "{'execute': 5}", "{}", "the command is no request: QMP input member 'execute' must be a string"),
+        ("standard", "{'execute'", "{}", "the command is not JSON: it is not complete"),
+        ("standard", "nonsense]", "{}", "the command is not JSON: JSON parse error"),
+        ("standard", "5", "{}", "the command is not a QMP request: QMP input must be a JSON object"),
+        (
+            "standard",
+            "{'execute': 5}",
+            "{}",
+            "the command is not a QMP request: QMP input member 'execute' must be a string",
+        ),
         (
             "standard",
             "{'execute': 'migrate'}",
             "{}",
-            "the saved machine does not say its migration capabilities",
+            "the saved machine lacks this fact: migration capabilities",
         ),
         (
             "standard",
             f"{{'execute': 'migrate', 'id': [{'1, ' * 5000}1]}}",
             "{}",
-            "the saved machine does not say its migration capabilities",
+            "the saved machine lacks this fact: migration capabilities",
         ),
-        ("strict", "{'execute': 'nonsense'}", "{}", "the saved machine does not say its commands of the schema"),
+        ("strict", "{'execute': 'nonsense'}", "{}", "the saved machine lacks this fact: commands of the schema"),
         ("standard", "{'execute': 'migrate'}", "[]", "machine.json: a machine is an object"),
-        ("standard", "{'execute': 'migrate'}", "{", "machine.json: it is no JSON"),
+        ("standard", "{'execute': 'migrate'}", "{", "machine.json: it is not JSON"),
     ],
 )
 async def test_what_explain_cannot_read_is_said_in_a_line(
@@ -239,7 +244,7 @@ async def test_what_is_no_qemu_is_said_to_be_so(tmp_path: Path, shell: Shell) ->
     async with await asyncio.start_unix_server(greet, tmp_path / "q"):
         code, _, err = await shell.run("check", tmp_path / "q")
     assert code == 69
-    assert "what answers there is no QMP" in err
+    assert "the answer there is not QMP" in err
 
 
 async def test_nobody_at_all(tmp_path: Path, shell: Shell) -> None:
@@ -264,7 +269,7 @@ async def test_a_qemu_that_does_not_answer_as_it_should(
 
 
 async def test_a_qemu_that_is_busy_for_too_long(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "ANSWERS", 0.1)
+    monkeypatch.setattr(inspection, "ANSWER_TIMEOUT", 0.1)
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path):
         qemu.hold.add("query-status")
         code, _, err = await shell.run("check", tmp_path / "guard.sock")

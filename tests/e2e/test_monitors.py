@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.daemon.monitors import doubtful, monitors
+from qmpguard.daemon.monitors import monitors, possible_monitors
 from qmpguard.demo.lab import system_qemu
 from tests.support.guarding import TIMEOUT, eventually
 
@@ -157,4 +157,4 @@ def test_what_may_be_one_is_found(tmp_path: Path) -> None:
     (tmp_path / "f").write_text('[memory]\n size = "1G"\n[device "mon"]\n')
     for path in (tmp_path / "f", tmp_path / "absent", tmp_path, tmp_path / "a\0b"):
         assert list(monitors(["qemu", "-readconfig", str(path)])) == []
-        assert list(doubtful(["qemu", "-readconfig", str(path)])) == [f"-readconfig {path}"]
+        assert list(possible_monitors(["qemu", "-readconfig", str(path)])) == [f"-readconfig {path}"]

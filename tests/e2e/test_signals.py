@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.daemon.child import Child
-from qmpguard.signals import HUNG
+from qmpguard.signals import EXIT_HUNG
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, connected, eventually
 from tests.support.started import _none_left, start_process  # noqa: F401 -- a fixture
@@ -153,7 +153,7 @@ async def test_a_standard_error_that_nobody_reads_does_not_hold_up_the_end(tmp_p
     await asyncio.sleep(1.0)
     process.terminate()
     async with asyncio.timeout(TIMEOUT):
-        assert await process.wait() in {0, HUNG}
+        assert await process.wait() in {0, EXIT_HUNG}
     os.close(reading)
 
 
@@ -243,7 +243,7 @@ async def test_signals_are_held_before_anything_else_is_loaded(command: str, hel
 HANGS = """
 import sys, time
 import qmpguard.signals
-qmpguard.signals.STOP_LIMIT = 0.5
+qmpguard.signals.STOP_TIMEOUT = 0.5
 import qmpguard.daemon.serve as serve
 async def hang(*_):
     print("hangs", file=sys.stderr, flush=True)
@@ -269,5 +269,5 @@ async def test_an_event_loop_that_hangs_does_not_keep_the_process(signals: int, 
         await asyncio.sleep(0.1)
         process.terminate()
     code, said = await ended(process)
-    assert code == (HUNG if signals == 1 else 128 + signal.SIGTERM)
+    assert code == (EXIT_HUNG if signals == 1 else 128 + signal.SIGTERM)
     assert ("ending after 0.5 s: something hangs" if signals == 1 else "ending at once") in said

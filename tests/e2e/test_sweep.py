@@ -12,7 +12,8 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.observer import QUERIES
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import READERS, Harmless, read
+from qmpguard.policy.readers import READERS, read
+from qmpguard.policy.reading.result import Harmless
 from qmpguard.policy.schema import read_schema
 from tests.support.guarding import connected
 from tests.support.scenes import hmp

@@ -166,11 +166,11 @@ async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     await fails(path, "no such socket; QEMU must be started first")
     path.write_text("mine")
-    await fails(path, "it is no socket")
+    await fails(path, "it is not a socket")
     assert path.read_text() == "mine"
     path.unlink()
     (tmp_path / "file.qemu").write_text("mine")
-    await fails(path, f"{path}.qemu: it is no socket")
+    await fails(path, f"{path}.qemu: it is not a socket")
     await fails(tmp_path / "no" / "dir", "No such file or directory")
     assert sorted(found.name for found in tmp_path.iterdir()) == ["file.qemu"]
 

@@ -148,7 +148,7 @@ async def test_a_descriptor_that_nobody_can_connect_to_is_refused() -> None:
     with one, other, socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         for sock in (one, bound):
-            with pytest.raises(UnavailableError, match=r"cannot listen at fd:.*: it is no listening stream socket"):
+            with pytest.raises(UnavailableError, match=r"cannot listen at fd:.*: it is not a listening stream socket"):
                 Listener(FdAddress(sock.fileno()), nobody)
     with pytest.raises(UnavailableError, match="cannot listen at fd:999: Bad file descriptor"):
         Listener(FdAddress(999), nobody)

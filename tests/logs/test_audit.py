@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.config import LogConfig, LogFormat
-from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.errors import ConfigError
 from qmpguard.logs.formats import JsonFormatter
 from qmpguard.logs.journald import Journald, encode, is_ours
 from qmpguard.logs.linefile import LineFile
-from qmpguard.logs.logbook import Logbook
+from qmpguard.logs.log_files import LogFiles
 from qmpguard.policy.policy import Policy, Profile
 from qmpguard.record import Decision, Peer
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected, eventually
 
@@ -37,15 +37,15 @@ REF = re.compile(r"; ref ([0-9a-f]+-\d+)\)")
 
 
 @asynccontextmanager
-async def written_down(tmp_path: Path, config: LogConfig) -> AsyncGenerator[tuple[FakeQemu, Fleet, Logbook]]:
+async def written_down(tmp_path: Path, config: LogConfig) -> AsyncGenerator[tuple[FakeQemu, Supervisor, LogFiles]]:
     strict = Policy(profile=Profile.STRICT)
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu, policy=strict)) as fleet:
         qemu.devices["gpu0"] = "vfio-pci"
-        logbook = Logbook(config, fleet)
+        log_files = LogFiles(config, fleet)
         try:
-            yield qemu, fleet, logbook
+            yield qemu, fleet, log_files
         finally:
-            logbook.close()
+            log_files.close()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -96,11 +96,11 @@ async def test_an_override_is_in_the_audit_at_its_begin_and_its_end(tmp_path: Pa
 
 async def test_a_file_that_was_moved_away_is_followed_by_a_new_one(tmp_path: Path) -> None:
     audit, old = tmp_path / "audit", tmp_path / "audit.1"
-    async with written_down(tmp_path, LogConfig(audit=str(audit))) as (_, fleet, logbook):
+    async with written_down(tmp_path, LogConfig(audit=str(audit))) as (_, fleet, log_files):
         overrides = fleet.guards["one"].vm.overrides
         overrides.begin(None, 60, "before", Peer(0))
         audit.rename(old)
-        logbook.reopen()
+        log_files.reopen()
         await eventually(audit.exists)
         overrides.begin(None, 60, "after", Peer(0))
     assert [line["reason"] for line in lines(old)] == ["before"]
@@ -108,17 +108,17 @@ async def test_a_file_that_was_moved_away_is_followed_by_a_new_one(tmp_path: Pat
 
 
 async def test_a_reload_begins_and_ends_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmpguard.logs.logbook.log_to_stderr", lambda _: None)  # it would take pytest's place
+    monkeypatch.setattr("qmpguard.logs.log_files.log_to_stderr", lambda _: None)  # it would take pytest's place
     one, two = tmp_path / "one", tmp_path / "two"
-    async with written_down(tmp_path, LogConfig()) as (_, fleet, logbook):
+    async with written_down(tmp_path, LogConfig()) as (_, fleet, log_files):
         overrides = fleet.guards["one"].vm.overrides
         for number, path in enumerate((None, one, one, two)):
-            logbook.follow(await logbook.prepare(LogConfig(audit=None if path is None else str(path))))
+            log_files.apply(await log_files.prepare(LogConfig(audit=None if path is None else str(path))))
             overrides.begin(None, 60, str(number), Peer(0))
         with pytest.raises(ConfigError, match="cannot open /no/such/dir/file: No such file or directory"):
-            await logbook.prepare(LogConfig(audit="/no/such/dir/file"))
+            await log_files.prepare(LogConfig(audit="/no/such/dir/file"))
         overrides.begin(None, 60, "4", Peer(0))
-        logbook.follow(await logbook.prepare(LogConfig()))
+        log_files.apply(await log_files.prepare(LogConfig()))
         overrides.begin(None, 60, "5", Peer(0))
     assert [line["reason"] for line in lines(one)] == ["1", "2"]
     assert [line["reason"] for line in lines(two)] == ["3", "4"]
@@ -159,9 +159,9 @@ def test_a_full_disk_is_counted_told_of_and_noted_in_the_file(
 
 
 async def test_lost_lines_are_shown(tmp_path: Path) -> None:
-    async with written_down(tmp_path, LogConfig(audit=str(tmp_path / "a"))) as (_, fleet, logbook):
+    async with written_down(tmp_path, LogConfig(audit=str(tmp_path / "a"))) as (_, fleet, log_files):
         assert fleet.guards["one"].vm.snapshot().notes == ()
-        audit = logbook._now.audit
+        audit = log_files._now.audit
         assert audit is not None
         for _ in range(3):
             audit.count()
@@ -192,7 +192,7 @@ async def test_the_journal_gets_fields(tmp_path: Path) -> None:
         async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
             qemu.devices["gpu0"] = "vfio-pci"
             with closing(Journald(str(tmp_path / "journal"))) as sender:
-                fleet.listen(sender.heard)
+                fleet.listen(sender.on_entry)
                 async with connected(tmp_path / "one.sock") as qmp:
                     reply = await qmp.ask("migrate-set-capabilities", POSTCOPY)
                     assert_refused(reply, "vfio-postcopy")
@@ -213,7 +213,7 @@ async def test_the_journal_gets_fields(tmp_path: Path) -> None:
 async def test_a_journal_that_does_not_listen_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
         with closing(Journald(str(tmp_path / "nobody"))) as sender:
-            fleet.listen(sender.heard)
+            fleet.listen(sender.on_entry)
             for _ in range(3):
                 fleet.guards["one"].vm.overrides.begin(None, 60, "x", Peer(0))
             await asyncio.sleep(0)

@@ -17,9 +17,9 @@ import pytest
 from qmpguard.config import LogConfig
 from qmpguard.errors import ConfigError
 from qmpguard.logs import linefile
-from qmpguard.logs import logbook as module
+from qmpguard.logs import log_files as module
 from qmpguard.logs.linefile import LineFile
-from qmpguard.logs.logbook import Logbook
+from qmpguard.logs.log_files import LogFiles
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
 from tests.support.stderr import guard, listening
@@ -41,13 +41,13 @@ def irregular(folder: Path) -> dict[str, tuple[str, str]]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(folder / "socket"))
     return {
-        "a FIFO that nobody reads": (str(folder / "fifo"), "it is a FIFO; only a regular file is written to"),
-        "a device": ("/dev/null", "it is a device; only a regular file is written to"),
+        "a FIFO that nobody reads": (str(folder / "fifo"), "it is a FIFO; only a regular file can be written"),
+        "a device": ("/dev/null", "it is a device; only a regular file can be written"),
         "a terminal": ("/dev/tty", ""),
         "a directory": (str(folder), "Is a directory"),
-        "a socket": (str(folder / "socket"), "it is a socket; only a regular file is written to"),
-        "a link": (str(folder / "link"), "it is a symbolic link; only a regular file is written to"),
-        "standard output": ("/dev/stdout", "it is a symbolic link; only a regular file is written to"),
+        "a socket": (str(folder / "socket"), "it is a socket; only a regular file can be written"),
+        "a link": (str(folder / "link"), "it is a symbolic link; only a regular file can be written"),
+        "standard output": ("/dev/stdout", "it is a symbolic link; only a regular file can be written"),
         "no folder": (str(folder / "no" / "f"), "No such file or directory"),
     }
 
@@ -89,7 +89,7 @@ def hung(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> Iterator[thr
 
 
 class NoVms:
-    """All that a logbook wants of a fleet."""
+    """All that `LogFiles` wants of the VMs."""
 
     def __init__(self) -> None:
         self.remarks: list[Callable[[], str]] = []
@@ -97,7 +97,7 @@ class NoVms:
     def listen(self, listener: Callable[[Entry], None]) -> None:
         self.heard = listener
 
-    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
         self.traffic = traffic
 
 
@@ -117,9 +117,9 @@ def open_files(path: Path) -> int:
 async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linefile, "OPENING", 0.2)
+    monkeypatch.setattr(linefile, "OPEN_TIMEOUT", 0.2)
     path, fleet = tmp_path / "hung", NoVms()
-    logbook = Logbook(LogConfig(audit=str(tmp_path / "audit")), fleet)
+    files = LogFiles(LogConfig(audit=str(tmp_path / "audit")), fleet)
     with hung(monkeypatch, "open", path) as reached:
         turns = 0
 
@@ -132,75 +132,75 @@ async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_u
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(turn())
             with pytest.raises(ConfigError, match=r"cannot open .*/hung: it does not answer within 0.2 s"):
-                await logbook.prepare(LogConfig(traffic=str(path)))
+                await files.prepare(LogConfig(traffic=str(path)))
             task.cancel()
         assert reached.is_set()
         assert turns > 3
         assert fleet.traffic is None
-    await eventually(lambda: not logbook._ending or logbook._ending[0][1].has_ended)
+    await eventually(lambda: not files._ending or files._ending[0][1].has_ended)
     assert open_files(path) == 0
     assert open_files(tmp_path / "audit") == 1
-    logbook.close()
+    files.close()
     assert open_files(tmp_path / "audit") == 0
 
 
 async def test_files_that_hang_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linefile, "OPENING", 0.01)
+    monkeypatch.setattr(linefile, "OPEN_TIMEOUT", 0.01)
     monkeypatch.setattr(module, "MAX_ENDING", 3)
-    logbook = Logbook(LogConfig(), NoVms())
+    files = LogFiles(LogConfig(), NoVms())
     path = tmp_path / "hung"
     with hung(monkeypatch, "open", path):
         words = []
         for _ in range(6):
             with pytest.raises(ConfigError) as caught:
-                await logbook.prepare(LogConfig(audit=str(path)))
+                await files.prepare(LogConfig(audit=str(path)))
             words.append(str(caught.value))
         assert len([thread for thread in threading.enumerate() if thread.name == f"lines of {path}"]) == 3
-    assert words[-1] == f"3 files hang that were written before, as {path}"
-    await eventually(lambda: all(file.has_ended for _, file in logbook._ending))
-    await logbook.prepare(LogConfig(audit=str(tmp_path / "good")))
-    logbook.close()
+    assert words[-1] == f"3 earlier log files hang, for example {path}"
+    await eventually(lambda: all(file.has_ended for _, file in files._ending))
+    await files.prepare(LogConfig(audit=str(tmp_path / "good")))
+    files.close()
 
 
 async def test_of_two_new_files_one_that_is_unusable_closes_the_other(tmp_path: Path) -> None:
     fleet = NoVms()
-    logbook = Logbook(LogConfig(), fleet)
+    files = LogFiles(LogConfig(), fleet)
     with pytest.raises(ConfigError, match="No such file or directory"):
-        await logbook.prepare(LogConfig(audit=str(tmp_path / "a"), traffic=str(tmp_path / "no" / "t")))
+        await files.prepare(LogConfig(audit=str(tmp_path / "a"), traffic=str(tmp_path / "no" / "t")))
     await eventually(lambda: open_files(tmp_path / "a") == 0)
-    assert logbook.lost == {}
+    assert files.lost == {}
     assert fleet.traffic is None
 
 
 async def test_leaving_a_file_that_hangs_does_not_wait_and_its_lines_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(linefile, "LAST_WORDS", 0.1)
-    monkeypatch.setattr(module, "LAST_WORDS", 0.1)
-    monkeypatch.setattr(module, "CONFESSION", 0.1)
+    monkeypatch.setattr(linefile, "FLUSH_TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "FLUSH_TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "NOTICE_TIMEOUT", 0.1)
     old = tmp_path / "old"
-    logbook = Logbook(LogConfig(audit=str(old)), NoVms())
-    audit = logbook._now.audit
+    files = LogFiles(LogConfig(audit=str(old)), NoVms())
+    audit = files._now.audit
     assert audit is not None
     with hung(monkeypatch, "write", old) as reached:
         for number in range(3):
             audit.put(f"{number}".encode())
         assert await asyncio.to_thread(reached.wait, TIMEOUT)
-        logbook.follow(await logbook.prepare(LogConfig(audit=str(tmp_path / "new"))))
-        logbook.close()
-        assert logbook.lost == {"audit": 3}
-    assert f"{old}: lines are lost at the end: 3" in caplog.text
+        files.apply(await files.prepare(LogConfig(audit=str(tmp_path / "new"))))
+        files.close()
+        assert files.lost == {"audit": 3}
+    assert f"{old}: lines lost at the end: 3" in caplog.text
 
 
 async def test_what_closed_files_have_lost_stays_counted(tmp_path: Path) -> None:
-    logbook = Logbook(LogConfig(audit=str(tmp_path / "0")), NoVms())
+    files = LogFiles(LogConfig(audit=str(tmp_path / "0")), NoVms())
     for number in range(1, 5):
-        assert logbook._now.audit is not None
-        logbook._now.audit.count()
-        logbook.follow(await logbook.prepare(LogConfig(audit=str(tmp_path / str(number)))))
-        assert logbook.lost == {"audit": number}
-    logbook.close()
-    assert logbook.lost == {"audit": 4}
+        assert files._now.audit is not None
+        files._now.audit.count()
+        files.apply(await files.prepare(LogConfig(audit=str(tmp_path / str(number)))))
+        assert files.lost == {"audit": number}
+    files.close()
+    assert files.lost == {"audit": 4}
     assert [(json.loads((tmp_path / str(number)).read_text())["lines"]) for number in range(4)] == [1] * 4
 
 
@@ -271,7 +271,7 @@ async def test_the_reopening_of_what_has_become_a_fifo_goes_on_in_the_old_file(t
                 os.mkfifo(audit)
                 process.send_signal(signal.SIGUSR1)
                 await eventually(
-                    lambda: "cannot be opened again, going on in the old file: it is a FIFO" in log.read_text()
+                    lambda: "cannot be reopened, the old file stays in use: it is a FIFO" in log.read_text()
                 )
                 async with connected(tmp_path / "g") as client:
                     assert_refused(await client.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")

@@ -13,7 +13,7 @@ from qmpguard.logs.formats import TextFormatter
 from qmpguard.logs.journald import Journald
 from qmpguard.logs.stderr import StderrLog
 from qmpguard.record import Peer
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected
 
@@ -39,7 +39,7 @@ def logging_to(journal: Journald, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
     monkeypatch.setattr(stderr._Stderr, "write", write)
     handler = StderrLog()
     handler.setFormatter(TextFormatter())
-    handler.is_recorded = journal.has_taken
+    handler.is_recorded = journal.has_last_entry
     logging.getLogger("qmpguard").addHandler(handler)
     try:
         yield written
@@ -59,7 +59,7 @@ async def test_every_refusal_is_in_exactly_one_of_both_whatever_the_journal_does
     with logging_to(journal, monkeypatch) as written:
         async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
             qemu.devices["gpu0"] = "vfio-pci"
-            fleet.listen(journal.heard)
+            fleet.listen(journal.on_entry)
 
             async def refuse(times: int) -> None:
                 async with connected(tmp_path / "one.sock") as client:
@@ -104,7 +104,7 @@ async def test_no_value_brings_a_line_of_its_own_into_the_journal(tmp_path: Path
         server.settimeout(5)
         journal = Journald(str(tmp_path / "journal"))
         async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
-            fleet.listen(journal.heard)
+            fleet.listen(journal.on_entry)
             reason = "x\nPRIORITY=0\nMESSAGE=forged\x1b[2J\u2028" + "y" * 100_000
             fleet.guards["one"].vm.overrides.begin(None, 60, reason, Peer(0))
         fields = [line.partition("=") for line in server.recv(1 << 20).decode().splitlines()]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpguard.errors import ConfigError
-from qmpguard.logs.lines import LineQueue, LineWriter, Taken
+from qmpguard.logs.lines import LineQueue, LineWriter, QueuedLine
 
 #: seconds that a thread may take for anything here
 TIMEOUT = 20.0
@@ -48,7 +48,7 @@ class Disk:
     def close(self) -> None:
         pass
 
-    def confession(self, lines: int) -> bytes:
+    def loss_notice(self, lines: int) -> bytes:
         return json.dumps({"lost": lines}).encode()
 
     def failed(self, reason: str) -> None:
@@ -206,8 +206,8 @@ def test_a_line_says_how_many_are_missing_before_it() -> None:
     queue.put(b"a")
     queue.put(b"b")
     queue.put(b"c")
-    assert queue.take() == Taken(b"a")
+    assert queue.take() == QueuedLine(b"a")
     queue.put(b"d")
-    assert queue.take() == Taken(b"d", missing=2)
+    assert queue.take() == QueuedLine(b"d", missing=2)
     queue.count()
-    assert queue.take() == Taken(None, missing=1)
+    assert queue.take() == QueuedLine(None, missing=1)

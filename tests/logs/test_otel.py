@@ -71,7 +71,7 @@ async def test_a_refusal_is_a_log_record_in_the_span_of_its_judging(
             guarding(qemu.path) as guard,
             connected(tmp_path / "guard.sock") as qmp,
         ):
-            guard.vm.journal.listen(telemetry.told)
+            guard.vm.journal.listen(telemetry.on_entry)
             qemu.devices["gpu0"] = "vfio-pci"
             reply = await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=True))
             assert_refused(reply, "vfio-postcopy")
@@ -95,7 +95,7 @@ async def test_a_refusal_is_a_log_record_in_the_span_of_its_judging(
 async def test_a_collector_that_is_away_holds_nobody_up_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(otel, "LAST_WORDS", 0.05)
+    monkeypatch.setattr(otel, "FLUSH_TIMEOUT", 0.05)
     async with collecting(monkeypatch) as collector:
         collector.answers.clear()
         telemetry = Telemetry()
@@ -104,7 +104,7 @@ async def test_a_collector_that_is_away_holds_nobody_up_at_the_end(
             guarding(qemu.path) as guard,
             connected(tmp_path / "guard.sock") as qmp,
         ):
-            guard.vm.journal.listen(telemetry.told)
+            guard.vm.journal.listen(telemetry.on_entry)
             await qmp.ask("migrate", {"uri": "tcp:h:1"})
         await telemetry.close()
         assert "could not be sent within" in caplog.text

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qmpguard
-from qmpguard.daemon.fleet import Changes
+from qmpguard.daemon.supervisor import Changes
 from qmpguard.logs.formats import MAX_TRACE, JsonFormatter, TextFormatter
 from qmpguard.logs.plain import MAX_LINE, MAX_VALUE, escaped, fields, rendered
 from qmpguard.record import Override, Peer

@@ -223,7 +223,7 @@ def test_a_second_end_has_what_the_first_has_left_of_the_time(monkeypatch: pytes
     monkeypatch.setattr(LineWriter, "join", lambda _, seconds: waits.append(seconds))
     log = stderr.StderrLog()
     log.end()
-    assert 0 < waits.pop() <= stderr.LAST_WORDS
+    assert 0 < waits.pop() <= stderr.FLUSH_TIMEOUT
     log._until = time.monotonic()
     log.close()
     assert waits.pop() <= 0

@@ -13,8 +13,8 @@ from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import OpenBlockNode, WriteHmp
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import Harmless, Unreadable, read
-from qmpguard.policy.reading.result import Reading
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Reading, Unreadable
 from qmpguard.policy.values import MAX_VALUES
 from qmpguard.wire.json import Value
 from tests.support.scenes import Request, hmp, on, plug, qmp

@@ -16,7 +16,8 @@ from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import AddDevice, Operation, StartMigration
 from qmpguard.policy.policy import Mode, Policy
-from qmpguard.policy.readers import Harmless, read
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless
 from qmpguard.policy.rules import documentation, rules
 from qmpguard.policy.verdict import Verdict
 

@@ -10,7 +10,8 @@ from qmpguard.policy.crashes import CRASHES, crash
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import DEADLY, Harmless, Unreadable, read
+from qmpguard.policy.readers import DEADLY, read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 
 OLD, NEW = (7, 2, 22), (11, 1, 3)
 UNIX = {"transport": "socket", "type": "unix", "path": "/x"}

@@ -18,7 +18,8 @@ from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import DANGEROUS, OVER, Migration
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.stale_capabilities import StaleCapabilities
 from tests.support.scenes import Request, hmp, plug, qmp
 

@@ -26,6 +26,7 @@ from qmpguard.policy.portrait import (
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", "0000:65:00.0", "/sys/x", "net0")
 ANONYMOUS = Device("/machine/peripheral-anon/device[0]", "vfio-ap")
+NIC = Device("/machine/peripheral/net0", "virtio-net-pci", "net0")
 NODE = Device("block node 'n0'", "nvme", "n0", host="0000:01:00.0")
 WHOLE = Machine.of(
     capabilities=["postcopy-ram", "events"],
@@ -35,6 +36,7 @@ WHOLE = Machine.of(
     migration="failed",
     blockers=["the disk"],
     blocks=[NODE],
+    others=[NIC],
 ).facts
 
 
@@ -45,7 +47,7 @@ def test_what_is_drawn_is_read_back() -> None:
     assert again == Facts(
         capabilities=WHOLE.capabilities,
         devices=(ANONYMOUS, GPU),
-        others=(),
+        others=(NIC,),
         details=(ANONYMOUS, GPU),
         standbys=WHOLE.standbys,
         runstate="paused",

@@ -13,7 +13,8 @@ from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import CallUnlisted, Operation
 from qmpguard.policy.policy import Mode, Policy, Profile
 from qmpguard.policy.qemu_check import WORDS, QemuCheck, Refuses, seen_in
-from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from tests.support.scenes import Request, channel, hmp, on, plug, qmp
 
 if TYPE_CHECKING:

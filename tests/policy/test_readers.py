@@ -19,8 +19,8 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import READERS, Harmless, Unreadable, read, unread
-from qmpguard.policy.reading.result import Reading
+from qmpguard.policy.readers import READERS, read, unread
+from qmpguard.policy.reading.result import Harmless, Reading, Unreadable
 from qmpguard.policy.schema import Schema
 from qmpguard.wire.json import Number
 from tests.support.scenes import Request, hmp, qmp

@@ -12,7 +12,8 @@ import pytest
 from qmpguard.policy.judgment import concerns, judge
 from qmpguard.policy.operations import CallUnlisted
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from tests.support.scenes import (
     ANONYMOUS,

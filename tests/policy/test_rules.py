@@ -12,8 +12,9 @@ from qmpguard.policy.judgment import concerns, judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.operations import CallUnlisted, OpenMonitor, SetCapabilities, WriteHmp
 from qmpguard.policy.policy import Mode, Policy, Profile, Rule
-from qmpguard.policy.readers import READERS, Harmless, Unreadable
+from qmpguard.policy.readers import READERS
 from qmpguard.policy.readers import read as read_with
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import RULES, documentation, passes_unjudged, table, unverified_mode
 from qmpguard.policy.verdict import Finding, unverified
 

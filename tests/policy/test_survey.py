@@ -11,8 +11,9 @@ from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.migration import Progress
 from qmpguard.policy.operations import AddDevice, CallUnlisted
 from qmpguard.policy.policy import Policy, Profile
-from qmpguard.policy.readers import Harmless, Unreadable, read
-from qmpguard.policy.survey import Missing, Query, Unexpected, inquire, observe
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Unreadable
+from qmpguard.policy.survey import Answer, Missing, Query, Unexpected, drive, inquire, observe
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -211,3 +212,23 @@ def test_a_migrations_progress_is_read_and_never_an_obstacle(answer: dict[str, A
     facts: Facts = World(query_migrate=answer).drive(observe(Policy(), wanted=(Fact.MIGRATION,)))
     assert facts.migration is not None
     assert facts.migration.progress == progress
+
+
+async def test_the_driver_sends_each_burst_and_returns_the_result() -> None:
+    asked: list[tuple[Query, ...]] = []
+
+    async def ask(queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+        asked.append(queries)
+        return ({"status": "running"},) if queries[0].command == "query-status" else ({},)
+
+    facts = await drive(observe(Policy(), wanted=(Fact.RUNSTATE, Fact.PARAMETERS)), ask)
+    assert (facts.runstate, facts.parameters) == ("running", {})
+    assert asked == [(Query("query-status"),), (Query("query-migrate-parameters"),)]
+
+
+async def test_the_driver_raises_what_asking_raises() -> None:
+    async def ask(queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await drive(observe(Policy(), wanted=(Fact.RUNSTATE,)), ask)

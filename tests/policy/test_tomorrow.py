@@ -17,7 +17,8 @@ from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import DANGEROUS, Start
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import Harmless, Unreadable, read, unread
+from qmpguard.policy.readers import read, unread
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.schema import CAPABILITIES, Schema, read_schema
 from qmpguard.policy.survey import Missing, Unexpected
 from tests.policy.test_rules import WITH_GPU

@@ -167,4 +167,4 @@ async def test_what_is_no_admin_interface_is_said_to_be_none(
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path):
         assert await run("status", "fd:3") == 2
         assert await run("status", str(tmp_path / "guard.sock")) == 69
-    assert "what answers there is no admin interface" in capsys.readouterr().err
+    assert "the answer there is not the admin interface" in capsys.readouterr().err

@@ -233,8 +233,8 @@ def test_the_built_in_rules_are_judged_beside_one_that_fails(tmp_path: Path, pac
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("silent", "plug-in 'silent' is no function with a docstring"),
-        ("value", "plug-in 'value' is no function with a docstring"),
+        ("silent", "plug-in 'silent' is not a function with a docstring"),
+        ("value", "plug-in 'value' is not a function with a docstring"),
         ("absent", "plug-in 'absent' cannot be loaded: AttributeError"),
         ("broken", "plug-in 'broken' cannot be loaded: SystemExit: no import today"),
     ],

@@ -14,13 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qmpguard.config import Config, VmConfig
-from qmpguard.daemon.guard import limits
+from qmpguard.config import Config, Limits, VmConfig
 from qmpguard.errors import ConfigError, QmpguardError
-from qmpguard.proxy.limits import Limits
 from qmpguard.settings import read
-from qmpguard.settings.options import OPTIONS, Words
-from qmpguard.settings.read import read_file, read_words
+from qmpguard.settings.options import OPTIONS, OptionValues
+from qmpguard.settings.read import read_file, read_options
 from qmpguard.settings.show import lines, notes
 from qmpguard.threads import BlockingCalls
 from tests.settings.test_read import FULL, VM
@@ -72,7 +70,7 @@ def test_any_value_in_place_of_any_other(tmp_path: Path, value: str) -> None:
     for option in OPTIONS:
         word = value.strip('"').replace("\\u0000", "\0")
         flags = {"qemu": "/q", "listen": "/l", option.flag.replace("-", "_"): word}
-        judge(lambda flags=flags: read_words(Words(flags, {})))  # type: ignore[misc]
+        judge(lambda flags=flags: read_options(OptionValues(flags, {})))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -189,4 +187,4 @@ def test_a_start_with_it_exits_with_one_line(tmp_path: Path, text: str) -> None:
 
 def test_the_defaults_of_all_limits_stand_in_one_place() -> None:
     vm = VmConfig("a", *[None] * 2)  # type: ignore[arg-type]
-    assert limits(vm) == Limits()
+    assert vm.limits == Limits()

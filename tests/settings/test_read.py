@@ -11,8 +11,8 @@ from qmpguard.address import Inbound, NamedAddress, TcpAddress, UnixAddress
 from qmpguard.config import AdminConfig, Config, LogConfig, LogFormat, LogLevel, VmConfig
 from qmpguard.errors import ConfigError, UsageError
 from qmpguard.policy.policy import Mode, Policy, Profile
-from qmpguard.settings.options import OPTIONS, Option, Words
-from qmpguard.settings.read import read_file, read_words
+from qmpguard.settings.options import OPTIONS, Option, OptionValues
+from qmpguard.settings.read import read_file, read_options
 from qmpguard.settings.show import lines, notes
 
 VM = '[[vm]]\nname = "a"\nqemu = "/q"\nlisten = "/l"\n'
@@ -116,37 +116,40 @@ WRONG = [
     ("[policy]\nextra_types = 'x'\n" + VM, "it is a list of texts"),
     ("[policy]\nallow_failover_primary = 1\n" + VM, "it is true or false"),
     (VM + "socket_mode = 660", 'c.toml:5: socket_mode = 660: permissions are octal digits in quotes, as in "0660"'),
-    (VM + "socket_group = 'nosuch'", "there is no group 'nosuch' on this machine; a number will do, too"),
+    (VM + "socket_group = 'nosuch'", "there is no group 'nosuch' on this machine; a number is possible, too"),
     (VM + "allow_users = ['nosuch']", "there is no user 'nosuch' on this machine"),
-    (VM + "allow_users = []", "nobody could come in"),
-    (VM + "allow_users = ['65534']", "65534 stands for everybody who has no id here"),
+    (VM + "allow_users = []", "an empty list would refuse every client"),
+    (VM + "allow_users = ['65534']", "65534 is the id of every user and group without an id here"),
     (VM + "survey_timeout = 0", "it is a number of seconds, more than 0 and at most 3600"),
     (VM + "survey_timeout = true", "it is a number of seconds"),
     (VM + "drift_interval = -1", "more than 0 and at most 86400, or 0: no look"),
     (VM + "max_clients = 1.5", "it is a whole number from 1 to 65536"),
     (VM + "max_request = '4M'", "it is a whole number from 4096 to 10485760"),
     (VM + "role = 'root'", "it is operator or observer"),
-    (VM + "qemu_listen = '/x'", 'c.toml:3: qemu = "/q": it cannot be set beside qemu_listen'),
-    ("[[vm]]\nname = 'a'\nqemu_listen = 'q'\nlisten = '/l'", 'qemu_listen = "q": the path of a socket is an absolute'),
+    (VM + "qemu_listen = '/x'", 'c.toml:3: qemu = "/q": it excludes qemu_listen'),
+    (
+        "[[vm]]\nname = 'a'\nqemu_listen = 'q'\nlisten = '/l'",
+        'qemu_listen = "q": the path of a socket must be absolute',
+    ),
     (VM + "[[vm]]\nname='b'\nqemu_listen='/l'\nlisten='/m'", 'qemu_listen = "/l": unix:/l is taken already, at '),
-    (VM + "takeover = '/x'", 'c.toml:3: qemu = "/q": it cannot be set beside takeover'),
-    (f"[[vm]]\nname = 'a'\ntakeover = '/{'x' * 104}'", "with '.qemu' behind it, it has more than the 107 bytes"),
+    (VM + "takeover = '/x'", 'c.toml:3: qemu = "/q": it excludes takeover'),
+    (f"[[vm]]\nname = 'a'\ntakeover = '/{'x' * 104}'", "with '.qemu' appended it is longer than the 107 bytes"),
     ("[[vm]]\nname = 'a'\ntakeover = 'tcp:h:1'", "it is the path of a unix socket"),
     ("[[vm]]\nname = 'a b'\nqemu = '/q'\nlisten = '/l'", "a name has no spaces and no '/'"),
     ("[[vm]]\nname = ''\nqemu = '/q'\nlisten = '/l'", "it is a text in quotes"),
-    ("[[vm]]\nname = 'a'\nqemu = 'q'\nlisten = '/l'", 'c.toml:3: qemu = "q": the path of a socket is an absolute one'),
+    ("[[vm]]\nname = 'a'\nqemu = 'q'\nlisten = '/l'", 'c.toml:3: qemu = "q": the path of a socket must be absolute'),
     ("[[vm]]\nname = 'a'\nqemu = 'tcp:x'\nlisten = '/l'", 'c.toml:3: qemu = "tcp:x": a TCP address is written tcp:'),
     (
         "[[vm]]\nname='a'\nqemu='/q'\nlisten='tcp:h:1'\nallow_users=['0']",
-        "a TCP socket cannot tell who its clients are",
+        "a TCP client has no user or group",
     ),
     (VM + VM, "c.toml:6: name = \"a\": the name 'a' is taken already, at "),
     (VM + VM.replace('"a"', '"b"'), 'c.toml:7: qemu = "/q": unix:/q is taken already, at '),
     (VM + "[[vm]]\nname='b'\ntakeover='/l'", 'takeover = "/l": unix:/l is taken already, at '),
     ("[[vm]]\nname='b'\nqemu='/x'\nlisten='unix:/a/../x'", "unix:/x is taken already"),
     ("[admin]\nlisten = 'tcp:h:1'\n" + VM, 'c.toml:2: listen = "tcp:h:1": TCP needs token_file'),
-    ("[admin]\ntoken_file = '/x'\n" + VM, "it is of no use without listen"),
-    ("[admin]\nhosts = ['x']\n" + VM, "it is of no use without listen"),
+    ("[admin]\ntoken_file = '/x'\n" + VM, "it has no effect without listen"),
+    ("[admin]\nhosts = ['x']\n" + VM, "it has no effect without listen"),
     ("[log]\nlevel = 'loud'\n" + VM, "it is debug, info, warning or error"),
     ("[log]\naudit = 'x'\n" + VM, "it is an absolute path"),
 ]
@@ -177,7 +180,7 @@ ENDS = {"qemu": "q", "listen": "l"}
 
 
 def words(flags: dict[str, str], **environ: str) -> Config:
-    return read_words(Words(flags, environ)).config
+    return read_options(OptionValues(flags, environ)).config
 
 
 def test_flags_describe_one_vm_and_stand_above_the_environment() -> None:
@@ -224,17 +227,13 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
         (ENDS, {"QMPGUARD_MODE": "x"}, "QMPGUARD_MODE=x in the environment: it is enforce or warn"),
         (ENDS | {"rules": "x=warn"}, {}, "unknown key 'x' in --rules: there are "),
         (ENDS | {"rules": "unverified=off"}, {}, "--rules unverified=off: it is enforce or warn"),
-        ({"config": "/c"}, {"QMPGUARD_MODE": "warn"}, "QMPGUARD_MODE: beside --config it belongs into the file, /c"),
-        ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: beside QMPGUARD_CONFIG it belongs into the file, /c"),
-        ({"takeover": "/x", "listen": "/y"}, {}, "--listen /y: it cannot be set beside --takeover, which"),
-        (
-            {"listen": "/y"},
-            {"QMPGUARD_TAKEOVER": "/x"},
-            "--listen /y: it cannot be set beside QMPGUARD_TAKEOVER, which",
-        ),
-        (ENDS | {"qemu_listen": "/x"}, {}, "--qemu q: it cannot be set beside --qemu-listen: either"),
+        ({"config": "/c"}, {"QMPGUARD_MODE": "warn"}, "QMPGUARD_MODE: with --config it must be set in the file, /c"),
+        ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: with QMPGUARD_CONFIG it must be set in the file, /c"),
+        ({"takeover": "/x", "listen": "/y"}, {}, "--listen /y: it excludes --takeover, which"),
+        ({"listen": "/y"}, {"QMPGUARD_TAKEOVER": "/x"}, "--listen /y: it excludes QMPGUARD_TAKEOVER, which"),
+        (ENDS | {"qemu_listen": "/x"}, {}, "--qemu q: it excludes --qemu-listen: either"),
         (ENDS | {"admin": "tcp:h:1"}, {}, "--admin tcp:h:1: TCP needs --admin-token-file, a file"),
-        (ENDS | {"admin_token_file": "/x"}, {}, "--admin-token-file /x: it is of no use without --admin"),
+        (ENDS | {"admin_token_file": "/x"}, {}, "--admin-token-file /x: it has no effect without --admin"),
     ],
 )
 def test_what_is_wrong_on_the_command_line(flags: dict[str, str], environ: dict[str, str], says: str) -> None:
@@ -246,7 +245,7 @@ def test_what_is_wrong_on_the_command_line(flags: dict[str, str], environ: dict[
 def test_the_log_and_the_admin_interface_of_a_file_yield_to_flags_and_environment(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(FULL)
-    settings = read_words(Words({"config": str(path), "log_level": "error"}, {"QMPGUARD_ADMIN": "/admin"}))
+    settings = read_options(OptionValues({"config": str(path), "log_level": "error"}, {"QMPGUARD_ADMIN": "/admin"}))
     assert settings.config.log.level is LogLevel.ERROR
     assert settings.config.log.audit == "/a"
     assert settings.config.admin == AdminConfig(UnixAddress("/admin"), "/etc/token", ("guard.example",))

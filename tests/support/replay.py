@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from qmpguard.policy.hmp import parser
 from qmpguard.policy.hmp.translation import as_qmp
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import Harmless, Unreadable, read
+from qmpguard.policy.readers import read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.survey import Missing, Query, inquire
 from qmpguard.policy.verdict import Verdict
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
-    from qmpguard.admin.states import VmState
+    from qmpguard.admin.state_cache import VmState
     from qmpguard.daemon.guard import Guard
     from qmpguard.record import Run
 

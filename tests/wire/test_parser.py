@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qmpguard.settings.sections import LARGEST_REQUEST
+from qmpguard.settings.sections import REQUEST_RANGE
 from qmpguard.wire import parser
 from qmpguard.wire.json import encode_for_qemu
 from qmpguard.wire.parser import Fault, read_string
@@ -62,4 +62,4 @@ def test_a_string_is_at_most_six_times_as_long_when_it_is_written_for_qemu(body:
     token = f"{quote}{body}{quote}"
     with suppress(Fault):
         assert len(encode_for_qemu(read_string(token))) <= 6 * len(token)
-    assert 6 * LARGEST_REQUEST < 64 << 20
+    assert 6 * REQUEST_RANGE[1] < 64 << 20

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from qmpguard.config import Limits
     from qmpguard.proxy.clients.interfaces import Upstream
     from qmpguard.proxy.clients.pending import Requester
-    from qmpguard.proxy.limits import Limits
     from qmpguard.proxy.sockets.budget import Budget
     from qmpguard.proxy.sockets.stream import Outbox
     from qmpguard.proxy.state.counters import Counters

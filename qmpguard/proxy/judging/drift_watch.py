@@ -1,4 +1,4 @@
-"""The drift watch: a slow look at QEMU, so that a change that no command through the guard has made is shown."""
+"""The drift watch: queries QEMU at intervals, to detect changes that were not made through the guard."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from qmpguard.config import DRIFT_INTERVAL
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.machine import OVER
+from qmpguard.policy.migration import OVER
 from qmpguard.policy.survey import Unexpected
-from qmpguard.proxy.limits import DRIFT_INTERVAL
 
 if TYPE_CHECKING:
     from qmpguard.proxy.judging.gate import Gate
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: seconds between two looks while a migration runs
+#: seconds between two queries while a migration runs
 MIGRATING = 1.0
-#: seconds after a change through the guard until the next look
+#: seconds after a change through the guard until the next query
 SETTLE = 1.0
 
 
 class DriftWatch:
-    """Looks at one VM while its link lasts. ``interval`` is in seconds, 0: never; a look is some five small queries."""
+    """Queries one VM while its link is up, with some five small queries each time.
+
+    ``interval`` is in seconds; 0: never.
+    """
 
     def __init__(self, gate: Gate, name: str, interval: float = DRIFT_INTERVAL) -> None:
         self._gate = gate
@@ -44,23 +47,23 @@ class DriftWatch:
         self._gate.baseline.ends(request.command, request.arguments or {})
 
     def on_event(self, event: QemuEvent) -> None:
-        """Called with an event of QEMU, which may tell of a change."""
+        """Called with each event of QEMU."""
         changed = self._gate.baseline.happened(event.name, event.data)
         if self._gate.last_seen.happened(event) or changed:
             self.soon()
 
     def soon(self) -> None:
-        """Look when what has just been changed through the guard has settled."""
+        """Query QEMU `SETTLE` seconds after a change through the guard."""
         self._soon.set()
 
     def adopt(self, interval: float) -> None:
-        """Look at other intervals from now on."""
+        """Use another interval."""
         if interval != self._interval:
             self._interval = interval
-            self._soon.set()  # the wait that is under way is for the old one
+            self._soon.set()  # ends the wait for the old interval
 
     async def run(self) -> None:
-        """Look at QEMU until cancelled: when the link is up, then at intervals, and after changes."""
+        """Query QEMU until cancelled: when the link comes up, then at intervals, and after changes."""
         self._soon.set()
         while True:
             with suppress(TimeoutError):
@@ -76,7 +79,7 @@ class DriftWatch:
         try:
             await self._gate.look()
         except (TimeoutError, UnavailableError, Unexpected) as error:
-            log.info("vm=%s look failed: %s", self._name, str(error) or "QEMU is busy")
+            log.info("vm=%s drift watch failed: %s", self._name, str(error) or "QEMU is busy")
 
     @property
     def _pause(self) -> float | None:

@@ -31,10 +31,13 @@ from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import Baseline
+from qmpguard.policy.facts import Fact, Facts
+from qmpguard.policy.hmp.shown import shown
 from qmpguard.policy.judgment import concerns
-from qmpguard.policy.machine import SNAPSHOTS, Fact, Facts
+from qmpguard.policy.migration import SNAPSHOTS
 from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, Operation, StartMigration
-from qmpguard.policy.readers import READERS, Harmless, Unreadable, read
+from qmpguard.policy.readers import READERS, read
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
 from qmpguard.policy.survey import Unexpected, inquire, observe
 from qmpguard.policy.verdict import Verdict, refused_by_qemu, unverified
@@ -51,7 +54,7 @@ from qmpguard.wire.qemu_messages import Reply, read_reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qmpguard.policy.machine import Device
+    from qmpguard.policy.device import Device
     from qmpguard.policy.policy import Policy
     from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.proxy.judging.schemas import VmSchema
@@ -269,7 +272,9 @@ class Gate:
 
     def _decide(self, pending: PendingRequest, verdict: Verdict, begun: float) -> bytes | None:
         took = asyncio.get_running_loop().time() - begun
-        decision = self._recorder.decided(pending.session.peer, pending.request, verdict, took)
+        request = pending.request
+        hmp = shown(request.command, request.arguments)
+        decision = self._recorder.decided(pending.session.peer, request.command, verdict, took, hmp)
         return refusal_reply(pending, decision)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import SNAPSHOTS, Facts
+from qmpguard.policy.facts import Facts
+from qmpguard.policy.migration import SNAPSHOTS
 from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
 from qmpguard.policy.qemu_check import seen_in
 from qmpguard.policy.stale_capabilities import StaleCapabilities
@@ -14,7 +15,7 @@ from qmpguard.proxy.judging.refusal import was_accepted
 
 if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
-    from qmpguard.policy.readers import Unreadable
+    from qmpguard.policy.reading.result import Unreadable
     from qmpguard.wire.qemu_messages import Reply
 
 #: ways around the guard that are named; one is as bad as many

@@ -1,4 +1,4 @@
-"""Breaking the glass: a rule of one VM, or all of them, warns for a stated time. It ends by itself."""
+"""Overrides: a rule of one VM, or all of them, warns instead of refusing, for a stated time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Overrides:
-    """What is overridden now. ``follow`` is given the policy whenever it changes, ``record`` each begin and end."""
+    """The active overrides. ``follow`` is called with each new policy, ``record`` with each begin and end."""
 
     def __init__(
         self, vm: str, policy: Policy, follow: Callable[[Policy], None], record: Callable[[Override], object]
@@ -34,16 +34,16 @@ class Overrides:
 
     @property
     def policy(self) -> Policy:
-        """The policy that holds now."""
+        """The effective policy: ``base``, relaxed by the active overrides."""
         return relaxed(self.base, self._active)
 
     @property
     def active(self) -> tuple[Override, ...]:
-        """What is overridden now, in the order in which it began."""
+        """The active overrides, in the order in which they began."""
         return tuple(override for override, _ in self._active.values())
 
     def begin(self, rule: str | None, seconds: float, reason: str, peer: Peer) -> Override:
-        """Let a rule warn for so many seconds from now on; None: all rules. It replaces one that is active for it."""
+        """Let a rule warn for ``seconds``; None: all rules. It replaces an active override of the same rule."""
         self._drop(rule)
         override = Override(True, rule, time.time() + seconds, reason, peer)
         self._active[rule] = override, asyncio.get_running_loop().call_later(seconds, self.end, rule)
@@ -51,14 +51,14 @@ class Overrides:
         return override
 
     def end(self, rule: str | None) -> bool:
-        """End an override, and say whether there was one."""
+        """End an override; return whether there was one."""
         override = self._drop(rule)
         if override is not None:
             self._tell(replace(override, begun=False))
         return override is not None
 
     def close(self) -> None:
-        """End all of them: the guard stops."""
+        """End every override."""
         for rule in tuple(self._active):
             self.end(rule)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qmpguard.policy.machine import Device
+    from qmpguard.policy.device import Device
 
 
 class HiddenPrimaries:

@@ -1,4 +1,4 @@
-"""The schemas of the QEMUs that a process has met, each read once and shared by all VMs."""
+"""The schemas of the QEMUs of a process. Each is read once and shared by all VMs with the same QEMU."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: seconds that QEMU may take for its schema; it takes a twentieth of a second when it is not busy
+#: seconds for QEMU's answer; it takes a twentieth of a second when QEMU is not busy
 TIMEOUT = 60.0
-#: schemas that are kept, of thirty KiB each; a host with more kinds of QEMU reads some of them again
+#: schemas that are kept, of thirty KiB each
 MAX_SCHEMAS = 64
 
 
 class Schemas:
-    """Keeps commands and the names of their arguments only, by version, package and target.
+    """The schemas that were read, by version, package and target: the schema of one version differs by target.
 
-    QEMUs of one version have another schema for each target. Nobody waits for the QEMU of another VM: who needs a
-    schema asks its own QEMU, be there another one that is asked for the same. ``turn`` is for those who can wait.
+    A VM never waits for the QEMU of another VM: it queries its own QEMU, even while the same schema is being read from
+    another. ``turn`` serializes the reads that no verdict waits for.
     """
 
     def __init__(self) -> None:
@@ -37,9 +37,10 @@ class Schemas:
         self._known: dict[tuple[str, str], Schema] = {}
 
     async def learn(self, greeting: Greeting, control: AsksQemu) -> Schema:
-        """Return a QEMU's schema, reading it where none like it was read yet.
+        """Return a QEMU's schema; query it unless the same one was read before.
 
-        Warns of arguments that no reader knows. Raises `TimeoutError`, `UnavailableError` or `Unexpected`.
+        Logs a warning for each argument that no reader knows. Raises `TimeoutError`, `UnavailableError` or
+        `Unexpected`.
         """
         version = f"{greeting.version} {greeting.package}".strip()
         async with asyncio.timeout(TIMEOUT):
@@ -83,17 +84,17 @@ class VmSchema:
         return None if self.known is None else self.known.commands
 
     def connect(self, greeting: Greeting, control: AsksQemu) -> None:
-        """Ask at a new link from now on."""
+        """Use a new link."""
         self._link = greeting, control
         self.is_wanted = self.known is None
 
     def disconnect(self) -> None:
-        """Ask nobody: the link is gone."""
+        """Called when the link is lost."""
         self._link = None
         self.is_wanted = False
 
     def forget(self) -> None:
-        """Forget the schema: another QEMU may be there."""
+        """Forget the schema, since the next link may lead to another QEMU."""
         self.known = None
 
     async def learn(self) -> None:
@@ -106,7 +107,7 @@ class VmSchema:
             self.known, self.is_wanted = schema, False
 
     def learn_soon(self, tasks: Tasks) -> None:
-        """Read the schema in a task of its own; where that fails, another client's request will be the next chance."""
+        """Read the schema in a task. If that fails, the next request of a client tries again."""
         self.is_wanted = False
         tasks.start("schema", self._learn_soon())
 
@@ -121,7 +122,7 @@ class VmSchema:
 
 
 def _architecture(target: Answer) -> str:
-    """Return what `query-target` says; nothing of a QEMU that has no machine, as qemu-storage-daemon."""
+    """Return the target in the answer to `query-target`; empty where QEMU has none, as qemu-storage-daemon."""
     match target:
         case {"arch": str(name)}:
             return name

@@ -1,1 +1,1 @@
-"""Where clients, and a QEMU that dials in, come in: sockets that listen, their files, and who may connect."""
+"""Listening sockets, for clients and for an inbound QEMU: their files, their peers, and the rate of connections."""

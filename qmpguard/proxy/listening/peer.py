@@ -1,4 +1,4 @@
-"""Who is at the other end of a unix socket, as the kernel says."""
+"""The peer of a socket, from the kernel: process, user and groups."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from qmpguard.record import Peer
 
 #: supplementary groups of a peer (asm-generic/socket.h); Python has no name for it
 SO_PEERGROUPS = 59
-#: bytes that getsockopt takes from Python at most, in groups
+#: groups in the largest buffer that Python passes to getsockopt(2)
 MAX_GROUPS = 256
 _CREDENTIALS = struct.Struct("3i")
 
 
 def peer_of(sock: socket.socket, number: int) -> Peer:
-    """Return who is at the other end: of a unix socket its process, user and groups (unix(7): SO_PEERCRED).
+    """Return the peer of a socket: of a unix socket its process, user and groups (unix(7): SO_PEERCRED).
 
-    The groups are those that the process has, not those that a user data base gives its user. Raises `OSError`.
+    The groups are those of the process, not those of its user in the user database. Raises `OSError`.
     """
     if sock.family != socket.AF_UNIX:
         return Peer(number)
@@ -28,6 +28,6 @@ def peer_of(sock: socket.socket, number: int) -> Peer:
 def _groups(sock: socket.socket) -> tuple[int, ...]:
     try:
         data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
-    except OSError:  # Linux before 4.13, or more groups than any list can want
+    except OSError:  # Linux before 4.13, or more groups than `MAX_GROUPS`
         return ()
     return struct.unpack(f"{len(data) // 4}I", data)

@@ -1,6 +1,6 @@
-"""QEMU dials in: a listening socket for one QEMU, which reconnects when it has lost its connection.
+"""A listening socket for one inbound QEMU, which reconnects when it has lost its connection.
 
-Whoever connects there is taken for QEMU, so a unix socket is for the guard's own user only.
+Every peer that connects there counts as QEMU, so a unix socket is accessible to the guard's own user only.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: who may connect to a unix socket
+#: permissions of a unix socket
 MODE = 0o600
-#: A QEMU on another machine that is gone without a word is noticed after a minute: seconds of silence, seconds
-#: between probes, and probes (tcp(7)).
+#: A QEMU on another machine that has vanished is detected after a minute: seconds of silence, seconds between probes,
+#: and probes (tcp(7)).
 KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 
 
 class QemuListener:
-    """Where one QEMU dials in. A connection waits here until the one before it has ended.
+    """The listening socket of one inbound QEMU. A new connection waits until the present one has ended.
 
-    The newest of those that wait is kept: a QEMU that died had the others. The one in use is never taken away by
-    another that comes.
+    Of several waiting connections only the newest is kept: the older ones belong to a QEMU that died. A new connection
+    never replaces the one in use.
     """
 
     def __init__(self, address: Address) -> None:
-        """Listen. Raises `UnavailableError` when that cannot be."""
+        """Listen. Raises `UnavailableError` when that fails."""
         self._waiting: tuple[socket.socket, Peer] | None = None
         self._arrived = asyncio.Event()
-        self._listener = Listener(own(address), self._accepted, mode=MODE, label=f"qemu_listen={address}")
+        self._listener = Listener(
+            duplicate_listening(address), self._accepted, mode=MODE, label=f"qemu_listen={address}"
+        )
         log.info("waiting for QEMU to connect at %s", address)
 
     async def next(self) -> socket.socket:
@@ -48,14 +50,14 @@ class QemuListener:
             self._arrived.clear()
             await self._arrived.wait()
         (sock, peer), self._waiting = self._waiting, None
-        sock.setblocking(False)  # else a QEMU that says nothing would hold the whole process
+        sock.setblocking(False)  # a silent QEMU must not block the process
         log.info("a QEMU connects: %s", peer)
         if sock.family != socket.AF_UNIX:
             _keep_alive(sock)
         return sock
 
     def close(self) -> None:
-        """Stop listening, and close who waits."""
+        """Stop listening, and close the waiting connection."""
         self._listener.close()
         self._drop()
 
@@ -70,18 +72,18 @@ class QemuListener:
             self._waiting = None
 
 
-def own(address: Address) -> Address:
-    """Return an address that its user may close: of a passed listening socket a duplicate.
+def duplicate_listening(address: Address) -> Address:
+    """Return an address that its user may close: for a passed descriptor, a duplicate of the listening socket.
 
-    The socket itself stays open as long as the process, so that its number never becomes that of another one.
-    Raises `UnavailableError` for what is no listening socket.
+    The descriptor itself stays open as long as the process, so that its number is never reused. Raises
+    `UnavailableError` where it is not a listening socket.
     """
     if not isinstance(address, FdAddress):
         return address
     try:
         with socket.socket(fileno=os.dup(address.number)) as sock:
             if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                raise UnavailableError(f"cannot listen at {address}: it is no listening stream socket")
+                raise UnavailableError(f"cannot listen at {address}: it is not a listening stream socket")
             return FdAddress(sock.detach())
     except (OSError, OverflowError) as error:
         raise UnavailableError(f"cannot listen at {address}: {getattr(error, 'strerror', error)}") from error

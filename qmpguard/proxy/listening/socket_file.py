@@ -1,6 +1,6 @@
-"""A listening socket and, for a unix socket, its file. A stale socket is replaced, anything else at its path never.
+"""A listening socket and, for a unix socket, its file. A stale socket at the path is replaced, any other file never.
 
-Not for clients: nothing is accepted here.
+No connection is accepted here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TypeAlias
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 
-#: clients that may wait to be accepted: the kernel's own limit (net.core.somaxconn since Linux 5.4). A connect to a
-#: unix socket whose backlog is full fails at once with EAGAIN where the client does not block, as few tools expect
+#: connections that may wait to be accepted: the kernel's limit (net.core.somaxconn since Linux 5.4). A non-blocking
+#: connect(2) to a unix socket with a full backlog fails with EAGAIN, which few tools expect
 BACKLOG = 4096
 
-#: device and inode: a file, whatever its path
+#: device and inode: the identity of a file
 FileId: TypeAlias = tuple[int, int]
 
 
@@ -55,34 +55,34 @@ def open_listening(address: Address, mode: int, group: int | None) -> Listening:
     try:
         listening = _open(address, mode, group)
     except (OSError, ValueError, OverflowError) as error:  # ValueError: a host or path that Python itself refuses
-        raise UnavailableError(f"cannot listen at {address}: {_text(error)}") from error
+        raise UnavailableError(f"cannot listen at {address}: {_error_text(error)}") from error
     listening.sock.setblocking(False)
     return listening
 
 
-def give(path: str, group: int | None) -> None:
-    """Give a socket's file to a group; None: leave it. Raises `OSError`."""
+def set_group(path: str, group: int | None) -> None:
+    """Set the group of a socket's file; None: leave it. Raises `OSError`."""
     if group is not None:
         os.chown(path, -1, group, follow_symlinks=False)
 
 
 def file_id(path: str) -> FileId | None:
-    """Return which file a path leads to; None where it leads to none that can be seen."""
+    """Return the identity of the file at a path; None where there is none, or it is not accessible."""
     try:
         return _id(os.lstat(path))
     except OSError:
         return None
 
 
-def is_deserted(path: Path) -> bool:
-    """Say whether nobody listens at a socket, by connecting to it. Raises `OSError` where nobody can tell."""
+def is_unused(path: Path) -> bool:
+    """Say whether no process listens at a socket, by connecting to it. Raises `OSError` for any other failure."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return True
-        except BlockingIOError:  # its backlog is full: somebody is there
+        except BlockingIOError:  # the backlog is full, so a process listens
             return False
     return False
 
@@ -90,15 +90,15 @@ def is_deserted(path: Path) -> bool:
 def _open(address: Address, mode: int, group: int | None) -> Listening:
     match address:
         case FdAddress(number):
-            return Listening(_listening(number))
+            return Listening(_checked_listening(number))
         case TcpAddress(host, port):
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             return Listening(socket.create_server((host, port), family=family, backlog=BACKLOG))
-        case UnixAddress(path) if path.startswith("\0"):  # an abstract name, which leaves nothing behind (unix(7))
+        case UnixAddress(path) if path.startswith("\0"):  # an abstract name, which has no file (unix(7))
             return Listening(_bound(path, mode))
         case UnixAddress(path):
-            _clear(path)
-            return _with_file(_bound(path, mode, listen=False), path, group)
+            _remove_stale(path)
+            return _listen_with_file(_bound(path, mode, listen=False), path, group)
 
 
 def _bound(path: str, mode: int, *, listen: bool = True) -> socket.socket:
@@ -116,12 +116,12 @@ def _bound(path: str, mode: int, *, listen: bool = True) -> socket.socket:
     return sock
 
 
-def _with_file(sock: socket.socket, path: str, group: int | None) -> Listening:
-    """Listen at a bound socket whose file belongs to a group; on an error nothing is left behind."""
+def _listen_with_file(sock: socket.socket, path: str, group: int | None) -> Listening:
+    """Listen at a bound socket and set the group of its file. On an error the file is removed."""
     listening = Listening(sock, path)
     try:
         listening.file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        give(path, group)
+        set_group(path, group)
         sock.listen(BACKLOG)
     except BaseException:
         if listening.file < 0:
@@ -131,24 +131,24 @@ def _with_file(sock: socket.socket, path: str, group: int | None) -> Listening:
     return listening
 
 
-def _listening(number: int) -> socket.socket:
-    """Return an open socket that clients can connect to. Raises `OSError` for any other, and leaves it open."""
+def _checked_listening(number: int) -> socket.socket:
+    """Return the listening socket of a descriptor. Raises `OSError` for any other descriptor, and leaves it open."""
     sock = socket.socket(fileno=number)
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.detach()
-        raise OSError(errno.EINVAL, "it is no listening stream socket")
+        raise OSError(errno.EINVAL, "it is not a listening stream socket")
     return sock
 
 
-def _clear(path: str) -> None:
-    """Remove a socket that nobody listens at; raises `UnavailableError` for anything else that is there."""
+def _remove_stale(path: str) -> None:
+    """Remove a socket at which no process listens. Raises `UnavailableError` for any other file at the path."""
     try:
         status = Path(path).lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise UnavailableError(f"cannot listen at {path}: there is something that is no socket; remove it yourself")
-    if not is_deserted(Path(path)):
+        raise UnavailableError(f"cannot listen at {path}: a file that is not a socket is there; remove it yourself")
+    if not is_unused(Path(path)):
         raise UnavailableError(f"cannot listen at {path}: another process listens there")
     Path(path).unlink(missing_ok=True)
 
@@ -157,5 +157,5 @@ def _id(status: os.stat_result) -> FileId:
     return status.st_dev, status.st_ino
 
 
-def _text(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.address import QemuAddress
-    from qmpguard.policy.machine import Device
+    from qmpguard.policy.device import Device
     from qmpguard.proxy.listening.qemu_listener import QemuListener
     from qmpguard.proxy.qemu.handover import Inheritance
     from qmpguard.wire.qemu_messages import Greeting, QemuEvent

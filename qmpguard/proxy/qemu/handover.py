@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.machine import Device
+from qmpguard.policy.device import Device
 from qmpguard.wire.qemu_messages import Greeting
 
 if TYPE_CHECKING:

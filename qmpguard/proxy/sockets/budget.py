@@ -1,4 +1,4 @@
-"""What all clients of a process may hold together: unread replies, unfinished and unanswered requests."""
+"""The memory limit for all clients of a process together: unread replies, incomplete and unanswered requests."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ if TYPE_CHECKING:
 
 #: bytes: sixteen times what one client may leave unread
 MAX_HELD = 256 << 20
-#: the part of it that is taken or queued between two reckonings: they need not be exact, but cost next to nothing
-PARTS = 32
+#: the budget is checked each time this part of it was received or queued; so a check costs next to nothing
+CHECKS = 32
 
 
 class Holder(Protocol):
-    """One who holds bytes for a client."""
+    """An object that holds bytes for a client: a session."""
 
     @property
     def weight(self) -> int:
-        """The bytes."""
+        """The number of bytes."""
         ...
 
     @property
     def privileged(self) -> bool:
-        """Whether it is the guard's own, which is never closed."""
+        """Whether it is the guard's own session, which is never closed."""
         ...
 
     def close(self, reason: CloseReason) -> None:
-        """Hold nothing any more."""
+        """Close the session and free its bytes."""
         ...
 
 
 class Budget:
-    """A limit in bytes for all holders together. Where they exceed it, those that hold the most are closed."""
+    """A limit in bytes for all holders together. When it is exceeded, those that hold the most are closed."""
 
     def __init__(self, limit: int = MAX_HELD) -> None:
-        self._step = limit // PARTS
+        self._step = limit // CHECKS
         self._limit = limit - self._step
-        self._grown = 0
+        self._uncounted = 0
         self._holders: list[Collection[Holder]] = []
 
     def watch(self, holders: Collection[Holder]) -> None:
-        """Watch a collection of holders, as it is and will be."""
+        """Add a collection of holders. It may change later."""
         self._holders.append(holders)
 
     def forget(self, holders: Collection[Holder]) -> None:
-        """Watch a collection no more."""
+        """Remove a collection of holders."""
         self._holders = [others for others in self._holders if others is not holders]
 
     def grew(self, size: int) -> None:
         """Called with the size of bytes that may be held from now on."""
-        self._grown += size
-        if self._grown >= self._step:
-            self._grown = 0
-            self._reckon()
+        self._uncounted += size
+        if self._uncounted >= self._step:
+            self._uncounted = 0
+            self._check()
 
-    def _reckon(self) -> None:
+    def _check(self) -> None:
         held = [(holder.weight, holder) for holders in self._holders for holder in holders]
         total = sum(size for size, _ in held)
         if total <= self._limit:

@@ -1,7 +1,4 @@
-"""File descriptors on their way from one socket to another: an owner that closes exactly once.
-
-And which of them clients may use: the last part of the process's table is kept for what the guard itself opens.
-"""
+"""Received file descriptors: an owner that closes exactly once; and the part of the table reserved for the guard."""
 
 from __future__ import annotations
 
@@ -10,22 +7,22 @@ import resource
 import warnings
 
 #: The part of the descriptor table that clients cannot use: a quarter. A VM needs five descriptors (its listener two,
-#: its link one, the control session two), so at 1,024 open files 50 VMs whose QEMUs all come back at once find theirs.
+#: its link one, the control session two). At 1,024 open files that is enough for 50 VMs whose QEMUs reconnect at once.
 RESERVED_PART = 4
 
 
 def is_reserved(number: int) -> bool:
-    """Return whether a descriptor that a client has caused is in the reserved part of the table: close it at once.
+    """Say whether a client's descriptor is in the reserved part of the table. The caller then closes it at once.
 
-    The kernel gives the lowest free number (open(2)), so such a number tells that the table is nearly full. Descriptors
-    that the guard opens for itself are never asked about.
+    The kernel assigns the lowest free number (open(2)), so a number there means that the table is nearly full.
+    Descriptors that the guard opens for itself are not checked.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit != resource.RLIM_INFINITY and number >= limit - limit // RESERVED_PART
 
 
 class Descriptor:
-    """One received descriptor. Whoever holds it passes it on or closes it; forgetting it is warned about."""
+    """One received descriptor. Its holder must pass it on or close it; otherwise a `ResourceWarning` is issued."""
 
     __slots__ = ("_number",)
 
@@ -37,7 +34,7 @@ class Descriptor:
         return self._number
 
     def close(self) -> None:
-        """Close it; a second time does nothing."""
+        """Close the descriptor; a second call does nothing."""
         number, self._number = self._number, -1
         if number >= 0:
             os.close(number)

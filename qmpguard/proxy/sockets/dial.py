@@ -1,6 +1,6 @@
-"""Reaching QEMU: connecting to its socket, or taking the connection that was passed.
+"""Connecting to QEMU's socket, or using a connection that was passed.
 
-QEMU serves one connection per monitor and its backlog is one, so nothing but this module ever connects there.
+QEMU serves one connection per monitor, with a backlog of one, so no other module connects to it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from qmpguard.threads import BlockingCalls
 if TYPE_CHECKING:
     from qmpguard.address import QemuAddress
 
-#: seconds that one attempt to connect may take
+#: seconds for one attempt to connect
 CONNECT_TIMEOUT = 5.0
-#: names that are looked up at once: as many VMs may wait for a DNS that hangs, and the others are not delayed by it
+#: concurrent name look-ups: as many VMs may wait for a DNS that hangs without delaying others
 LOOKUPS = 16
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
@@ -46,7 +46,10 @@ async def connect(address: Address) -> socket.socket:
 
 
 def check(address: QemuAddress) -> None:
-    """Raise `UnavailableError` for a passed connection that is none; other addresses may come to life later."""
+    """Raise `UnavailableError` for a passed descriptor that is not a connection.
+
+    Other addresses may be served later.
+    """
     if isinstance(address, FdAddress):
         try:
             passed(address.number).close()
@@ -56,23 +59,23 @@ def check(address: QemuAddress) -> None:
 
 
 def passed(number: int) -> socket.socket:
-    """Return a duplicate of a socket that was passed. Raises `OSError` where the number is no stream socket's.
+    """Return a duplicate of a passed socket. Raises `OSError` where the descriptor is not a connected stream socket.
 
-    The number itself stays open as long as the process: it must never become that of another connection.
+    The descriptor itself stays open as long as the process, so that its number is never reused.
     """
     if not stat.S_ISSOCK(os.fstat(number).st_mode):
-        raise OSError(errno.ENOTSOCK, "it is no socket")
+        raise OSError(errno.ENOTSOCK, "it is not a socket")
     sock = socket.socket(fileno=os.dup(number))
     if sock.type != socket.SOCK_STREAM or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
-        raise OSError(errno.EINVAL, "it is no connected stream socket")
+        raise OSError(errno.EINVAL, "it is not a connected stream socket")
     sock.setblocking(False)
     return sock
 
 
 def hang_up(sock: socket.socket) -> None:
-    """End a passed connection for its other side, too, though its number stays open."""
-    with suppress(OSError):  # the other side has ended it already
+    """Shut a passed connection down, since its original descriptor stays open."""
+    with suppress(OSError):  # the peer has closed already
         sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -80,7 +83,7 @@ def _connected_unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        # asyncio would take EAGAIN, by which a full backlog shows, for a connection that is being made
+        # asyncio would treat EAGAIN, the error of a full backlog, as a connection in progress
         sock.connect(path)
     except BaseException:
         sock.close()
@@ -115,9 +118,9 @@ async def _looked_up(host: str, port: int) -> tuple[int, SocketAddress]:
 
 
 def peer_identity(sock: socket.socket, address: QemuAddress) -> tuple[int, ...] | None:
-    """Return what tells one QEMU from another at the same unix socket; None where nothing does.
+    """Return the identity of the QEMU at a unix socket; None for other addresses.
 
-    That is the process that listens (unix(7): SO_PEERCRED) and the socket's file, which each QEMU makes anew.
+    It consists of the listening process (unix(7): SO_PEERCRED) and the socket's file, which each QEMU creates.
     """
     if not isinstance(address, UnixAddress):
         return None

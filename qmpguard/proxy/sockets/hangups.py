@@ -1,9 +1,9 @@
-"""Hang-ups of sockets from which nothing is read for the moment: without this, who has left would keep its place.
+"""Hang-ups of sockets whose reading is paused. Otherwise a client that has closed would stay counted.
 
-The event loop watches for input only, and level-triggered: a socket that is not to be read is not watched at all. An
-epoll of our own with an empty mask reports what is always reported, that both directions are closed (epoll_ctl(2):
-EPOLLHUP, EPOLLERR); it is itself readable when there is something to report. QEMU watches its sockets likewise
-(chardev/char-socket.c: tcp_chr_hup). A TCP client that has closed cannot be told from one that still reads.
+The event loop's watch is level-triggered and for input only, so a paused socket is not watched. A separate epoll with
+an empty event mask still reports that both directions are closed (epoll_ctl(2): EPOLLHUP, EPOLLERR). It is itself
+readable when there is an event. QEMU does the same (chardev/char-socket.c: tcp_chr_hup). A TCP client that has closed
+cannot be distinguished from one that still reads.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: hang-ups that are reported in one wake-up, before everybody else gets their turn
+#: hang-ups that are reported in one iteration of the event loop
 BATCH = 64
 
 
 class Hangups:
-    """Calls back when a watched socket has been closed by its other side; once, and then it is watched no more."""
+    """Calls a callback once when the peer of a watched socket has closed it."""
 
     def __init__(self) -> None:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._epoll: select.epoll | None = None
 
     def watch(self, number: int, callback: Callable[[], None]) -> None:
-        """Watch a descriptor. Where the process has none left for that, its hang-up goes unnoticed."""
+        """Watch a descriptor. Does nothing where the process has no descriptor left for the epoll."""
         if number in self._callbacks:
             return
         try:
@@ -40,12 +40,12 @@ class Hangups:
         self._callbacks[number] = callback
 
     def forget(self, number: int) -> None:
-        """Watch a descriptor no more; to be called before it is closed."""
+        """Stop watching a descriptor; call this before it is closed."""
         if self._callbacks.pop(number, None) is not None and self._epoll is not None:
             self._epoll.unregister(number)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching every descriptor."""
         self._callbacks.clear()
         if self._epoll is not None:
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.forecast import as_it_stands, forecasts
-from qmpguard.policy.machine import OVER, Facts, Progress
+from qmpguard.policy.migration import OVER, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.policy.device import Device
     from qmpguard.policy.forecast import Forecast
-    from qmpguard.policy.machine import Device
     from qmpguard.policy.policy import Policy
     from qmpguard.wire.qemu_messages import QemuEvent
 

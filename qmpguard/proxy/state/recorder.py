@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qmpguard.policy.hmp.shown import shown
 from qmpguard.proxy.state.counters import Counters
 from qmpguard.proxy.state.snapshot import LinkState
 from qmpguard.record import Decision, Event, Journal, LinkChange
@@ -16,8 +15,7 @@ from qmpguard.record import Decision, Event, Journal, LinkChange
 if TYPE_CHECKING:
     from qmpguard.policy.drift import Drift
     from qmpguard.policy.verdict import Finding, Verdict
-    from qmpguard.record import Entry, Happening, Peer, Run
-    from qmpguard.wire.client_messages import Request
+    from qmpguard.record import Entry, Peer, Record, Run
     from qmpguard.wire.qemu_messages import QemuEvent
 
 log = logging.getLogger(__name__)
@@ -34,7 +32,7 @@ class Recorder:
         self.qemu = "gone"
         self._name = name
 
-    def happened(self, what: Happening) -> Entry:
+    def happened(self, what: Record) -> Entry:
         """Put anything on record."""
         return self.journal.add(time.time(), what)
 
@@ -68,11 +66,9 @@ class Recorder:
         self.last_drift = self.happened(drift)
         log.warning("vm=%s drift: not changed through the guard: %s", self._name, drift)
 
-    def decided(self, peer: Peer, request: Request, verdict: Verdict, took: float) -> Decision:
+    def decided(self, peer: Peer, command: str, verdict: Verdict, took: float, hmp: str = "") -> Decision:
         """Write down a verdict, ``took`` seconds after its request, and return it with its reference."""
-        command = request.command
         qemu_check = verdict.qemu_check.refuses.value
-        hmp = shown(command, request.arguments)
         decision = Decision(self.journal.next_ref, peer, command, verdict, self.qemu, qemu_check, took, hmp)
         self.happened(decision)
         self.counts.decided(decision)

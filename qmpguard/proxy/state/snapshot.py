@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.policy import Mode
 
 if TYPE_CHECKING:
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.forecast import Forecast
-    from qmpguard.policy.machine import Facts
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.rules import Row
     from qmpguard.proxy.state.counters import Counters, Durations

@@ -17,9 +17,9 @@ from qmpguard.policy.operations import (
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import READERS, Harmless, Unreadable
+from qmpguard.policy.readers import READERS
 from qmpguard.policy.reading.devices import read_block_command, read_block_line, read_device_add
-from qmpguard.policy.reading.result import Arguments
+from qmpguard.policy.reading.result import Arguments, Harmless, Unreadable
 from tests.support.scenes import Request, plug, qmp
 
 MONITOR = OpenMonitor("netdev_add with 'guestfwd' to a monitor")

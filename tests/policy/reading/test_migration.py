@@ -14,9 +14,9 @@ from qmpguard.policy.operations import (
     StartMigration,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import READERS, Harmless, Unreadable
+from qmpguard.policy.readers import READERS
 from qmpguard.policy.reading.migration import read_set_parameters, switched
-from qmpguard.policy.reading.result import Arguments
+from qmpguard.policy.reading.result import Arguments, Harmless, Unreadable
 from tests.support.scenes import Request, caps, channel, qmp
 
 TO_DISK = {"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}

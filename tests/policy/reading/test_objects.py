@@ -17,8 +17,9 @@ from qmpguard.policy.operations import (
     UseAddress,
 )
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import READERS, Harmless, Unreadable
+from qmpguard.policy.readers import READERS
 from qmpguard.policy.reading.objects import MONITOR_PROPERTIES
+from qmpguard.policy.reading.result import Harmless, Unreadable
 from tests.support.scenes import Request, qmp
 
 POSTCOPY = SetCapabilities((("postcopy-ram", True),))

@@ -127,7 +127,7 @@ async def test_a_look_that_fails_is_told_and_tried_again(tmp_path: Path, caplog:
     async with FakeQemu(tmp_path / "q") as qemu:
         qemu.answers["query-status"] = lambda _: {"class": "GenericError", "desc": "not now"}
         async with guarding(qemu.path, watch=FAST):
-            await eventually(lambda: "look failed: QEMU refused query-status: not now" in caplog.text)
+            await eventually(lambda: "drift watch failed: QEMU refused query-status: not now" in caplog.text)
             del qemu.answers["query-status"]
             seen = qemu.commands().count("query-migrate")
             await qemu.until("query-migrate", seen + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.proxy.limits import Limits
+from qmpguard.config import Limits
 from qmpguard.proxy.listening.accept_rate import BURST, AcceptRate
 
 

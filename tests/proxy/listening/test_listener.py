@@ -16,7 +16,7 @@ from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening import listener as module
 from qmpguard.proxy.listening.accept_rate import AcceptRate
-from qmpguard.proxy.listening.listener import _OF_ONE, BATCH, LINES, Listener
+from qmpguard.proxy.listening.listener import _PER_CONNECTION, BATCH, LOG_LINES, Listener
 from qmpguard.record import Peer
 from tests.support.guarding import eventually
 
@@ -85,7 +85,7 @@ class Failing:
 async def test_after_any_error_of_accept_the_client_is_accepted_later(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.001)
+    monkeypatch.setattr(module, "ACCEPT_PAUSE", 0.001)
     clients = Clients()
     with listening(tmp_path / "s", clients) as listener:
         sock = Failing(listener._listening.sock, OSError(number, os.strerror(number)))
@@ -95,12 +95,12 @@ async def test_after_any_error_of_accept_the_client_is_accepted_later(
         assert not sock.left
     passing = isinstance(OSError(number, ""), BlockingIOError | InterruptedError)
     assert dict(listener.errors) == ({} if passing else {errno.errorcode[number]: 1})
-    assert bool(caplog.records) == (not passing and number not in _OF_ONE)
+    assert bool(caplog.records) == (not passing and number not in _PER_CONNECTION)
     assert all(record.getMessage().startswith("vm=a cannot accept: ") for record in caplog.records)
 
 
 async def test_without_memory_accepting_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.001)
+    monkeypatch.setattr(module, "ACCEPT_PAUSE", 0.001)
     clients = Clients()
     with listening(tmp_path / "s", clients) as listener:
         listener._listening.sock = Failing(listener._listening.sock, MemoryError())  # type: ignore[assignment]
@@ -112,7 +112,7 @@ async def test_without_memory_accepting_goes_on_later(tmp_path: Path, monkeypatc
 async def test_a_shortage_that_lasts_is_few_lines_of_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.001)
+    monkeypatch.setattr(module, "ACCEPT_PAUSE", 0.001)
     with listening(tmp_path / "s", Clients()) as listener:
         error = OSError(errno.EMFILE, "Too many open files")
         listener._listening.sock = failing = Failing(listener._listening.sock, error, times=50)  # type: ignore[assignment]
@@ -120,27 +120,27 @@ async def test_a_shortage_that_lasts_is_few_lines_of_log(
             await eventually(lambda: not failing.left)
     assert [r.getMessage() for r in caplog.records] == [
         "vm=a cannot accept: [Errno 24] Too many open files; trying again in 0.001 s"
-    ] * LINES
+    ] * LOG_LINES
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), OSError(errno.ENOTCONN, "gone"), MemoryError(), KeyError(1)])
-@pytest.mark.parametrize("where", ["accepted", "peer_of", "admits"])
+@pytest.mark.parametrize("where", ["on_accept", "peer_of", "refuse"])
 async def test_an_exception_for_one_client_closes_that_client_only(
     where: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise error
 
-    clients = Clients(error if where == "accepted" else None)
+    clients = Clients(error if where == "on_accept" else None)
     with monkeypatch.context() as patch, ExitStack() as stack:
-        options = {"admits": fails} if where == "admits" else {}
+        options = {"refuse": fails} if where == "refuse" else {}
         listener = stack.enter_context(listening(tmp_path / "s", clients, **options))
         if where == "peer_of":
             patch.setattr(module, "peer_of", fails)
         with dial(tmp_path / "s") as sock:
             assert await is_closed(sock)
         patch.undo()
-        clients.raises, listener._admits = None, None
+        clients.raises, listener._refuse = None, None
         with dial(tmp_path / "s"):
             await eventually(lambda: len(clients.came) == 1)
 
@@ -149,12 +149,12 @@ async def test_who_may_not_come_in_is_closed_before_anything_is_made_and_the_log
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients = Clients()
-    with listening(tmp_path / "s", clients, admits=lambda _: "on no list"):
+    with listening(tmp_path / "s", clients, refuse=lambda _: "on no list"):
         for _ in range(50):
             with dial(tmp_path / "s") as sock:
                 assert await is_closed(sock)
     assert not clients.came
-    assert len(caplog.records) == LINES
+    assert len(caplog.records) == LOG_LINES
     assert f"uid{os.getuid()} refused: on no list" in caplog.text
 
 
@@ -188,7 +188,7 @@ async def test_in_one_turn_only_a_few_are_accepted(tmp_path: Path) -> None:
 async def test_a_storm_is_spaced_out_and_nobody_is_lost(tmp_path: Path) -> None:
     clients = Clients()
     with listening(tmp_path / "s", clients) as listener, ExitStack() as stack:
-        listener._pace = AcceptRate(burst=3, rate=1000.0)
+        listener._accept_rate = AcceptRate(burst=3, rate=1000.0)
         for _ in range(20):
             stack.enter_context(dial(tmp_path / "s"))
         listener._on_connect()
@@ -209,7 +209,7 @@ async def test_a_removed_file_comes_back(tmp_path: Path, caplog: pytest.LogCaptu
         listener.restore()
         assert len(clients.came) == 1
         assert path.stat().st_mode & 0o777 == 0o660
-        assert f"vm=a socket=unix:{path} was removed; listening there anew" in caplog.text
+        assert f"vm=a socket=unix:{path} was removed; listening there again" in caplog.text
         stack.enter_context(dial(path))
         await eventually(lambda: len(clients.came) == 2)
     assert not path.exists()
@@ -222,7 +222,7 @@ async def test_a_stale_socket_in_its_place_is_replaced(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(path))
         listener.restore()
-        assert listener.still_ours
+        assert listener.has_socket_file
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "socket in use", "missing folder"])
@@ -249,7 +249,7 @@ async def test_what_has_taken_its_place_is_left_alone_and_said_once(
             listener.restore()
         assert (path.lstat().st_ino if path.exists() else 0) == before
         (record,) = caplog.records
-        assert "is gone, nobody can connect: cannot listen at" in record.getMessage()
+        assert "is gone, no client can connect: cannot listen at" in record.getMessage()
         if what == "socket in use":
             other.setblocking(False)
             other.accept()[0].close()
@@ -258,7 +258,7 @@ async def test_what_has_taken_its_place_is_left_alone_and_said_once(
         if what == "missing folder":
             folder.mkdir()
             listener.restore()
-            assert listener.still_ours
+            assert listener.has_socket_file
         assert not listener.is_closed
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from qmpguard.address import FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.listening.qemu_listener import KEEPALIVE, QemuListener, own
+from qmpguard.proxy.listening.qemu_listener import KEEPALIVE, QemuListener, duplicate_listening
 from tests.support.guarding import TIMEOUT, eventually
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ async def test_over_tcp_a_qemu_that_is_gone_without_a_word_is_noticed(server: so
 
 
 def test_of_a_passed_socket_a_duplicate_is_used(server: socket.socket) -> None:
-    address = own(FdAddress(server.fileno()))
+    address = duplicate_listening(FdAddress(server.fileno()))
     assert isinstance(address, FdAddress)
     assert address.number != server.fileno()
     os.close(address.number)
@@ -115,21 +115,21 @@ def test_of_a_passed_socket_a_duplicate_is_used(server: socket.socket) -> None:
 
 def test_other_addresses_are_used_as_they_are() -> None:
     for address in (UnixAddress("/run/q"), TcpAddress("::1", 5)):
-        assert own(address) is address
+        assert duplicate_listening(address) is address
 
 
 @pytest.mark.parametrize("number", [99_999, 1 << 40, -1])
 def test_a_number_that_is_no_descriptor_is_told(number: int) -> None:
     with pytest.raises(UnavailableError, match="cannot listen at fd:"):
-        own(FdAddress(number))
+        duplicate_listening(FdAddress(number))
 
 
 def test_a_passed_socket_that_does_not_listen_is_refused_and_left_open(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = descriptors()
-        with pytest.raises(UnavailableError, match="it is no listening stream socket"):
-            own(FdAddress(ours.fileno()))
+        with pytest.raises(UnavailableError, match="it is not a listening stream socket"):
+            duplicate_listening(FdAddress(ours.fileno()))
         assert descriptors() == before
         ours.getsockname()
 

@@ -14,7 +14,7 @@ import pytest
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening import socket_file
-from qmpguard.proxy.listening.socket_file import Listening, file_id, give, is_deserted, open_listening
+from qmpguard.proxy.listening.socket_file import Listening, file_id, is_unused, open_listening, set_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,16 +51,16 @@ def test_clients_can_connect_and_at_the_end_nothing_is_left(tmp_path: Path) -> N
     before = descriptors()
     with closing(opened(tmp_path / "s")), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
-        assert not is_deserted(tmp_path / "s")
+        assert not is_unused(tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
     assert descriptors() == before
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     stale(tmp_path / "s")
-    assert is_deserted(tmp_path / "s")
+    assert is_unused(tmp_path / "s")
     with closing(opened(tmp_path / "s")):
-        assert not is_deserted(tmp_path / "s")
+        assert not is_unused(tmp_path / "s")
 
 
 def a_file(path: Path) -> None:
@@ -80,7 +80,7 @@ def a_link(path: Path) -> None:
 def test_what_is_no_socket_stays(there: Callable[[Path], None], tmp_path: Path) -> None:
     there(tmp_path / "s")
     found = file_id(str(tmp_path / "s"))
-    with pytest.raises(UnavailableError, match="there is something that is no socket; remove it yourself"):
+    with pytest.raises(UnavailableError, match="a file that is not a socket is there; remove it yourself"):
         opened(tmp_path / "s")
     assert file_id(str(tmp_path / "s")) == found
 
@@ -90,7 +90,7 @@ def test_a_socket_at_which_another_listens_stays_even_with_a_full_backlog(tmp_pa
         other.bind(str(tmp_path / "s"))
         other.listen(0)
         waiting.connect(str(tmp_path / "s"))  # now the backlog is full
-        assert not is_deserted(tmp_path / "s")
+        assert not is_unused(tmp_path / "s")
         with pytest.raises(UnavailableError, match="another process listens there"):
             opened(tmp_path / "s")
 
@@ -118,13 +118,13 @@ def test_closing_twice_closes_once(tmp_path: Path) -> None:
     assert (tmp_path / "s").read_text() == "another's"
 
 
-@pytest.mark.parametrize("fails", ["give", "open"])
+@pytest.mark.parametrize("fails", ["set_group", "open"])
 def test_an_error_on_the_way_leaves_nothing_behind(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     before = descriptors()
-    monkeypatch.setattr(*(socket_file, "give", refuse) if fails == "give" else (os, "open", refuse))
+    monkeypatch.setattr(*(socket_file, "set_group", refuse) if fails == "set_group" else (os, "open", refuse))
     with pytest.raises(UnavailableError, match="Operation not permitted"):
         opened(tmp_path / "s", group=1)
     monkeypatch.undo()
@@ -134,11 +134,11 @@ def test_an_error_on_the_way_leaves_nothing_behind(fails: str, tmp_path: Path, m
 
 def test_the_file_may_be_given_to_a_group(tmp_path: Path) -> None:
     stale(tmp_path / "s")
-    give(str(tmp_path / "s"), None)
-    give(str(tmp_path / "s"), os.getegid())
+    set_group(str(tmp_path / "s"), None)
+    set_group(str(tmp_path / "s"), os.getegid())
     assert (tmp_path / "s").stat().st_gid == os.getegid()
     with pytest.raises(FileNotFoundError):
-        give(str(tmp_path / "gone"), os.getegid())
+        set_group(str(tmp_path / "gone"), os.getegid())
 
 
 def test_an_abstract_name_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_tcp_has_no_file(host: str) -> None:
 def test_a_passed_socket_is_taken_only_if_it_listens(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        with pytest.raises(UnavailableError, match="it is no listening stream socket"):
+        with pytest.raises(UnavailableError, match="it is not a listening stream socket"):
             open_listening(FdAddress(ours.fileno()), 0o600, None)
         ours.getsockname()  # it is open still
     server = socket.create_server(("127.0.0.1", 0))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.errors import UnavailableError
+from qmpguard.logs.linefile import PRIVATE
 from qmpguard.proxy.listening import takeover as module
-from qmpguard.proxy.listening.takeover import PRIVATE, take_over
+from qmpguard.proxy.listening.takeover import take_over
 from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ async def test_without_a_socket_nothing_is_taken_and_nothing_left(path: Path) ->
 
 async def test_what_is_no_socket_stays(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(UnavailableError, match="it is no socket"):
+    with pytest.raises(UnavailableError, match="it is not a socket"):
         taken(path)
     assert (names(path), path.read_text()) == ({"q"}, "precious")
 
@@ -95,7 +96,7 @@ async def test_two_guards_cannot_have_one_place(path: Path) -> None:
     with closing(taken(path)) as first:
         with pytest.raises(UnavailableError, match="another guard has taken this socket over"):
             taken(path)
-        assert first.still_ours
+        assert first.has_socket_file
 
 
 @pytest.mark.usefixtures("qemu")
@@ -122,16 +123,16 @@ async def test_a_qemu_whose_socket_has_gone_is_not_put_back(path: Path) -> None:
 
 @pytest.mark.usefixtures("qemu")
 async def test_the_place_of_a_qemu_that_starts_anew_is_taken_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "UNLINKED", 0.001)
+    monkeypatch.setattr(module, "CHECK_WHILE_UNLINKED", 0.001)
     with closing(taken(path)) as listener:
-        assert listener.place is not None
+        assert listener.path_keeper is not None
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(listener.place.keep(listener, asyncio.Event()))
+            task = tasks.create_task(listener.path_keeper.keep(listener, asyncio.Event()))
             path.with_name("q.qemu").unlink()
             path.unlink()  # QEMU removes what is there, and listens anew
             with listening(path, 0o600) as anew:
                 inode = seen(path)[3]
-                await eventually(lambda: listener.still_ours)
+                await eventually(lambda: listener.has_socket_file)
                 assert seen(path.with_name("q.qemu"))[3] == inode
                 assert seen(path)[0] == 0o600, "the place has the mode of the new socket"
                 assert anew.fileno() >= 0
@@ -143,13 +144,13 @@ async def test_the_place_of_a_qemu_that_starts_anew_is_taken_again(path: Path, m
 async def test_while_qemu_is_linked_another_at_its_path_is_told_and_left_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "LINKED", 0.001)
+    monkeypatch.setattr(module, "CHECK_WHILE_LINKED", 0.001)
     linked = asyncio.Event()
     linked.set()
     with closing(taken(path)) as listener:
-        assert listener.place is not None
+        assert listener.path_keeper is not None
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(listener.place.keep(listener, linked))
+            task = tasks.create_task(listener.path_keeper.keep(listener, linked))
             path.unlink()
             with listening(path):
                 inode = seen(path)[3]

@@ -130,8 +130,8 @@ async def test_whatever_fails_while_the_place_is_kept_it_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "LINKED", 0.001)
-    path, tries, again = tmp_path / "q", 0, Takeover._again
+    monkeypatch.setattr(module, "CHECK_WHILE_LINKED", 0.001)
+    path, tries, again = tmp_path / "q", 0, Takeover._retake
 
     def sometimes(*arguments: object, **options: object) -> None:
         nonlocal tries
@@ -140,14 +140,14 @@ async def test_whatever_fails_while_the_place_is_kept_it_is_tried_again(
             raise error
         again(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Takeover, "_again", sometimes)
+    monkeypatch.setattr(Takeover, "_retake", sometimes)
     listener, linked = take_over(str(path), lambda *_: None), asyncio.Event()
     linked.set()
     async with asyncio.TaskGroup() as tasks:
-        assert listener.place is not None
-        task = tasks.create_task(listener.place.keep(listener, linked))
+        assert listener.path_keeper is not None
+        task = tasks.create_task(listener.path_keeper.keep(listener, linked))
         path.unlink()
-        await eventually(lambda: listener.still_ours)
+        await eventually(lambda: listener.has_socket_file)
         task.cancel()
-    assert sum("is not ours any more" in record.getMessage() for record in caplog.records) == 1
+    assert sum("was replaced" in record.getMessage() for record in caplog.records) == 1
     listener.close()

@@ -97,7 +97,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negotiation, "GREETING_TIMEOUT", 0.2)
     monkeypatch.setattr(negotiation, "MAX_BEFORE", 1 << 20)
     monkeypatch.setattr(absence, "LONGEST_UNFIT", 0.05)
-    monkeypatch.setattr(guards, "RESTART", 0.05)
+    monkeypatch.setattr(guards, "RESTART_DELAY", 0.05)
 
 
 @pytest.mark.usefixtures("soon")

@@ -1,4 +1,4 @@
-"""What `check` and `explain` have in common: by which policy they judge, and how they say what QEMU itself would do."""
+"""The options of `check` and `explain` that select the policy to judge by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say by which policy to judge."""
+    """Add the options that select the policy to judge by."""
     parser.add_argument("--config", metavar="FILE", help="judge as this file says, not as the guard there does")
     parser.add_argument("--vm", metavar="NAME", help="the VM of --config, where there are several")
     parser.add_argument("--profile", choices=("standard", "strict"), help="as if this were the policy's profile")
@@ -27,8 +27,8 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def policy_of(arguments: argparse.Namespace) -> Policy | None:
-    """Return the policy of the file that the options name, None where they name none. Raises `QmpguardError`."""
+def configured_policy(arguments: argparse.Namespace) -> Policy | None:
+    """Return the policy of the file in --config; None without --config. Raises `QmpguardError`."""
     if arguments.config is None:
         if arguments.vm is not None:
             raise UsageError("--vm NAME is a VM of --config FILE")
@@ -43,8 +43,8 @@ def policy_of(arguments: argparse.Namespace) -> Policy | None:
     return vms[arguments.vm]
 
 
-def changed_by(arguments: argparse.Namespace, policy: Policy) -> Policy:
-    """Return a policy with what the options change in it. Raises `UsageError`."""
+def with_options(arguments: argparse.Namespace, policy: Policy) -> Policy:
+    """Return a policy with the changes that the options make. Raises `UsageError`."""
     from qmpguard.policy.policy import Mode, Profile
 
     types = {kind for word in arguments.extra_types for kind in word.split(",") if kind}
@@ -72,12 +72,12 @@ def _modes(words: str) -> dict[str, Mode]:
 
 
 def tell(text: str) -> None:
-    """Tell whoever waits at a shell of a wait."""
-    from qmpguard.logs.descriptors import complain
+    """Print a notice about a wait to standard error."""
+    from qmpguard.logs.descriptors import print_error
 
-    complain(f"qmpguard: {text}")
+    print_error(f"qmpguard: {text}")
 
 
-def qemu_check_words(qemu_check: QemuCheck) -> dict[str, str]:
-    """Return what QEMU itself would do, for programs."""
+def qemu_check_members(qemu_check: QemuCheck) -> dict[str, str]:
+    """Return QEMU's own check as members of a JSON object."""
     return {"refuses": qemu_check.refuses.value, "reason": qemu_check.reason}

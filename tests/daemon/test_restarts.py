@@ -14,10 +14,10 @@ import pytest
 import qmpguard
 from qmpguard.address import UnixAddress
 from qmpguard.config import AdminConfig
-from qmpguard.daemon import lasting as module
-from qmpguard.daemon.fleet import Fleet
+from qmpguard.daemon import restarts as module
 from qmpguard.daemon.interface import Interface
-from qmpguard.daemon.lasting import keep_files, lasting
+from qmpguard.daemon.restarts import restore_socket_files, run_with_restarts
+from qmpguard.daemon.supervisor import Supervisor
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.judging.schemas import Schemas
@@ -48,7 +48,7 @@ RAISES = {
     "watchdog": "qmpguard.daemon.systemd.Notifier.watchdog",
     "console": "qmpguard.daemon.console.Console.run",
     "reload": "qmpguard.daemon.reload.Reloads.run",
-    "files": "qmpguard.daemon.serve.keep_files",
+    "files": "qmpguard.daemon.serve.restore_socket_files",
     "admin": "qmpguard.admin.server.Admin.run",
     "announce": "qmpguard.daemon.serve._announce",
     "end-with-qemu": "qmpguard.daemon.serve._end_with_qemu",
@@ -58,8 +58,8 @@ FAULTY = """
 import importlib, sys
 from qmpguard.__main__ import start
 import qmpguard.daemon.serve
-import qmpguard.daemon.lasting as lasting
-lasting.SOON = 0.05
+import qmpguard.daemon.restarts as restarts
+restarts.FIRST_DELAY = 0.05
 owner, name = sys.argv.pop(1).rsplit(".", 1)
 try:
     owner = importlib.import_module(owner)
@@ -100,7 +100,7 @@ async def test_an_exception_in_a_task_of_the_process_stays_there(task: str, tmp_
         while f"task={task} failed: ZeroDivisionError".encode() not in (line := await process.stderr.readline()):
             assert line, "it ended"
         if task != "announce":
-            while f"task={task} is started anew in 0.05 s".encode() not in (line := await process.stderr.readline()):
+            while f"task={task} restarts in 0.05 s".encode() not in (line := await process.stderr.readline()):
                 assert line, "it ended"
         await asyncio.sleep(0.2)
         reader, writer = await asyncio.open_unix_connection(tmp_path / "g")  # clients still come in
@@ -114,8 +114,8 @@ async def test_an_exception_in_a_task_of_the_process_stays_there(task: str, tmp_
 async def test_work_that_fails_again_and_again_is_begun_anew_ever_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "SOON", 0.001)
-    monkeypatch.setattr(module, "LATE", 0.004)
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(module, "MAX_DELAY", 0.004)
     left = [ValueError(), OSError(), MemoryError(), KeyError()]
 
     async def work() -> None:
@@ -123,10 +123,10 @@ async def test_work_that_fails_again_and_again_is_begun_anew_ever_later(
             raise left.pop()
 
     async with Tasks() as tasks:
-        await lasting(tasks, "work", work)
+        await run_with_restarts(tasks, "work", work)
     assert tasks.faults == {"work": 4}
-    delays = [r.getMessage() for r in caplog.records if "anew" in r.getMessage()]
-    assert delays == [f"task=work is started anew in {delay} s" for delay in ("0.001", "0.002", "0.004", "0.004")]
+    delays = [r.getMessage() for r in caplog.records if "restarts" in r.getMessage()]
+    assert delays == [f"task=work restarts in {delay} s" for delay in ("0.001", "0.002", "0.004", "0.004")]
 
 
 async def test_files_of_many_sockets_are_looked_after_by_one_task(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ async def test_files_of_many_sockets_are_looked_after_by_one_task(tmp_path: Path
     listeners: list[Listener | None] = [Listener(UnixAddress(str(tmp_path / f"{i}")), nobody) for i in range(150)]
     now = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(keep_files(lambda: [None, *listeners], now))
+        task = tasks.create_task(restore_socket_files(lambda: [None, *listeners], now))
         await asyncio.sleep(0.01)
         for path in tmp_path.iterdir():
             path.unlink()
@@ -146,13 +146,13 @@ async def test_files_of_many_sockets_are_looked_after_by_one_task(tmp_path: Path
     for listener in listeners:
         if listener is not None:
             with closing(listener):
-                assert listener.still_ours
+                assert listener.has_socket_file
 
 
 async def test_an_admin_socket_that_cannot_be_had_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no socket")
     async with asyncio.TaskGroup() as group, Tasks() as tasks:
-        fleet = Fleet(group, Schemas(), PassedSockets(), Run())  # type: ignore[arg-type,unused-ignore]
+        fleet = Supervisor(group, Schemas(), PassedSockets(), Run())  # type: ignore[arg-type,unused-ignore]
         config = AdminConfig(UnixAddress(str(tmp_path / "a")))
         interface = Interface(config, fleet, PassedSockets(), Run(), Upkeep)
         tasks.start("admin", interface.run())

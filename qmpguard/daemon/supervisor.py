@@ -1,10 +1,10 @@
-"""The VMs that a process guards: started, changed and stopped to fit a config, as a whole or not at all.
+"""The supervisor: starts, changes and stops the guards of a process to match a config, completely or not at all.
 
-* Whatever a config needs is opened before anything changes: sockets for clients and for QEMUs that dial in, passed
-  connections, permissions. Listening sockets are a pool by address, so VMs can be renamed or moved.
-* A guard that leaves is ended by a task of its own, whatever comes after it, within `DRAIN` and a second. A guard with
-  its name or with its QEMU begins when it has let go, and goes on with its link where that is at rest.
-* A fault of one VM ends no other one: nothing that a guard does ends the process.
+* Every socket, passed connection and permission that a config needs is opened before anything changes. Listening
+  sockets are pooled by address, so VMs can be renamed or moved.
+* A guard that is removed is stopped by its own task, within `DRAIN_TIMEOUT` and a second. A new guard of the same name
+  or the same QEMU starts when the old one has released its QEMU, and takes its link over where no request is pending.
+* A fault of one VM stops no other VM: no exception of a guard ends the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from qmpguard.daemon.guard import Guard
-from qmpguard.daemon.pool import Pool
+from qmpguard.daemon.pool import SocketPool
 from qmpguard.proxy.qemu.connections import Presence
 from qmpguard.proxy.sockets.budget import Budget
 from qmpguard.tasks import Tasks
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a config has changed: the names of VMs. Clients are disconnected where they were removed or restarted."""
+    """The names of the VMs that a config has changed. Clients of removed and restarted VMs are disconnected."""
 
     HAS_FIELDS: ClassVar[bool] = True  # its text is fields of the log
 
@@ -46,15 +46,15 @@ class Changes:
     changed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return it as the log tells it."""
+        """Return the names as fields of the log."""
         kinds = ("added", "removed", "restarted", "changed")
         return " ".join(f"{kind}={','.join(names)}" for kind in kinds if (names := getattr(self, kind))) or "no change"
 
 
-class Fleet:
-    """The guards of a process, by the names of their VMs, in the order of the config. ``tasks`` owns what they do.
+class Supervisor:
+    """The guards of a process, by the names of their VMs, in the order of the config. ``tasks`` owns their tasks.
 
-    ``ended`` is set while there are VMs and the QEMUs of all have ended.
+    ``ended`` is set while there are VMs and every QEMU has ended.
     """
 
     def __init__(self, tasks: Tasks, schemas: Schemas, sockets: PassedSockets, run: Run) -> None:
@@ -66,9 +66,9 @@ class Fleet:
         self.run = run
         self._budget = Budget()
         self._running: dict[Guard, asyncio.Task[None]] = {}
-        self._leaving: dict[Guard, asyncio.Event] = {}  # set when it has let go of its QEMU
+        self._stopping: dict[Guard, asyncio.Event] = {}  # each is set when the guard has released its QEMU
         self._listeners: list[Callable[[Entry], None]] = []
-        self.remarks: list[Callable[[], str]] = []  # what should be known of every VM; empty: nothing
+        self.remarks: list[Callable[[], str]] = []  # each returns a note about every VM; empty: no note
         self._traffic: Callable[[str, Peer, Request], None] | None = None
 
     @property
@@ -77,52 +77,52 @@ class Fleet:
         return [guard.vm for guard in self.guards.values()]
 
     def listen(self, listener: Callable[[Entry], None]) -> None:
-        """Tell somebody of everything that happens to any VM, also to those that come later."""
+        """Call ``listener`` with each new entry of every VM's journal, also of VMs that are added later."""
         self._listeners.append(listener)
         for guard in self.guards.values():
             guard.vm.journal.listen(listener)
 
-    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
-        """Show somebody every request of every VM, also of those that come later; None: nobody."""
+    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+        """Call ``traffic`` with every request of every VM, also of VMs that are added later; None: stop calling."""
         self._traffic = traffic
         for vm in self.vms:
             vm.hub.traffic = traffic
 
-    def fit(self, vms: Iterable[VmConfig]) -> Changes:
-        """Guard these VMs and no others. Raises `UnavailableError` or `ConfigError`, and then nothing has changed."""
+    def apply(self, vms: Iterable[VmConfig]) -> Changes:
+        """Guard these VMs and no others. Raises `UnavailableError` or `ConfigError`; then nothing has changed."""
         configs = {vm.name: vm for vm in vms}
-        wanted = {name: self._for(vm) for name, vm in configs.items()}
+        wanted = {name: self._guard_of(vm) for name, vm in configs.items()}
         with ExitStack() as undo:
-            sockets = Pool(self.guards.values()).open(wanted, configs, undo)
-            undo.pop_all()  # nothing fails from here on
+            sockets = SocketPool(self.guards.values()).open(wanted, configs, undo)
+            undo.pop_all()  # no statement below this one fails
         changes = self._changes(wanted, configs)
-        leaving = [guard for name, guard in self.guards.items() if wanted.get(name) is not guard]
-        arriving = [guard for name, guard in wanted.items() if self.guards.get(name) is not guard]
+        stopping = [guard for name, guard in self.guards.items() if wanted.get(name) is not guard]
+        starting = [guard for name, guard in wanted.items() if self.guards.get(name) is not guard]
         for name, guard in wanted.items():
             guard.adopt(configs[name])
-        sockets.hand_out(wanted)
+        sockets.assign(wanted)
         self.guards = wanted
-        self._start(leaving, arriving)
+        self._start(stopping, starting)
         self._note_ended()
         return changes
 
     async def drain(self) -> None:
-        """End all VMs: what is under way may take a little longer."""
+        """Stop all guards; wait for pending replies, at most `DRAIN_TIMEOUT`."""
         async with Tasks() as draining:
             for guard in self.guards.values():
                 draining.start("drain", guard.drain())
-            for gone in tuple(self._leaving.values()):
-                draining.start("left", _until(gone))
+            for gone in tuple(self._stopping.values()):
+                draining.start("left", _wait_for(gone))
 
     def cancel(self) -> None:
-        """End all VMs at once."""
+        """Stop all guards at once."""
         for task in self._running.values():
             task.cancel()
         for guard in self.guards.values():
-            guard.close()  # one that has not begun to run does not do it itself
+            guard.close()  # a guard whose task has not started does not close itself
 
-    def _for(self, vm: VmConfig) -> Guard:
-        """Return the guard of a VM, a new one where there is none or QEMU is elsewhere now."""
+    def _guard_of(self, vm: VmConfig) -> Guard:
+        """Return the guard of a VM: a new one where the VM is new or its QEMU has another address."""
         guard = self.guards.get(vm.name)
         if guard is not None and _same_qemu(guard.config, vm):
             return guard
@@ -140,55 +140,55 @@ class Fleet:
             ),
         )
 
-    # their lives
+    # start and stop
 
-    def _start(self, leaving: list[Guard], arriving: list[Guard]) -> None:
-        """Run the new guards; one that takes the place of another waits until that has let go of QEMU."""
-        for guard in leaving:
-            gone = self._leaving[guard] = asyncio.Event()
-            if (heir := self._heir(guard)) is not None:
-                heir.vm.connections.succeed(guard.vm.connections)
-            self._tasks.start("leave", self._leave(guard, gone))
-        for guard in arriving:
+    def _start(self, stopping: list[Guard], starting: list[Guard]) -> None:
+        """Run the new guards. One that replaces another waits until that has released its QEMU."""
+        for guard in stopping:
+            gone = self._stopping[guard] = asyncio.Event()
+            if (successor := self._successor(guard)) is not None:
+                successor.vm.connections.succeed(guard.vm.connections)
+            self._tasks.start("leave", self._stop(guard, gone))
+        for guard in starting:
             guard.vm.hub.traffic, guard.vm.remarks = self._traffic, (self._remark, guard.remark)
             guard.on_presence = self._note_ended
             for listener in self._listeners:
                 guard.vm.journal.listen(listener)
-            before = [gone for other, gone in self._leaving.items() if _is_in_the_way(other.config, guard.config)]
+            before = [gone for other, gone in self._stopping.items() if _must_wait_for(other.config, guard.config)]
             self._running[guard] = self._tasks.start("vm", _run(guard, before))
 
-    async def _leave(self, guard: Guard, gone: asyncio.Event) -> None:
-        """End a guard that is wanted no more, whatever happens meanwhile."""
+    async def _stop(self, guard: Guard, gone: asyncio.Event) -> None:
+        """Stop a guard that was removed."""
         task = self._running[guard]
         try:
             if guard.vm.link is not None:
                 await guard.drain()
-                await self._hand_on(guard)
+                await self._hand_over(guard)
         finally:
-            del self._running[guard], self._leaving[guard]
+            del self._running[guard], self._stopping[guard]
             task.cancel()
             await asyncio.wait([task])
             guard.close()
             gone.set()
 
-    async def _hand_on(self, guard: Guard) -> None:
-        """Let another guard that is to have the same QEMU go on with the link, if it is at rest."""
-        if self._heir(guard) is None:
+    async def _hand_over(self, guard: Guard) -> None:
+        """Give the link to the guard that succeeds this one at the same QEMU, if no request is pending."""
+        if self._successor(guard) is None:
             return
         inheritance = await guard.vm.release(within=True)
-        heir = self._heir(guard)
-        if inheritance is not None and heir is not None:
-            heir.vm.connections.inherit(inheritance)
+        successor = self._successor(guard)
+        if inheritance is not None and successor is not None:
+            successor.vm.connections.inherit(inheritance)
         elif inheritance is not None:
             inheritance.sock.close()
-        elif heir is not None:
-            heir.vm.connections.succeed(guard.vm.connections)
+        elif successor is not None:
+            successor.vm.connections.succeed(guard.vm.connections)
 
-    def _heir(self, guard: Guard) -> Guard | None:
-        """Return the guard that is to have the same QEMU, and waits for it; None where there is none."""
+    def _successor(self, guard: Guard) -> Guard | None:
+        """Return the new guard of the same QEMU; None where there is none."""
         return next((other for other in self.guards.values() if _same_qemu(other.config, guard.config)), None)
 
-    # what is known of all
+    # state of all VMs
 
     def _note_ended(self) -> None:
         if self.guards and all(guard.vm.connections.presence is Presence.ENDED for guard in self.guards.values()):
@@ -201,14 +201,14 @@ class Fleet:
 
 
 async def _run(guard: Guard, before: list[asyncio.Event]) -> None:
-    """Run a guard when others have left, unless it is to leave by then: it has no socket any more."""
+    """Run a guard after others have stopped, unless it was removed meanwhile: then it has no socket any more."""
     for gone in before:
         await gone.wait()
     if guard.listener is not None:
         await guard.run()
 
 
-async def _until(gone: asyncio.Event) -> None:
+async def _wait_for(gone: asyncio.Event) -> None:
     await gone.wait()
 
 
@@ -216,6 +216,6 @@ def _same_qemu(one: VmConfig, other: VmConfig) -> bool:
     return (one.qemu, one.takeover) == (other.qemu, other.takeover)
 
 
-def _is_in_the_way(leaving: VmConfig, arriving: VmConfig) -> bool:
-    """Say whether a guard must have left before another begins: of the same QEMU, or by the same name."""
-    return leaving.name == arriving.name or leaving.qemu == arriving.qemu
+def _must_wait_for(stopping: VmConfig, starting: VmConfig) -> bool:
+    """Say whether a guard must stop before another starts: both have the same QEMU, or the same name."""
+    return stopping.name == starting.name or stopping.qemu == starting.qemu

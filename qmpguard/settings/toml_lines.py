@@ -1,6 +1,6 @@
-"""Where the keys of a TOML document stand. tomllib reads documents well, but does not tell lines.
+"""The lines of the keys of a TOML document, which tomllib does not report.
 
-It is only for documents that tomllib has accepted, so it need not recognise what is wrong.
+It is only for documents that tomllib has accepted, so it does not check the syntax.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-#: keys from the top of the document; a number is the place in an array of tables
+#: keys from the top of the document; a number is an index in an array of tables
 Path: TypeAlias = tuple[str | int, ...]
 
 _PART = re.compile(r"""[ \t]*(?:([\w-]+)|"((?:[^"\\]|\\.)*)"|'([^']*)')[ \t]*""")
@@ -19,19 +19,19 @@ _TOKEN = re.compile(
 )
 
 
-class Places:
+class TomlLines:
     """The lines of a document's keys and table headers, counted from 1."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._counted = (0, 1)  # a place and its line: lines are counted on from there
+        self._counted = (0, 1)  # a position and its line, from which lines are counted on
         self._lines: dict[Path, int] = {}
-        self._counts: dict[Path, int] = {}  # tables of each array of tables so far
+        self._counts: dict[Path, int] = {}  # the number of tables in each array of tables so far
         self._read()
 
     def line(self, path: Path) -> int:
-        """Return the line of a key, or of what it stands in where it has none of its own."""
+        """Return the line of a key, or of the nearest table or key around it."""
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
@@ -46,7 +46,7 @@ class Places:
                 self._value()
 
     def _skip(self) -> bool:
-        """Go past blanks and comments; False at the end."""
+        """Skip white space and comments; False at the end."""
         blank = _BETWEEN.match(self._text, self._at)
         assert blank is not None
         self._at = blank.end()
@@ -81,7 +81,7 @@ class Places:
             self._lines.setdefault(table + keys[:length], self._line())
 
     def _key(self) -> Path:
-        """Read a dotted key; what follows it is skipped."""
+        """Read a dotted key."""
         parts: list[str] = []
         while (part := _PART.match(self._text, self._at)) is not None:
             parts.append(next(group for group in part.groups() if group is not None))

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from qmpguard.settings.places import Path, Places
+from qmpguard.settings.toml_lines import Path, TomlLines
 
 DOCUMENT = '''# a comment with [brackets] and = "quotes"
 top = 1
@@ -68,10 +68,10 @@ LINES: list[tuple[Path, int]] = [
 def test_the_line_of_a_key(path: Path, line: int, ending: str) -> None:
     text = DOCUMENT.replace("\n", ending)
     tomllib.loads(text)
-    assert Places(text).line(path) == line
+    assert TomlLines(text).line(path) == line
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# only a comment", "a = 1", "[a]", "[[a]]", "a = []\n\n"])
 def test_small_documents_end(text: str) -> None:
     tomllib.loads(text)
-    assert Places(text).line(("a",)) == 1
+    assert TomlLines(text).line(("a",)) == 1

@@ -12,9 +12,9 @@ from qmpguard.cli import main
 from qmpguard.policy.device import Device
 from qmpguard.policy.policy import Mode, Policy, Profile, Rule
 from qmpguard.record import Peer
-from qmpguard.remote.standing import standing_of
+from qmpguard.remote.effective_policy import effective_policy_at
 from tests.daemon.test_console import console_of
-from tests.daemon.test_fleet import fleet_of, vm
+from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, capabilities
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from qmpguard.daemon.fleet import Fleet
+    from qmpguard.daemon.supervisor import Supervisor
 
 TOGETHER = json.dumps({"execute": "migrate-set-capabilities", "arguments": capabilities(postcopy_ram=True)})
 WARNING = Policy(mode=Mode.WARN, profile=Profile.STRICT, rules={"vfio-state-lost": Mode.OFF})
 
 
 @asynccontextmanager
-async def guarded(folder: Path, policy: Policy) -> AsyncGenerator[Fleet]:
+async def guarded(folder: Path, policy: Policy) -> AsyncGenerator[Supervisor]:
     """A guard with a console, and its VM with a VFIO device."""
     async with (
         FakeQemu(folder / "q") as qemu,
@@ -80,16 +80,16 @@ async def test_a_primary_that_only_the_guard_remembers_counts(tmp_path: Path) ->
     primary = Device("/machine/peripheral/gpu1", "vfio-pci", "gpu1", failover_pair_id="net0")
     async with guarded(tmp_path, Policy()) as fleet:
         fleet.guards["one"].vm.gate.memory.primaries.add(primary)
-        stands = await asyncio.to_thread(standing_of, UnixAddress(str(tmp_path / "one.sock")))
-        assert stands.memory.hidden == (primary,)
-        assert stands.by(WARNING, "").memory.hidden == (primary,)
+        effective = await asyncio.to_thread(effective_policy_at, UnixAddress(str(tmp_path / "one.sock")))
+        assert effective.memory.hidden == (primary,)
+        assert effective.replaced_by(WARNING, "").memory.hidden == (primary,)
 
 
 async def test_rules_that_were_added_are_said_to_be_missing(tmp_path: Path) -> None:
     own = Rule("ours", lambda *_: None, Mode.ENFORCE)
     async with guarded(tmp_path, Policy(plugins=(own,))):
-        stands = await asyncio.to_thread(standing_of, UnixAddress(str(tmp_path / "one.sock")))
-        assert "without its added rules (ours)" in stands.words
+        effective = await asyncio.to_thread(effective_policy_at, UnixAddress(str(tmp_path / "one.sock")))
+        assert "without its added rules (ours)" in effective.description
 
 
 async def test_options_and_a_file_ask_what_if(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +120,8 @@ async def test_options_and_a_file_ask_what_if(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_where_no_guard_is_the_default_holds(tmp_path: Path) -> None:
-    stands = standing_of(UnixAddress(str(tmp_path / "q")))
-    assert stands.policy == Policy()
-    assert stands.words.startswith("the default policy, since no guard here says that it listens there: mode enforce")
+    effective = effective_policy_at(UnixAddress(str(tmp_path / "q")))
+    assert effective.policy == Policy()
+    assert effective.description.startswith(
+        "the default policy, since no guard here says that it listens there: mode enforce"
+    )

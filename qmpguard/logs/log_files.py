@@ -1,4 +1,4 @@
-"""What a process writes down: log, audit, traffic and systemd's journal, as its config says and a reload changes it."""
+"""The log outputs of a process: log, audit, traffic and systemd's journal, by its config, and changed by a reload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qmpguard.config import LogConfig
 from qmpguard.errors import ConfigError
 from qmpguard.logs.audit import Audit
 from qmpguard.logs.journald import Journald, is_ours
-from qmpguard.logs.linefile import CONFESSION, LAST_WORDS, LineFile
+from qmpguard.logs.linefile import FLUSH_TIMEOUT, NOTICE_TIMEOUT, LineFile
 from qmpguard.logs.stderr import log_to_stderr, stderr_log
 from qmpguard.logs.traffic import Traffic
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: files that are being closed, or given up while they do not open, at once; each has a thread that may hang
+#: files that are being closed or opened in vain at the same time; each has a thread that may hang
 MAX_ENDING = 16
 
 
-class JournalSource(Protocol):
-    """Whose happenings are written down: all VMs of a process."""
+class EntrySource(Protocol):
+    """The source of entries and requests: all VMs of a process."""
 
     remarks: list[Callable[[], str]]
 
     def listen(self, listener: Callable[[Entry], None]) -> None:
-        """Tell somebody of everything that happens."""
+        """Call ``listener`` with each new entry."""
         ...
 
-    def overhear(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
-        """Show somebody every request; None: nobody."""
+    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+        """Call ``traffic`` with every request; None: stop calling."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A log config that can be followed: its files are open. Either `Logbook.follow` or `Logbook.discard` takes it."""
+class PreparedLog:
+    """A log config with its open files. `LogFiles.apply` or `LogFiles.discard` takes it."""
 
     config: LogConfig
     audit: LineFile | None
@@ -52,31 +52,31 @@ class Prepared:
 
     @property
     def files(self) -> dict[str, LineFile]:
-        """The files, by what is written into them."""
+        """The files, by their names in ``lost``."""
         return {name: file for name, file in (("audit", self.audit), ("traffic", self.traffic)) if file is not None}
 
 
-class Logbook:
-    """The files of a process. Raises `ConfigError` when one cannot be opened at the beginning."""
+class LogFiles:
+    """The log files of a process. Raises `ConfigError` when one cannot be opened at the start."""
 
-    def __init__(self, config: LogConfig, fleet: JournalSource) -> None:
+    def __init__(self, config: LogConfig, source: EntrySource) -> None:
         self._ending: list[tuple[str, LineFile]] = []
-        self._past: Counter[str] = Counter()  # lines lost by files that are closed
-        self._now = Prepared(LogConfig(), None, None)
-        self._now = self._begun(config)
+        self._past: Counter[str] = Counter()  # lines lost in files that are closed
+        self._now = PreparedLog(LogConfig(), None, None)
+        self._now = self._open_files(config)
         for file in self._now.files.values():
             file.wait_opened()
-        self._fleet = fleet
+        self._source = source
         self._journal = Journald() if is_ours() else None
         if self._journal is not None and (handler := stderr_log()) is not None:
-            handler.is_recorded = self._journal.has_taken
-        self._attend()
-        fleet.remarks.append(self._remark)
-        fleet.listen(self._heard)
+            handler.is_recorded = self._journal.has_last_entry
+        self._apply_request_log()
+        source.remarks.append(self._remark)
+        source.listen(self._on_entry)
 
-    async def prepare(self, config: LogConfig) -> Prepared:
-        """Open the files that another config names. Raises `ConfigError`, and then nothing has changed."""
-        prepared = self._begun(config)
+    async def prepare(self, config: LogConfig) -> PreparedLog:
+        """Open the files of another config. Raises `ConfigError`; then nothing has changed."""
+        prepared = self._open_files(config)
         try:
             for file in self._new(prepared).values():
                 await file.opened()
@@ -85,26 +85,26 @@ class Logbook:
             raise
         return prepared
 
-    def follow(self, prepared: Prepared) -> None:
-        """Write as another config says from now on. Never fails: its files are open."""
+    def apply(self, prepared: PreparedLog) -> None:
+        """Apply another config. Never fails, since its files are open."""
         log_to_stderr(prepared.config)
         before, self._now = self._now, prepared
         self._end({name: file for name, file in before.files.items() if file not in prepared.files.values()})
-        self._attend()
+        self._apply_request_log()
 
-    def discard(self, prepared: Prepared) -> None:
-        """Close the files of a config that is not followed after all."""
+    def discard(self, prepared: PreparedLog) -> None:
+        """Close the new files of a config that is not applied."""
         self._end(self._new(prepared))
 
     def reopen(self) -> None:
-        """Go on in new files: the old ones were moved away."""
+        """Reopen the files: they were rotated."""
         for file in self._now.files.values():
             file.reopen()
 
     def close(self) -> None:
-        """Write what is still to be written, all files at the same time and each as long as it may take."""
+        """Flush and close all files at the same time, within `FLUSH_TIMEOUT` and `NOTICE_TIMEOUT`."""
         self._end(self._now.files)
-        deadline = time.monotonic() + LAST_WORDS + CONFESSION
+        deadline = time.monotonic() + FLUSH_TIMEOUT + NOTICE_TIMEOUT
         for _, file in self._ending:
             file.close(deadline - time.monotonic())
         if self._journal is not None:
@@ -112,7 +112,7 @@ class Logbook:
 
     @property
     def lost(self) -> dict[str, int]:
-        """Lines that could not be written, by where they should be; what is not written at all is absent."""
+        """Lines that could not be written, by output. An output that is not configured is absent."""
         lost = {name: file.lost + self._past[name] for name, file in self._now.files.items()}
         for name, file in self._ending:
             if name in lost:
@@ -123,12 +123,12 @@ class Logbook:
             lost["log"] = handler.lost
         return lost
 
-    def _begun(self, config: LogConfig) -> Prepared:
-        """Return files for a config, those that are in use already and others that begin to open."""
+    def _open_files(self, config: LogConfig) -> PreparedLog:
+        """Return the files of a config: those that are open already, and new ones that begin to open."""
         self._forget()
-        return Prepared(config, _file(config.audit, self._now.audit), _file(config.traffic, self._now.traffic))
+        return PreparedLog(config, _file(config.audit, self._now.audit), _file(config.traffic, self._now.traffic))
 
-    def _new(self, prepared: Prepared) -> dict[str, LineFile]:
+    def _new(self, prepared: PreparedLog) -> dict[str, LineFile]:
         used = self._now.files.values()
         return {name: file for name, file in prepared.files.items() if file not in used}
 
@@ -138,29 +138,29 @@ class Logbook:
             self._ending.append((name, file))
 
     def _forget(self) -> None:
-        """Keep of the files that have ended only what they have lost. Raises `ConfigError` where too many hang."""
+        """Drop the files that have ended, and keep their counts. Raises `ConfigError` where too many hang."""
         for name, file in self._ending:
             self._past[name] += file.lost if file.has_ended else 0
         self._ending = [(name, file) for name, file in self._ending if not file.has_ended]
         if len(self._ending) >= MAX_ENDING:
-            raise ConfigError(f"{len(self._ending)} files hang that were written before, as {self._ending[0][1].path}")
+            raise ConfigError(f"{len(self._ending)} earlier log files hang, for example {self._ending[0][1].path}")
 
-    def _attend(self) -> None:
+    def _apply_request_log(self) -> None:
         traffic = self._now.traffic
-        self._fleet.overhear(None if traffic is None else Traffic(traffic, self._now.config.exclude).passed)
+        self._source.set_request_log(None if traffic is None else Traffic(traffic, self._now.config.exclude).on_request)
 
-    def _heard(self, entry: Entry) -> None:
+    def _on_entry(self, entry: Entry) -> None:
         if self._now.audit is not None:
-            Audit(self._now.audit).heard(entry)
+            Audit(self._now.audit).on_entry(entry)
         if self._journal is not None:
-            self._journal.heard(entry)
+            self._journal.on_entry(entry)
 
     def _remark(self) -> str:
         return "; ".join(f"the {name} has lost {lines} lines" for name, lines in self.lost.items() if lines)
 
 
 def _file(path: str | None, present: LineFile | None) -> LineFile | None:
-    """Return the file at a path: the one that is open, or another in its place."""
+    """Return the file at a path: the present one, or a new one where the path differs."""
     if path is None:
         return None
     return present if present is not None and present.path == path else LineFile(path)

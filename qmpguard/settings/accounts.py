@@ -1,4 +1,4 @@
-"""Users and groups by name or number. The names are looked up once, when settings are read."""
+"""Users and groups by name or number. Names are looked up once, when the settings are read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from qmpguard.settings.table import Item
 
-#: the largest id (the one above means "none" to chown(2))
+#: the largest id; chown(2) takes the next number as "no change"
 MAX_ID = 2**32 - 2
-#: of an id
+#: digits of an id
 MAX_DIGITS = 10
 
 
@@ -42,9 +42,9 @@ def _gid(name: str) -> int:
 def _ids(item: Item, kind: str, look_up: Callable[[str], int]) -> frozenset[int]:
     listed = frozenset(_id(item, kind, name, look_up) for name in names(item))
     if not listed:
-        raise item.wrong(f"nobody could come in; leave it out, or name a {kind}")
+        raise item.error(f"an empty list would refuse every client; leave it out, or name a {kind}")
     if OVERFLOW in listed:
-        raise item.wrong(f"{OVERFLOW} stands for everybody who has no id here; it cannot be allowed")
+        raise item.error(f"{OVERFLOW} is the id of every user and group without an id here; it cannot be allowed")
     return listed
 
 
@@ -54,6 +54,6 @@ def _id(item: Item, kind: str, name: str, look_up: Callable[[str], int]) -> int:
     try:
         return look_up(name)
     except (KeyError, UnicodeError):
-        raise item.wrong(f"there is no {kind} {name!r} on this machine; a number will do, too") from None
+        raise item.error(f"there is no {kind} {name!r} on this machine; a number is possible, too") from None
     except (OSError, ValueError) as error:
-        raise item.wrong(f"{kind} {name!r} cannot be looked up: {error}") from None
+        raise item.error(f"{kind} {name!r} cannot be looked up: {error}") from None

@@ -13,7 +13,7 @@ import pytest
 from qmpguard.access import Access, Role
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
-from qmpguard.daemon.fleet import Changes, Fleet
+from qmpguard.daemon.supervisor import Changes, Supervisor
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.policy import Mode, Policy
@@ -34,10 +34,10 @@ WARN = Policy(mode=Mode.WARN)
 
 
 @asynccontextmanager
-async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Fleet]:
+async def fleet_of(*vms: VmConfig) -> AsyncGenerator[Supervisor]:
     async with Tasks() as tasks:
-        fleet = Fleet(tasks, Schemas(), PassedSockets(), Run())
-        fleet.fit(vms)
+        fleet = Supervisor(tasks, Schemas(), PassedSockets(), Run())
+        fleet.apply(vms)
         try:
             yield fleet
         finally:
@@ -53,13 +53,13 @@ async def test_a_policy_is_swapped_and_the_client_stays(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, connected(tmp_path / "one.sock") as qmp:
         qemu.devices["gpu0"] = "vfio-pci"
         assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")
-        assert fleet.fit([vm(qemu, policy=WARN)]) == Changes(changed=("one",))
+        assert fleet.apply([vm(qemu, policy=WARN)]) == Changes(changed=("one",))
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
         qemu.capabilities["postcopy-ram"] = False
-        assert fleet.fit([vm(qemu)]) == Changes(changed=("one",))
+        assert fleet.apply([vm(qemu)]) == Changes(changed=("one",))
         assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "vfio-postcopy")
-        assert fleet.fit([vm(qemu)]) == Changes()
-        assert str(fleet.fit([vm(qemu)])) == "no change"
+        assert fleet.apply([vm(qemu)]) == Changes()
+        assert str(fleet.apply([vm(qemu)])) == "no change"
         assert qemu.connections == 1
 
 
@@ -69,7 +69,7 @@ async def test_a_verdict_that_is_under_way_is_finished_by_the_policy_that_it_beg
         qemu.hold.add("query-migrate-capabilities")
         qmp.send({"execute": "migrate-set-capabilities", "arguments": POSTCOPY})
         await qemu.until("query-migrate-capabilities")
-        fleet.fit([vm(qemu, policy=WARN)])
+        fleet.apply([vm(qemu, policy=WARN)])
         qemu.let_go()
         assert_refused(await qmp.receive(), "vfio-postcopy")
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
@@ -84,13 +84,13 @@ async def test_vms_come_and_go_and_the_others_do_not_notice(tmp_path: Path) -> N
         connected(tmp_path / "one.sock") as stays,
     ):
         fleet.listen(heard.append)
-        assert fleet.fit([vm(one), vm(two, "two")]) == Changes(added=("two",))
+        assert fleet.apply([vm(one), vm(two, "two")]) == Changes(added=("two",))
         async with connected(tmp_path / "two.sock") as leaves:
-            assert fleet.fit([vm(one)]) == Changes(removed=("two",))
+            assert fleet.apply([vm(one)]) == Changes(removed=("two",))
             assert await leaves.closed()
         assert not (tmp_path / "two.sock").exists()
         assert await stays.ask("query-name") == {"return": {}}
-        assert fleet.fit([vm(two, "two"), vm(one)]) == Changes(added=("two",))
+        assert fleet.apply([vm(two, "two"), vm(one)]) == Changes(added=("two",))
         async with connected(tmp_path / "two.sock") as qmp:
             assert await qmp.ask("query-name") == {"return": {}}
         assert list(fleet.guards) == ["two", "one"]
@@ -108,7 +108,7 @@ async def test_a_reply_that_is_under_way_is_waited_for_when_a_vm_goes(tmp_path: 
         qemu.hold.add("query-name")
         qmp.send({"execute": "query-name", "id": 1})
         await qemu.until("query-name")
-        fleet.fit([vm(other, "other")])
+        fleet.apply([vm(other, "other")])
         qemu.let_go()
         assert await qmp.receive() == {"return": {}, "id": 1}
         assert await qmp.closed()
@@ -122,7 +122,7 @@ async def test_two_vms_change_places_and_their_clients_stay(tmp_path: Path) -> N
             connected(tmp_path / "one.sock") as old,
         ):
             crossed = (replace(first, listen=second.listen), replace(second, listen=first.listen))
-            assert fleet.fit(crossed) == Changes(changed=("one", "two"))
+            assert fleet.apply(crossed) == Changes(changed=("one", "two"))
             async with connected(tmp_path / "two.sock") as qmp:
                 await qmp.ask("query-name")
                 await old.ask("query-name")
@@ -134,7 +134,7 @@ async def test_a_vm_whose_qemu_is_elsewhere_begins_anew_behind_the_same_socket(t
     async with FakeQemu(tmp_path / "q1") as one, FakeQemu(tmp_path / "q2") as two, fleet_of(vm(one)) as fleet:
         async with connected(tmp_path / "one.sock") as qmp:
             inode = (tmp_path / "one.sock").stat().st_ino
-            assert fleet.fit([vm(two)]) == Changes(restarted=("one",))
+            assert fleet.apply([vm(two)]) == Changes(restarted=("one",))
             assert await qmp.closed()
         async with connected(tmp_path / "one.sock") as qmp:
             await qmp.ask("query-name")
@@ -145,7 +145,7 @@ async def test_a_vm_whose_qemu_is_elsewhere_begins_anew_behind_the_same_socket(t
 async def test_a_vm_is_renamed(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet:
         await eventually(lambda: qemu.connections == 1)
-        assert fleet.fit([replace(vm(qemu), name="new")]) == Changes(added=("new",), removed=("one",))
+        assert fleet.apply([replace(vm(qemu), name="new")]) == Changes(added=("new",), removed=("one",))
         async with connected(tmp_path / "one.sock") as qmp:
             assert await qmp.ask("query-name") == {"return": {}}
 
@@ -166,7 +166,7 @@ async def test_what_cannot_be_had_changes_nothing(tmp_path: Path, fault: str) ->
         }[fault]
         wanted = [vm(qemu, policy=WARN, socket_mode=0o666), vm(other, "fresh"), bad]
         with pytest.raises(UnavailableError, match="cannot listen at"):
-            fleet.fit(wanted)
+            fleet.apply(wanted)
         assert list(fleet.guards) == ["one"]
         assert fleet.guards["one"].vm.gate.policy == Policy()
         assert (tmp_path / "one.sock").stat().st_mode & 0o777 == 0o600
@@ -177,11 +177,11 @@ async def test_what_cannot_be_had_changes_nothing(tmp_path: Path, fault: str) ->
 
 async def test_permissions_and_limits_change_without_a_new_socket(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, connected(tmp_path / "one.sock") as qmp:
-        fleet.fit([vm(qemu, socket_mode=0o660, socket_group=os.getgid(), max_clients=1)])
+        fleet.apply([vm(qemu, socket_mode=0o660, socket_group=os.getgid(), max_clients=1)])
         assert (tmp_path / "one.sock").stat().st_mode & 0o777 == 0o660
         async with connected(tmp_path / "one.sock", negotiate=False) as second:
             assert await second.closed()
-        fleet.fit([vm(qemu, access=Access(users=frozenset({os.getuid() + 1})), role=Role.OPERATOR)])
+        fleet.apply([vm(qemu, access=Access(users=frozenset({os.getuid() + 1})), role=Role.OPERATOR)])
         async with connected(tmp_path / "one.sock", negotiate=False) as third:
             assert await third.closed()
         assert fleet.guards["one"].vm.counts.drops == {"too_many_clients": 1, "not_allowed": 1}
