@@ -58,7 +58,7 @@ async def test_each_silent_socket_of_a_qemu_is_told_for_what_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is sent to find out: QEMU would read it later."""
-    monkeypatch.setattr(inspection, "GREETING", 0.3)
+    monkeypatch.setattr(inspection, "GREETING_TIMEOUT", 0.3)
     agent = tmp_path / "agent.sock"
     arguments = ("-chardev", f"socket,path={agent},server=on,wait=off,id=agent")
     async with Qemu(system_qemu(), tmp_path, arguments) as running, connected(running.monitors[0]):
@@ -78,7 +78,7 @@ async def test_a_guard_that_has_no_qemu_yet_is_told(
     shell: Shell,  # noqa: F811 -- the fixture
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inspection, "GREETING", 0.3)
+    monkeypatch.setattr(inspection, "GREETING_TIMEOUT", 0.3)
     words = ("run", "--qemu", str(tmp_path / "q"), "--listen", str(tmp_path / "l"))
     async with guard_process(tmp_path, *words) as process:
         await process.says("waiting for QEMU")
@@ -92,9 +92,9 @@ async def test_a_wait_is_told(
     shell: Shell,  # noqa: F811 -- the fixture
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inspection, "TOLD", 0.02)
-    monkeypatch.setattr(inspection, "ANSWERS", 0.3)
-    monkeypatch.setattr(inspection, "GREETING", 0.3)
+    monkeypatch.setattr(inspection, "NOTICE_DELAY", 0.02)
+    monkeypatch.setattr(inspection, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(inspection, "GREETING_TIMEOUT", 0.3)
     async with FakeQemu(tmp_path / "q") as fake, guarding(fake.path):
         fake.hold.add("query-status")
         for words in (
@@ -103,7 +103,7 @@ async def test_a_wait_is_told(
         ):
             _, _, err = await shell.run(*words)
             if words[0] == "check":
-                assert "QEMU does not answer yet: it is busy or hangs. Waiting for 0.3 s at most" in err
+                assert "no answer of QEMU yet, it is busy or hangs. Waiting for 0.3 s at most" in err
 
     async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -21,12 +21,12 @@ SCHEMA = schema()
 BEYOND = (
     "in [policy.rules]: did you",  # it may be a rule of the configuration's own
     "on this machine",
-    "cannot tell who its clients are",
+    "a TCP client has no user or group",
     "TCP needs token_file",
     "is taken already",
-    "65534 stands for everybody",
+    "65534 is the id of every user",
     "a TCP address is written",
-    "more than the 107 bytes",
+    "longer than the 107 bytes",
 )
 
 
