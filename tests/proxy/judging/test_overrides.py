@@ -59,6 +59,13 @@ async def test_the_gate_is_given_the_policy_at_each_change() -> None:
     assert len(told.policies) == 2
 
 
+async def test_each_begin_and_end_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    found, told = overrides()
+    found.begin(RULE, 60.0, "a reason", PEER)
+    found.close()
+    assert [record.getMessage() for record in caplog.records] == [f"vm=vm {what}" for what in told.happenings]
+
+
 async def test_an_override_ends_by_itself() -> None:
     found, told = overrides()
     found.begin(RULE, 0.0, "a reason", PEER)

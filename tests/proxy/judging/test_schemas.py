@@ -11,7 +11,8 @@ import pytest
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.survey import Answer, Query, Unexpected
 from qmpguard.proxy.judging import schemas as module
-from qmpguard.proxy.judging.schemas import Schemas
+from qmpguard.proxy.judging.schemas import Schemas, VmSchema
+from qmpguard.tasks import Tasks
 from qmpguard.wire.qemu_messages import Greeting
 
 #: a schema with two commands; no reader knows the second argument of `migrate`
@@ -115,3 +116,64 @@ async def test_a_qemu_that_does_not_answer_is_given_up(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "TIMEOUT", 0.001)
     with pytest.raises(TimeoutError):
         await Schemas().learn(greeting(), Silent())
+
+
+# one VM's schema
+
+
+def state(schema: VmSchema) -> tuple[object, bool]:
+    """Return the commands that are known, and whether the schema is wanted."""
+    return schema.commands, schema.is_wanted
+
+
+async def test_a_vm_wants_its_schema_from_its_first_link_until_it_was_read() -> None:
+    schema = VmSchema("vm", Schemas())
+    assert state(schema) == (None, False)
+    schema.connect(greeting(), Qemu())
+    assert state(schema) == (None, True)
+    await schema.learn()
+    assert state(schema) == ({"migrate", "query-status"}, False)
+    schema.disconnect()
+    schema.connect(greeting(), Qemu())
+    assert state(schema) == ({"migrate", "query-status"}, False), "the next link may be to the same QEMU"
+    schema.forget()
+    assert state(schema) == (None, False)
+
+
+async def test_without_a_link_there_is_no_schema() -> None:
+    schema = VmSchema("vm", Schemas())
+    schema.connect(greeting(), Qemu())
+    schema.disconnect()
+    assert not schema.is_wanted
+    with pytest.raises(UnavailableError, match="QEMU went away"):
+        await schema.learn()
+
+
+async def test_what_was_read_of_a_link_that_is_gone_is_not_this_vms() -> None:
+    schema = VmSchema("vm", Schemas())
+
+    class Replaced(Qemu):
+        async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+            schema.connect(greeting("10.1.0"), Qemu())
+            return await super().ask(queries)
+
+    schema.connect(greeting(), Replaced())
+    await schema.learn()
+    assert schema.known is None
+    assert schema.is_wanted
+
+
+@pytest.mark.parametrize(
+    ("answer", "known", "wanted"), [(SCHEMA, True, False), ({}, False, True)], ids=["a schema", "none"]
+)
+async def test_a_task_reads_it_and_where_that_fails_it_is_wanted_again(
+    answer: Any, *, known: bool, wanted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    schema = VmSchema("vm", Schemas())
+    schema.connect(greeting(), Qemu(schema=answer))
+    async with Tasks() as tasks:
+        schema.learn_soon(tasks)
+        assert not schema.is_wanted, "one task is enough"
+    assert (schema.known is not None, schema.is_wanted) == (known, wanted)
+    assert ("the schema was not read" in caplog.text) is not known

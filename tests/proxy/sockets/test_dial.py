@@ -116,10 +116,13 @@ def test_a_passed_number_that_is_no_connection_is_refused(tmp_path: Path) -> Non
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         file = os.open(tmp_path, os.O_RDONLY)
         before = descriptors()
-        for number, words in ((server.fileno(), "no connected stream"), (datagrams.fileno(), "no connected stream")):
+        for number, words in (
+            (server.fileno(), "not a connected stream"),
+            (datagrams.fileno(), "not a connected stream"),
+        ):
             with pytest.raises(OSError, match=words):
                 passed(number)
-        with pytest.raises(OSError, match="no socket"):
+        with pytest.raises(OSError, match="not a socket"):
             passed(file)
         assert descriptors() == before
         os.close(file)
