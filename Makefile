@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab matrix package-test vfio-lab page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,9 +96,62 @@ vfio-lab: $(INSTALLED) | packages ## what is promised of real vfio-pci devices, 
 matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as root and as a user, in half an hour; needs root
 	@$(BIN)/python -m tests.labs.deploy.matrix $(SUITES)
 
+docs-run: $(INSTALLED) | packages ## run the commands of README and manuals in a bare Debian, in minutes; needs root
+	@$(BIN)/python -m tests.labs.deploy.docs_run
+
 package-test: $(INSTALLED) ## build wheel and source archive, and look whether they are whole and an index would take them
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'
 	@$(BIN)/pytest --quiet tests/deploy/test_package.py
+
+# `make install` needs no root to build, and no network to install: `make wheels`, then `sudo make install`. A packager says
+# DESTDIR=..., PREFIX=/usr, and PIPFLAGS=--no-deps where the packages that it needs come from elsewhere.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+PIP ?= build/pip/bin/pip
+PIPFLAGS ?=
+WHEELS := build/wheels/.made
+# an environment of its own: neither the distribution's packages nor anybody's PYTHONPATH change what the guard runs with
+HOME_OF_IT := $(PREFIX)/lib/qmpguard
+override DESTDIR := $(if $(DESTDIR),$(abspath $(DESTDIR)))
+AT := $(DESTDIR)$(PREFIX)
+
+build/pip/bin/pip:
+	@$(PYTHON) -m venv --clear build/pip
+
+wheels: $(WHEELS) ## build the wheel, and get those that it needs, for `make install`
+
+$(WHEELS): pyproject.toml README.md $(shell find qmpguard -type f -not -name '*.pyc') $(filter build/%,$(PIP))
+	@rm -rf build/wheels build/lib build/bdist.* && mkdir -p build/wheels
+	@$(PIP) wheel --quiet --disable-pip-version-check --wheel-dir build/wheels $(PIPFLAGS) .
+	@touch $@
+
+install: $(WHEELS) ## install below PREFIX=/usr/local, and DESTDIR= for packagers: command, units, manual page, documents
+	@umask 022; set -e; \
+	$(PYTHON) -m venv --without-pip $(DESTDIR)$(HOME_OF_IT); \
+	$(PIP) --python $(DESTDIR)$(HOME_OF_IT)/bin/python install --quiet --disable-pip-version-check --no-compile \
+	  --force-reinstall --no-index --find-links build/wheels $(PIPFLAGS) build/wheels/qmpguard-*.whl; \
+	cd $(DESTDIR)$(HOME_OF_IT); rm -rf share lib/systemd; find bin -type f -not -name qmpguard -delete; \
+	sed -i '1s|^#!.*|#!$(HOME_OF_IT)/bin/python|' bin/qmpguard; sed -i '/^command = /d' pyvenv.cfg; \
+	bin/python -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) lib
+	@install -d $(AT)/bin $(DESTDIR)$(SYSCONFDIR)/qmpguard
+	@ln -sf ../lib/qmpguard/bin/qmpguard $(AT)/bin/qmpguard
+	@set -e; for unit in systemd/*.service systemd/*.socket; do \
+	  install -Dm 644 $$unit $(AT)/lib/$$(dirname $$unit)/system/$$(basename $$unit); done
+	@sed -i 's|^\(Exec[A-Z][A-Za-z]*=\)qmpguard |\1$(PREFIX)/bin/qmpguard |' $(AT)/lib/systemd/system/qmpguard*.service
+	@install -Dm 644 systemd/qmpguard.sysusers $(AT)/lib/sysusers.d/qmpguard.conf
+	@install -Dm 644 docs/qmpguard.1 $(AT)/share/man/man1/qmpguard.1
+	@install -Dm 644 completions/qmpguard.bash $(AT)/share/bash-completion/completions/qmpguard
+	@install -Dm 644 completions/_qmpguard $(AT)/share/zsh/site-functions/_qmpguard
+	@install -Dm 644 completions/qmpguard.fish $(AT)/share/fish/vendor_completions.d/qmpguard.fish
+	@set -e; for file in *.md LICENSE $$(find docs examples -type f -not -name '*.1' -not -name '*.py[co]'); do \
+	  install -Dm 644 $$file $(AT)/share/doc/qmpguard/$$file; done
+	@echo "installed below $(AT); now, as root: systemd-sysusers && systemctl daemon-reload"
+
+uninstall: ## remove what `make install` has put there; the configuration stays
+	@rm -rf $(DESTDIR)$(HOME_OF_IT) $(AT)/share/doc/qmpguard
+	@rm -f $(AT)/bin/qmpguard $(patsubst systemd/%,$(AT)/lib/systemd/system/%,$(wildcard systemd/*.service systemd/*.socket)) \
+	  $(AT)/lib/sysusers.d/qmpguard.conf $(AT)/share/man/man1/qmpguard.1 $(AT)/share/bash-completion/completions/qmpguard \
+	  $(AT)/share/zsh/site-functions/_qmpguard $(AT)/share/fish/vendor_completions.d/qmpguard.fish
 
 page-test: $(INSTALLED) lab ## drive the live page with a real Chromium before a real QEMU, in a minute
 	$(call debian,chromium:chromium)
@@ -132,6 +185,7 @@ docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md
 	@$(BIN)/qmpguard rules --markdown > docs/rules.md
 	@$(BIN)/python -m qmpguard.manual
+	@$(BIN)/qmpguard config schema > examples/qmpguard.schema.json
 	@$(BIN)/python -m tests.labs.conformance.report --differences
 
 demo: lab ## see what a real QEMU answers with and without the guard

@@ -150,7 +150,8 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     top = _Parser(
         prog="qmpguard",
         description="A QMP proxy that keeps VFIO devices away from postcopy migration and background snapshot.",
-        epilog="An address is unix:/path or a bare path, tcp:host:port, or fd:N.",
+        epilog="An address is unix:/path or a bare path, tcp:host:port, or fd:N for an open descriptor. Where clients "
+        "connect, fd:NAME is a socket that systemd passes, by its FileDescriptorName=.",
     )
     top.add_argument("--version", action="version", version=f"qmpguard {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)

@@ -55,7 +55,8 @@ class Outcome(Enum):
 class Decision:
     """A verdict on record. ``ref`` is in the client's error text. ``qemu_check``: whether QEMU itself would refuse.
 
-    ``took`` is in seconds, from the request's arrival to the verdict.
+    ``took`` is in seconds, from the request's arrival to the verdict. ``hmp`` is the line of a
+    `human-monitor-command` without what may be a secret, empty for every other command.
     """
 
     ref: str
@@ -65,6 +66,7 @@ class Decision:
     qemu: str  # its version
     qemu_check: str = "unknown"
     took: float = 0.0
+    hmp: str = ""
 
     def __post_init__(self) -> None:
         """Cut the command's name: a client may send one of megabytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from qmpguard.policy.facts import Fact
+from qmpguard.policy.forecast import NOW, WAYS
 from qmpguard.version import __version__
 
 Schema: TypeAlias = dict[str, Any]
@@ -68,13 +69,13 @@ SCHEMAS: dict[str, Schema] = {
         blockers=_TEXTS,
     ),
     "Prospect": _object(
-        way={"enum": ["plain", "postcopy", "background snapshot"]}, answer={"enum": ["yes", "warned", "no", "unknown"]},
-        reason=_TEXT, rule=_TEXT, fix=_TEXT, native=_NATIVE,
+        way={"enum": [NOW, *WAYS]}, answer={"enum": ["yes", "warned", "no", "unknown"]},
+        reason=_TEXT, rule=_TEXT, fix=_TEXT, once=_TEXTS, native=_NATIVE,
     ),
     "RuleMode": _object(id=_TEXT, mode=_MODE),
     "Finding": _object(rule=_TEXT, mode=_MODE, reason=_TEXT, fix=_TEXT, devices=_TEXTS, capability=_MAYBE),
     "Decision": _object(
-        **_ENTRY, kind={"const": "decision"}, ref=_ID, client=_ref("Peer"), command=_TEXT,
+        **_ENTRY, kind={"const": "decision"}, ref=_ID, client=_ref("Peer"), command=_TEXT, hmp=_MAYBE,
         outcome={"enum": ["allowed", "warned", "refused"]}, text=_TEXT, qemu=_TEXT,
         native=_NATIVE, took={"type": "number", "minimum": 0}, findings=_list("Finding"),
     ),

@@ -61,6 +61,7 @@ def vm(snapshot: Snapshot, run: Run) -> Object:
                 "reason": p.reason,
                 "rule": p.rule,
                 "fix": p.fix,
+                "once": list(p.once),
                 "native": p.qemu_check.refuses.value,
             }
             for p in snapshot.forecasts
@@ -172,6 +173,7 @@ def _decision(decision: Decision) -> Object:
         "ref": decision.ref,
         "client": peer(decision.peer),
         "command": decision.command,
+        "hmp": decision.hmp or None,
         "outcome": decision.outcome.value,
         "text": decision.text,
         "qemu": decision.qemu,

@@ -7,7 +7,13 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.policy_options import add_policy_arguments, configured_policy, qemu_check_members, with_options
+from qmpguard.commands.policy_options import (
+    add_policy_arguments,
+    configured_policy,
+    qemu_check_members,
+    tell,
+    with_options,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from qmpguard.remote.report import check
 
     change = partial(with_options, arguments)
-    report = asyncio.run(check(arguments.address, configured_policy(arguments), change))
+    report = asyncio.run(check(arguments.address, configured_policy(arguments), change, tell))
     print(json.dumps(_json(report), indent=2) if arguments.json else _text(report))
     return 1 if report.refuses else 0
 
@@ -53,6 +59,7 @@ def _json(report: Report) -> dict[str, object]:
                 "way": forecast.way,
                 "passes": forecast.passes.name.lower(),
                 "not_now": obstacle,
+                "once": list(forecast.once),
                 "rule": forecast.rule,
                 "reason": forecast.reason,
                 "fix": forecast.fix,
@@ -96,7 +103,8 @@ def _forecast_text(forecast: Forecast, obstacle: str) -> list[str]:
     if obstacle:
         return [f"  {forecast.way:{_WIDTH}}not now: {obstacle}"]
     word = {Passes.YES: "passes", Passes.WARNED: "passes, with a warning", Passes.NO: "refused"}
-    lines = [f"  {forecast.way:{_WIDTH}}{word.get(forecast.passes, forecast.passes.value)}"]
+    once = f", once {' and '.join(forecast.once)}" if forecast.once else ""
+    lines = [f"  {forecast.way:{_WIDTH}}{word.get(forecast.passes, forecast.passes.value)}{once}"]
     if forecast.reason:
         lines.append(indent + forecast.reason)
     if forecast.rule:

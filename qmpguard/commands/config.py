@@ -1,4 +1,4 @@
-"""``qmpguard config``: check a configuration file, or show the effective settings and where each comes from."""
+"""``qmpguard config``: check a configuration file, show the effective settings, or print the schema for editors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     import argparse
 
 SUMMARY = "check or show the settings"
-DESCRIPTION = "Check a configuration file, or show the effective settings and where each comes from."
+DESCRIPTION = (
+    "Check a configuration file, show the effective settings and where each comes from, or print the JSON schema of a "
+    "configuration file, by which editors complete and check it."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "Show what `run` would do with the same options and the same environment, as a configuration file."
     show = commands.add_parser("show", help="show the effective settings, and where each comes from", description=about)
     add_options(show)
+    about = (
+        "Print the JSON schema of a configuration file. Editors that know TOML schemas (Taplo, and what builds on it) "
+        "take it from the file's first line: #:schema ./qmpguard.schema.json."
+    )
+    commands.add_parser("schema", help="print the JSON schema of a file, for editors", description=about)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Check or show."""
-    return _check(arguments.file) if arguments.action == "check" else _show(arguments)
+    """Check, show or print."""
+    match arguments.action:
+        case "check":
+            return _check(arguments.file)
+        case "show":
+            return _show(arguments)
+        case _:
+            return _schema()
 
 
 def _check(file: str) -> int:
@@ -47,4 +61,13 @@ def _show(arguments: argparse.Namespace) -> int:
 
     for line in lines(read_options(OptionValues(vars(arguments)))):
         print(line)
+    return 0
+
+
+def _schema() -> int:
+    import json
+
+    from qmpguard.settings.schema import schema
+
+    print(json.dumps(schema(), indent=2))
     return 0

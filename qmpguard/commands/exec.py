@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="with --keep-pid: where the guard logs once it is ready, since standard error is QEMU's",
     )
-    parser.add_argument("command", metavar="-- QEMU ...", nargs=argparse.REMAINDER, help="QEMU's command line")
+    parser.usage = "qmpguard exec [options] -- QEMU [ARGUMENT ...]"
+    parser.add_argument(
+        "command", metavar="QEMU", nargs=argparse.REMAINDER, help="behind --: QEMU's program, and its arguments"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpguard.commands.policy_options import add_policy_arguments, configured_policy, qemu_check_members, with_options
+from qmpguard.commands.policy_options import (
+    add_policy_arguments,
+    configured_policy,
+    qemu_check_members,
+    tell,
+    with_options,
+)
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +67,7 @@ def _effective_policy(arguments: argparse.Namespace) -> EffectivePolicy:
     from qmpguard.policy.policy import Policy
     from qmpguard.remote.effective_policy import EffectivePolicy, effective_policy_at
 
-    is_saved = Path(arguments.machine).is_file()
+    is_saved = _is_file(arguments.machine)
     judged_by = (
         EffectivePolicy(Policy(), "the default policy")
         if is_saved
@@ -69,6 +75,12 @@ def _effective_policy(arguments: argparse.Namespace) -> EffectivePolicy:
     )
     judged_by = judged_by.replaced_by(configured_policy(arguments), "the given policy")
     return judged_by.changed_by(partial(with_options, arguments))
+
+
+def _is_file(machine: str) -> bool:
+    """Say whether a machine is saved there, be it in a pipe; else it is where a live one is."""
+    path = Path(machine)
+    return path.is_file() or path.is_fifo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +147,7 @@ def _judged(request: Request, reading: Operation | Unreadable, machine: str, jud
 
     if isinstance(reading, Unreadable):
         return Explanation(request, unverified(reading.reason, unverified_mode(judged_by.policy)))
-    if Path(machine).is_file():
+    if _is_file(machine):
         return _judge_saved(request, reading, _read_saved(Path(machine)), judged_by.policy)
     return asyncio.run(_judge_live(request, reading, parse_address(machine), judged_by))
 
@@ -147,7 +159,7 @@ async def _judge_live(
     from qmpguard.policy.survey import inquire, observe
     from qmpguard.remote.inspection import open_vm
 
-    async with open_vm(address) as vm:
+    async with open_vm(address, tell) as vm:
         known = replace(judged_by.memory, version=numbers(vm.version))
         verdict, facts = await vm.ask(inquire(operation, judged_by.policy, known))
         if _starts_migration(operation):

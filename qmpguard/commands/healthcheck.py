@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 SUMMARY = "check that a guard is alive"
 DESCRIPTION = (
     "Ask the admin interface whether the guard is alive. Prints nothing and exits with 0 if it is, with 69 if not. "
-    "With --ready, exits with 1 while the guard is alive but not connected to every QEMU."
+    "With --ready, exits with 1 while the guard is alive but not connected to every QEMU, and says to which; on TCP it "
+    "needs the token for that."
 )
 
 
@@ -26,10 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Send one request."""
-    status, _ = admin.AdminClient(arguments.admin).get("/readyz" if arguments.ready else "/healthz")
+    client = admin.AdminClient(arguments.admin, arguments.token_file if arguments.ready else None)
+    status, body = client.get("/readyz" if arguments.ready else "/healthz")
     if arguments.ready and status == 503:
-        print("not ready", file=sys.stderr)
+        print("\n".join(f"not ready: {reason}" for reason in _reasons(body)), file=sys.stderr)
         return 1
     if status != 200:
         raise UnavailableError(f"{arguments.admin}: it answers with status {status}")
     return 0
+
+
+def _reasons(body: bytes) -> list[str]:
+    """Return why a guard is not ready, each with its VM where the guard names them."""
+    try:
+        return [str(reason) for reason in json.loads(body)["reasons"]]
+    except (ValueError, LookupError, TypeError):
+        return ["it does not say why"]

@@ -73,12 +73,14 @@ def _do(found: ConsoleInfo, vm: str, request: dict[str, dict[str, object]]) -> i
 
 
 def _show(guards: list[ConsoleInfo], wanted: str | None) -> int:
-    shown = [(vm, overrides) for guard in guards for vm, overrides in guard.vms.items() if wanted in (None, vm)]
+    shown = [(guard.pid, vm, told) for guard in guards for vm, told in guard.vms.items() if wanted in (None, vm)]
     if not shown:
         raise UnavailableError(f"no guard {f'for VM {wanted} ' if wanted else ''}answers; ask as its user or as root")
-    for vm, overrides in shown:
+    several = len({pid for pid, _, _ in shown}) > 1
+    for pid, vm, overrides in shown:
+        name = f"{pid}: {vm}" if several else vm
         for override in overrides or (None,):
-            print(f"{vm}: {'nothing is overridden' if override is None else _sentence(override)}")
+            print(f"{name}: {'nothing is overridden' if override is None else _sentence(override)}")
     return 0
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from qmpguard.policy.mode import Mode
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.qemu_check import QemuCheck
@@ -22,13 +21,10 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("standard", "strict"), help="as if this were the policy's profile")
     parser.add_argument("--mode", choices=("enforce", "warn", "off"), help="as if this were the policy's mode")
     parser.add_argument("--rules", metavar="ID=MODE,...", help="as if these were the modes of single rules")
-    parser.add_argument(
-        *("--extra-types", "--extra-type"),
-        action="append",
-        default=[],
-        metavar="TYPE,...",
-        help="as if these types counted as VFIO too",
-    )
+    types = "as if these types counted as VFIO too"
+    parser.add_argument("--extra-types", action="append", default=[], metavar="TYPE,...", help=types)
+    # the spelling of before version 0.2.0
+    parser.add_argument("--extra-type", action="append", dest="extra_types", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -75,6 +71,13 @@ def _modes(words: str) -> dict[str, Mode]:
             raise UsageError(f"--rules {word}: write ID=MODE with a rule of `qmpguard rules`, and enforce, warn or off")
         found[rule] = Mode(mode)
     return found
+
+
+def tell(text: str) -> None:
+    """Print a notice about a wait to standard error."""
+    from qmpguard.logs.descriptors import print_error
+
+    print_error(f"qmpguard: {text}")
 
 
 def qemu_check_members(qemu_check: QemuCheck) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from qmpguard.errors import UnavailableError, UsageError
 from qmpguard.remote.admin import AdminClient
 from qmpguard.remote.admin import add_arguments as add_admin_arguments
 
@@ -12,8 +14,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
+#: a guard's PID, and its VMs as the API has them
+GuardVms: TypeAlias = "tuple[str, list[dict[str, Any]]]"
+
 SUMMARY = "show the state of each VM"
-DESCRIPTION = "Show the state of each VM of a guard, from the guard's memory: QEMU is not queried."
+DESCRIPTION = (
+    "Show the state of each VM of a guard, from the guard's memory: QEMU is not queried. Without ADMIN, show the VMs "
+    "of every guard on this machine that answers: root is answered by all, another user by the user's own. Exit code "
+    "0: every VM is ready; 1: some are not."
+)
 
 COLUMNS = ("VM", "STATE", "QEMU", "CLIENTS", "REFUSED", "WARNED", "MODE")
 
@@ -21,27 +30,54 @@ COLUMNS = ("VM", "STATE", "QEMU", "CLIENTS", "REFUSED", "WARNED", "MODE")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_admin_arguments(parser)
+    parser.add_argument("--pid", metavar="PID", type=int, help="without ADMIN: only the guard with this process id")
     parser.add_argument("--json", action="store_true", help="for programs: every member of each VM")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print a table, and below it faults and notes. Return 0 when every VM is ready, 1 when one is not."""
-    body = AdminClient(arguments.admin, arguments.token_file).read("/api/v1/vms")
-    vms = body["vms"]
-    for line in [json.dumps(body, indent=2)] if arguments.json else lines(vms):
+    guards = _of_admin(arguments) if arguments.admin else _of_all(arguments.pid)
+    vms = [vm for _, vms in guards for vm in vms]
+    for line in [json.dumps({"vms": vms}, indent=2)] if arguments.json else lines(guards):
         print(line)
     return 0 if all(vm["state"] in ("ready", "busy") for vm in vms) else 1
 
 
-def lines(vms: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of the table, then the faults and notes of each VM."""
-    rows = [COLUMNS, *(_row(vm) for vm in vms)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    for row in rows:
+def _of_admin(arguments: argparse.Namespace) -> list[GuardVms]:
+    if arguments.pid is not None:
+        raise UsageError("--pid finds a guard without its admin interface; leave out one of the two")
+    return [("", AdminClient(arguments.admin, arguments.token_file).read("/api/v1/vms")["vms"])]
+
+
+def _of_all(pid: int | None) -> list[GuardVms]:
+    from qmpguard.remote.consoles import all_vms
+
+    guards = [(str(guard_pid), vms) for guard_pid, vms in all_vms(pid)]
+    if not guards:
+        raise UnavailableError("no guard answers; ask as its user or as root, or say where its admin interface listens")
+    return guards
+
+
+def lines(guards: Sequence[GuardVms]) -> Iterator[str]:
+    """Yield the lines of the table, then the faults and notes. Of several guards each line begins with the PID."""
+    several = len(guards) > 1
+    rows = [("PID", *COLUMNS), *((pid, *_row(vm)) for pid, vms in guards for vm in vms)]
+    shown = rows if several else [row[1:] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-    for vm in vms:
-        for note in (*vm["faults"], *vm["notes"]):
-            yield f"{vm['name']}: {note}"
+    for pid, vms in guards:
+        for note in _notes(vms):
+            yield f"{pid}: {note}" if several else note
+
+
+def _notes(vms: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield faults and notes; a note that all VMs have is yielded once."""
+    notes = [(vm["name"], note) for vm in vms for note in (*vm["faults"], *vm["notes"])]
+    times = Counter(note for _, note in notes)
+    of_all = {note for note, count in times.items() if 1 < count == len(vms)}
+    yield from (f"all VMs: {note}" for note in dict.fromkeys(note for _, note in notes) if note in of_all)
+    yield from (f"{name}: {note}" for name, note in notes if note not in of_all)
 
 
 def _row(vm: dict[str, Any]) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def _details(entry: dict[str, Any]) -> str:
             client = entry["client"]
             client_text = f"client={client['number']} uid={client['uid']}"
             findings = "; ".join(f"{one['rule']}: {one['reason']}" for one in entry["findings"])
-            return f"{entry['outcome']} {entry['command']} {client_text} ref={entry['ref']} {findings}".rstrip()
+            command = f"{entry['command']} {entry['hmp']!r}" if entry.get("hmp") else entry["command"]
+            return f"{entry['outcome']} {command} {client_text} ref={entry['ref']} {findings}".rstrip()
         case "drift":
             before, after = (", ".join(entry[side]) or "none" for side in ("before", "after"))
             return f"{entry['fact']}: {before} -> {after}"

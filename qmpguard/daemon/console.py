@@ -155,41 +155,51 @@ class Console:
                         data += (piece := await loop.sock_recv(sock, MAX_REQUEST))
                         if not piece:
                             return
-                    await loop.sock_sendall(sock, json.dumps(self._answer(data, peer)).encode() + b"\n")
+                    await loop.sock_sendall(sock, (await self._answer(data, peer)).encode() + b"\n")
             except (OSError, TimeoutError) as error:
                 log.info("console client=%s lost: %s", peer, error)
 
-    def _answer(self, data: bytes, peer: Peer) -> Object:
+    async def _answer(self, data: bytes, peer: Peer) -> str:
         try:
-            return {"return": self._do(data, peer)}
+            return f'{{"return": {await self._do(data, peer)}}}'
         except QmpguardError as error:
-            return {"error": str(error)}
+            return json.dumps({"error": str(error)})
         except Exception as error:  # noqa: BLE001 -- the client gets an error, and the log has the trace
             self._tasks.record("conversation", error)
-            return {"error": f"the guard failed at this request: {error!r}"}
+            return json.dumps({"error": f"the guard failed at this request: {error!r}"})
 
-    def _do(self, data: bytes, peer: Peer) -> object:
+    async def _do(self, data: bytes, peer: Peer) -> str:
+        """Return the answer to a request, as JSON."""
         try:
             request = json.loads(data)
         except (ValueError, RecursionError):
             raise UsageError("the request is not JSON") from None
         match request:
+            case {"vms": True}:
+                return await self._vms()
             case {"status": True}:
-                return [_vm(name, guard.vm.overrides) for name, guard in self._supervisor.guards.items()]
+                return json.dumps([_vm(name, guard.vm.overrides) for name, guard in self._supervisor.guards.items()])
             case {"policy": [*addresses]}:
-                return [
-                    _policy_answer(name, guard)
-                    for name, guard in self._supervisor.guards.items()
-                    if _at(guard, addresses)
-                ]
+                guards = self._supervisor.guards.items()
+                return json.dumps([_policy_answer(name, guard) for name, guard in guards if _at(guard, addresses)])
             case {"begin": {"vm": str(vm), "rule": str() | None as rule, "seconds": seconds, "reason": str(reason)}}:
                 overrides = self._of(vm)
                 override = overrides.begin(self._rule(vm, rule), _seconds(seconds), _reason(reason), peer)
-                return _override(override)
+                return json.dumps(_override(override))
             case {"end": {"vm": str(vm), "rule": str() | None as rule}}:
-                return self._of(vm).end(self._rule(vm, rule))
+                return json.dumps(self._of(vm).end(self._rule(vm, rule)))
             case _:
                 raise UsageError("this version does not know the request")
+
+    async def _vms(self) -> str:
+        """Return every VM as `/api/v1/vms` has it. Other tasks have their turn between two VMs."""
+        from qmpguard.admin.serialize import vm
+
+        encoded = []
+        for guard in tuple(self._supervisor.guards.values()):
+            encoded.append(json.dumps(vm(guard.vm.snapshot(), self._supervisor.run)))
+            await asyncio.sleep(0)
+        return f"[{', '.join(encoded)}]"
 
     def _of(self, vm: str) -> Overrides:
         guard = self._supervisor.guards.get(vm)

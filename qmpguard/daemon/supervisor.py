@@ -63,7 +63,7 @@ class Supervisor:
         self._tasks = tasks
         self._schemas = schemas
         self._sockets = sockets
-        self._run = run
+        self.run = run
         self._budget = Budget()
         self._running: dict[GuardedVm, asyncio.Task[None]] = {}
         self._stopping: dict[GuardedVm, asyncio.Event] = {}  # each is set when the guard has released its QEMU
@@ -126,7 +126,7 @@ class Supervisor:
         guard = self.guards.get(vm.name)
         if guard is not None and _same_qemu(guard.config, vm):
             return guard
-        return GuardedVm(vm, self._schemas, self._sockets, self._run, self._budget)
+        return GuardedVm(vm, self._schemas, self._sockets, self.run, self._budget)
 
     def _changes(self, wanted: Mapping[str, GuardedVm], configs: Mapping[str, VmConfig]) -> Changes:
         before = self.guards

@@ -56,6 +56,7 @@ def _decision(decision: Decision) -> Object:
         "ref": decision.ref,
         "client": _client(decision.peer),
         "command": decision.command,
+        **({"hmp": decision.hmp} if decision.hmp else {}),
         "verdict": decision.outcome.value,
         **_found(first),
         "others": [_found(finding) for finding in findings if finding is not first],

@@ -101,6 +101,7 @@ def _fields(entry: Entry) -> dict[str, str] | None:
             identity, priority = _KINDS[decision.outcome]
             rules = ",".join(finding.rule for finding in decision.verdict.findings)
             about = {"VERDICT": decision.outcome.value, "RULE": rules, "REF": decision.ref, "COMMAND": decision.command}
+            about |= {"HMP": decision.hmp} if decision.hmp else {}
             text = decision.text or f"{decision.outcome.value}: {decision.command!r}"
             return _message(entry.vm, text, identity, priority, {**about, **_client(decision.peer)})
         case Override() as override:

@@ -113,6 +113,7 @@ def _attributes(vm: str, decision: Decision) -> dict[str, AttributeValue]:
         "qmpguard.vm": vm,
         "qmpguard.ref": decision.ref,
         "qmpguard.command": decision.command,
+        "qmpguard.hmp": decision.hmp or None,
         "qmpguard.outcome": decision.outcome.value,
         "qmpguard.native": decision.qemu_check,
         "qmpguard.client.number": decision.peer.number,

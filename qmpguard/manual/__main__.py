@@ -8,13 +8,14 @@ from pathlib import Path
 from qmpguard.cli import parser
 from qmpguard.manual import api, glossary
 from qmpguard.manual.completion import bash, fish, zsh
+from qmpguard.manual.offers import offers
 from qmpguard.manual.page import page
 from qmpguard.manual.tree import tree
 
 
 def files() -> dict[str, str]:
     """Return the text of each generated file, by its path."""
-    top = tree(parser())
+    top = tree(parser(), offers=offers())
     return {
         "docs/qmpguard.1": page(top),
         "docs/api.md": api.page(),

@@ -143,6 +143,8 @@ def _signature(function: Callable[..., object]) -> str:
 
 
 def _default(value: object) -> str:
+    if inspect.isfunction(value):
+        return " = ..."
     return "" if value is _NONE else f" = {_value(value)}"
 
 

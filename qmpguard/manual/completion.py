@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.mode import Mode
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,6 +23,13 @@ _qmpguard() {{
     esac
   done
   COMPREPLY=()
+  # bash takes '=' for a word of its own, in --mode=warn as in --rules ID=warn
+  [ "$cur" != = ] || cur=
+  if [ "$prev" = = ] || [ "${{COMP_WORDS[COMP_CWORD]}}" = = ]; then
+    prev=${{COMP_WORDS[COMP_CWORD-1]}}
+    [ "$prev" != = ] || prev=${{COMP_WORDS[COMP_CWORD-2]}}
+    case "$prev" in -*) ;; *) COMPREPLY=($(compgen -W "{modes}" -- "$cur")); return ;; esac
+  fi
   case "$words:$prev" in
 {values}
   esac
@@ -64,7 +73,8 @@ def bash(top: Subcommand) -> str:
             values.append(f"    {_after(path, flags)}) {reply}return ;;")
         offered = " ".join([*(c.name for c in command.commands), *_choices(command), *_flags(command)])
         words.append(f'    "{" ".join(path)}") COMPREPLY=($(compgen -W "{offered}" -- "$cur")) ;;')
-    return _BASH.format(made=_MADE, commands=_patterns(commands), values="\n".join(values), words="\n".join(words))
+    parts = {"commands": _patterns(commands), "values": "\n".join(values), "words": "\n".join(words)}
+    return _BASH.format(made=_MADE, modes=" ".join(mode.value for mode in Mode), **parts)
 
 
 def zsh(top: Subcommand) -> str:

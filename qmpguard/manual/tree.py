@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An option, or a positional argument, which has no flags. ``metavar`` is empty if it takes no value."""
+    """An option, or a positional argument, which has no flags. ``metavar`` is empty if it takes no value.
+
+    ``choices`` are values that a shell can offer. ``rest``: it takes all arguments that follow.
+    """
 
     flags: tuple[str, ...]
     metavar: str
     help: str
     choices: tuple[str, ...] = ()
     optional: bool = True
+    rest: bool = False
 
     @property
     def long(self) -> str:
@@ -44,27 +49,35 @@ class Subcommand:
         return tuple(a for a in self.arguments if not a.flags)
 
 
-def tree(parser: argparse.ArgumentParser, name: str = "qmpguard", summary: str = "") -> Subcommand:
-    """Return the commands and arguments of a parser."""
+def tree(
+    parser: argparse.ArgumentParser,
+    name: str = "qmpguard",
+    summary: str = "",
+    offers: Mapping[str, tuple[str, ...]] | None = None,
+) -> Subcommand:
+    """Return the commands and arguments of a parser; ``offers``: values of options that accept any text."""
+    offers = offers or {}
     arguments: list[Argument] = []
     commands: list[Subcommand] = []
     for action in parser._actions:  # noqa: SLF001 -- argparse has no public interface for this
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 -- as above
             summaries = {pseudo.dest: pseudo.help or "" for pseudo in action._choices_actions}  # noqa: SLF001 -- as above
-            commands += [tree(inner, name, summaries.get(name, "")) for name, inner in action.choices.items()]
+            commands += [tree(inner, name, summaries.get(name, ""), offers) for name, inner in action.choices.items()]
         elif action.help != argparse.SUPPRESS:
-            arguments.append(_argument(action))
+            arguments.append(_argument(action, offers))
     return Subcommand(name, summary, parser.description or "", parser.epilog or "", tuple(arguments), tuple(commands))
 
 
-def _argument(action: argparse.Action) -> Argument:
+def _argument(action: argparse.Action, offers: Mapping[str, tuple[str, ...]]) -> Argument:
     metavar = action.metavar or action.dest.upper()
     assert isinstance(metavar, str)
     choices = tuple(map(str, action.choices or ()))
+    offered = next((offers[flag] for flag in action.option_strings if flag in offers), ())
     return Argument(
         tuple(action.option_strings),
         "" if action.nargs == 0 else "|".join(choices) or metavar,
         (action.help or "").replace("%%", "%").replace("%(default)s", str(action.default)),
-        choices,
-        optional=bool(action.option_strings) or action.nargs in ("?", "*", argparse.REMAINDER),
+        choices or offered,
+        optional=not action.required or action.nargs in ("?", "*"),
+        rest=action.nargs == argparse.REMAINDER,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from qmpguard.policy.built_in_combinations import COLO, watched_settings
@@ -26,6 +26,8 @@ WAYS: Mapping[str, frozenset[str]] = {
 #: the ways to migrate in
 WAYS_IN: Mapping[str, frozenset[str]] = {"incoming": frozenset(), "incoming postcopy": frozenset({POSTCOPY_RAM})}
 
+#: a migration with the capabilities and in the mode that are set, as a bare `migrate` begins it
+NOW = "as it stands now"
 SNAPSHOT, CPR = "snapshot to disk", "CPR"
 #: the error of QEMU 10.2 and later at a snapshot (migration/options.c: migrate_can_snapshot)
 _MULTIFD = "Snapshots are not compatible with multifd"
@@ -45,9 +47,15 @@ class Passes(Enum):
     UNKNOWN = "unknown"
 
 
+_OPEN = frozenset({Passes.YES, Passes.WARNED})
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One way to migrate: whether it would pass; if refused or warned of, the reason, the rule and the fix."""
+    """One way to migrate: whether it would pass; if refused or warned of, the reason, the rule and the fix.
+
+    ``once`` are settings that must change before a migration is of this way, such as "postcopy-ram is off".
+    """
 
     way: str  # "plain", "postcopy", "background snapshot", "incoming", ...
     passes: Passes
@@ -55,6 +63,12 @@ class Forecast:
     rule: str = ""  # the rule that was violated
     fix: str = ""  # the remedy
     qemu_check: QemuCheck = UNKNOWN_CHECK
+    once: tuple[str, ...] = ()
+
+
+def as_it_stands(facts: Facts, policy: Policy) -> Forecast:
+    """Return the forecast of a bare `migrate`, with the settings as they are."""
+    return _in_mode(NOW, Start.OUTGOING, Machine(facts), policy)
 
 
 def forecasts(facts: Facts, policy: Policy) -> tuple[Forecast, ...]:
@@ -117,7 +131,15 @@ def obstacle(facts: Facts, start: Start) -> str:
 
 def _forecast(way: str, start: Start, on: frozenset[str], facts: Facts, policy: Policy) -> Forecast:
     machine = Machine(facts).with_capabilities((name, name in on) for name in watched_settings(policy).capabilities)
-    return _in_mode(way, start, machine.with_parameters([("mode", NORMAL)]), policy)
+    forecast = _in_mode(way, start, machine.with_parameters([("mode", NORMAL)]), policy)
+    return replace(forecast, once=_once(on, facts, policy)) if forecast.passes in _OPEN else forecast
+
+
+def _once(on: frozenset[str], facts: Facts, policy: Policy) -> tuple[str, ...]:
+    """Return the settings that must change before a migration uses just these capabilities."""
+    mode = (facts.parameters or {}).get("mode", NORMAL)
+    off = sorted((watched_settings(policy).capabilities - on) & frozenset(facts.capabilities or ()))
+    return (*(f"{name} is off" for name in off), *(("mode is normal",) if mode != NORMAL else ()))
 
 
 def _in_mode(way: str, start: Start, machine: Machine, policy: Policy) -> Forecast:
@@ -138,6 +160,6 @@ def _of_verdict(way: str, verdict: Verdict) -> Forecast:
     finding = verdict.refusal or verdict.findings[0]
     passes = Passes.WARNED if verdict.refusal is None else Passes.NO
     problem = finding.problem
-    combined = problem.capability is not None and problem.devices  # the capability is hypothetical here
+    combined = way != NOW and problem.capability is not None and problem.devices  # it is hypothetical here
     fix = INSTEAD if combined else problem.fix
     return Forecast(way, passes, problem.refusal, finding.rule, fix, verdict.qemu_check)

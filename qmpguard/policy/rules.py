@@ -171,8 +171,9 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
 def hmp_write(machine: Machine, policy: Policy) -> Problem | None:
     """Refuse every line of HMP but `info` and those that another rule judges.
 
-    HMP can access parts of QEMU that QMP cannot, and its lines are made for people. The lines for a running migration
-    always pass: `migrate_cancel`, `migrate_pause`, `migrate_continue`, `migrate_recover`.
+    `migrate`, `device_add`, `savevm` and `loadvm` are judged by their own rules, so they may pass in profile strict;
+    `delvm`, which no other rule judges, does not. HMP can access parts of QEMU that QMP cannot. The lines for a running
+    migration always pass: `migrate_cancel`, `migrate_pause`, `migrate_continue`, `migrate_recover`.
     """
     if machine.hmp_write is None:
         return None

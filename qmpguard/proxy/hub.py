@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.access import Role
 from qmpguard.policy.drift import CHANGES
+from qmpguard.policy.hmp.shown import shown
 from qmpguard.policy.observer import judge_observer
 from qmpguard.policy.operations import StartMigration
 from qmpguard.proxy.clients.fd_names import TAKES_DESCRIPTOR, FdNames
@@ -200,7 +201,8 @@ class Hub:
         verdict = judge_observer(request.command, request.arguments or {}, self._gate.commands)
         if verdict.refusal is None:
             return None
-        decision = self._recorder.decided(pending.session.peer, request.command, verdict, 0.0)
+        hmp = shown(request.command, request.arguments)
+        decision = self._recorder.decided(pending.session.peer, request.command, verdict, 0.0, hmp)
         return refusal_reply(pending, decision)
 
     async def _judge(self, pending: PendingRequest, reading: Operation | Unreadable) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from qmpguard.config import Limits
 from qmpguard.policy.facts import numbers
-from qmpguard.policy.forecast import WAYS, Forecast, Passes
+from qmpguard.policy.forecast import NOW, WAYS, Forecast, Passes
 from qmpguard.policy.rules import added, modes
+from qmpguard.proxy.clients.reading import State
 from qmpguard.proxy.clients.registry import SessionRegistry
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.hub import Hub
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from qmpguard.proxy.state.counters import Counters
     from qmpguard.wire.qemu_messages import Greeting
 
-_NO_LINK = tuple(Forecast(way, Passes.UNKNOWN, "there is no link to QEMU") for way in WAYS)
+_NO_LINK = tuple(Forecast(way, Passes.UNKNOWN, "there is no link to QEMU") for way in (NOW, *WAYS))
 
 
 class Vm:
@@ -245,8 +246,16 @@ class Vm:
             ways_around=gate.memory.ways_around,
             counts=self.counts,
             surveys=gate.surveys,
-            remarks=tuple(text for remark in self.remarks if (text := remark())),
+            remarks=tuple(text for remark in (*self.remarks, self._waiting) if (text := remark())),
         )
+
+    def _waiting(self) -> str:
+        """Return how many clients wait for QEMU; empty: none."""
+        count = sum(session.state is State.WAITING for session in self.clients)
+        text = (
+            f"{count} client{'s' * (count > 1)} waiting for QEMU, {self.sessions.limits.greeting_wait:g} s each at most"
+        )
+        return text if count else ""
 
     def _qemu_state(self) -> QemuState:
         greeting = self.greeting

@@ -157,4 +157,5 @@ def _token(path: str) -> str:
     try:
         return Path(path).read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file {path}: {getattr(error, 'strerror', None) or 'not plain ASCII'}") from None
+        named = "QMPGUARD_ADMIN_TOKEN_FILE=" if path == os.environ.get("QMPGUARD_ADMIN_TOKEN_FILE") else "--token-file "
+        raise UsageError(f"{named}{path}: {getattr(error, 'strerror', None) or 'not plain ASCII'}") from None

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: consoles that are asked at once: each may take `REQUEST_TIMEOUT`, and a host has some tens
 MAX_PARALLEL = 64
-#: bytes of an answer at most: a thousand VMs with an override each
-MAX_ANSWER = 4 << 20
+#: bytes of an answer at most: every member of a thousand VMs with some hundred clients each
+MAX_ANSWER = 32 << 20
 #: the paths of consoles that are files
 _FILE = re.compile(rf"/{NAME}(-[0-9]+)?\.sock$")
 _CREDENTIALS = struct.Struct("3i")
@@ -58,6 +58,13 @@ def all_consoles(pid: int | None = None) -> Iterator[ConsoleInfo]:
     for path, owner, answer in _answers(pid, {"status": True}):
         with suppress(TypeError, KeyError):  # the answer is not a console's
             yield ConsoleInfo(path, owner, {one["vm"]: one["overrides"] for one in answer})
+
+
+def all_vms(pid: int | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Yield each guard that answers: its process id, and its VMs as `/api/v1/vms` has them."""
+    for _, owner, answer in _answers(pid, {"vms": True}):
+        if isinstance(answer, list):
+            yield owner, answer
 
 
 def policies_at(address: str) -> Iterator[Any]:
@@ -132,9 +139,9 @@ def _ask(path: str, request: dict[str, object], wanted: int | None = None) -> tu
 
 
 def _line(sock: socket.socket) -> bytes:
-    data, until = b"", time.monotonic() + REQUEST_TIMEOUT
+    data, until = bytearray(), time.monotonic() + REQUEST_TIMEOUT
     while not data.endswith(b"\n") and len(data) <= MAX_ANSWER and time.monotonic() < until:
         if not (piece := sock.recv(MAX_REQUEST)):
             break
         data += piece
-    return data
+    return bytes(data)

@@ -41,11 +41,11 @@ def read_combinations(settings: Table, taken: frozenset[str] = frozenset()) -> t
 
 def _read(table: Table) -> Combination:
     identity = table.require("id", rule_id)
-    types = table.take("types", _globs, None)
+    types = table.take("types", type_globs, None)
     setting = _setting(table)
-    at = frozenset(table.take("at", _moments, MIGRATION))
+    at = frozenset(table.take("at", moments, MIGRATION))
     mode = table.take("mode", values.choice(Mode), Mode.ENFORCE)
-    message, fix = table.require("message", _sentence), table.take("fix", _sentence, None)
+    message, fix = table.require("message", sentence), table.take("fix", sentence, None)
     table.reject_unknown(("capability", "parameter", "value"))
     return Combination(identity, types, setting, at, message, fix or "", mode, mode)
 
@@ -54,10 +54,10 @@ def _setting(table: Table) -> Setting:
     if table.has("capability"):
         if table.has("parameter"):
             raise table.item("parameter").error("it cannot be set beside capability: write a combination for each")
-        return Capability(table.require("capability", _qmp_name))
+        return Capability(table.require("capability", setting_name))
     if not table.has("parameter"):
-        return Capability(table.require("capability", _qmp_name))  # raises that it is missing
-    return Parameter(table.require("parameter", _qmp_name), table.require("value", _value))
+        return Capability(table.require("capability", setting_name))  # raises that it is missing
+    return Parameter(table.require("parameter", setting_name), table.require("value", setting_value))
 
 
 def rule_id(item: Item) -> str:
@@ -68,31 +68,35 @@ def rule_id(item: Item) -> str:
     return text
 
 
-def _qmp_name(item: Item) -> str:
+def setting_name(item: Item) -> str:
+    """Return the name of a capability or a parameter."""
     text = values.text(item)
     if not _NAME.fullmatch(text) or len(text) > MAX_WORD:
         raise item.error("it is a name as QMP writes it, like x-colo")
     return text
 
 
-def _value(item: Item) -> str:
+def setting_value(item: Item) -> str:
+    """Return a parameter's value as text, as QMP writes it."""
     match item.value:
         case bool(flag):
             return "true" if flag else "false"
         case int(number):
             return str(number)
         case _:
-            return _sentence(item)
+            return sentence(item)
 
 
-def _globs(item: Item) -> tuple[str, ...]:
+def type_globs(item: Item) -> tuple[str, ...]:
+    """Return QOM types, which may have wildcards."""
     globs = values.names(item)
     if not globs or len(globs) > MAX_TYPES or any(not _GLOB.fullmatch(g) or len(g) > MAX_WORD for g in globs):
         raise item.error('it is a list of QOM types, which may have wildcards, as in ["vhost-user-*"]')
     return tuple(sorted(globs))
 
 
-def _moments(item: Item) -> frozenset[Moment]:
+def moments(item: Item) -> frozenset[Moment]:
+    """Return the moments at which a combination is judged."""
     words = values.names(item)
     known = {moment.value: moment for moment in Moment}
     if not words or any(word not in known for word in words):
@@ -100,7 +104,8 @@ def _moments(item: Item) -> frozenset[Moment]:
     return frozenset(known[word] for word in words)
 
 
-def _sentence(item: Item) -> str:
+def sentence(item: Item) -> str:
+    """Return one line for people."""
     text = values.text(item)
     if not text.isprintable() or len(text) > MAX_TEXT:
         raise item.error(f"it is one line of at most {MAX_TEXT} characters")

@@ -50,6 +50,10 @@ class File:
         line = self._lines.line(path[:-1])
         return ConfigError(f"{self.name}:{line}: {header(path[:-1])} needs {path[-1]}")
 
+    def called(self, path: Path) -> str:
+        """Return the key of a setting."""
+        return str(path[-1])
+
 
 def _text(name: str) -> str:
     try:

@@ -170,6 +170,12 @@ class OptionValues:
         option = next(option for option in OPTIONS if option.path == path)
         return UsageError(f"--{option.flag} {option.metavar} is missing, or {option.variable} in the environment")
 
+    def called(self, path: Path) -> str:
+        """Return the flag of a setting, or where its value comes from the environment, its variable."""
+        option = next(option for option in (CONFIG, *OPTIONS) if option.path == path)
+        from_environment = self._flag(option) is None and option.variable in self._environ
+        return option.variable if from_environment else f"--{option.flag}"
+
     def has(self, path: Path) -> bool:
         """Say whether a flag or variable sets the setting at a path."""
         return path in self._options

@@ -68,17 +68,17 @@ def _one_line(text: str) -> str:
 
 def _from_file(name: str) -> Settings:
     file = File(name)
-    return _read(file, file.values)
+    return read_values(file, file.values)
 
 
 def _from_options(options: OptionValues) -> Settings:
     if options.config is None:
         values = {**options.values, "vm": [options.values.get("vm", {})]}
-        return _read(options, values, name=NAME)
+        return read_values(options, values, name=NAME)
     if options.vm_option:
-        raise UsageError(f"{options.vm_option}: with --config it must be set in the file, {options.config}")
+        raise UsageError(f"{options.vm_option}: with {options.called(())} it must be set in the file, {options.config}")
     file = File(options.config)
-    return _read(_Merged(options, file), _merge(file.values, options.values))
+    return read_values(_Merged(options, file), _merge(file.values, options.values))
 
 
 class _Merged:
@@ -94,6 +94,9 @@ class _Merged:
     def missing(self, path: Path) -> QmpguardError:
         return self._file.missing(path)
 
+    def called(self, path: Path) -> str:
+        return (self._options if self._options.has(path) else self._file).called(path)
+
 
 def _merge(file: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
     """Return the values of a file, overridden by options, table by table."""
@@ -107,7 +110,8 @@ def _merge(file: Mapping[str, object], options: Mapping[str, object]) -> dict[st
     return merged
 
 
-def _read(source: Source, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+def read_values(source: Source, values: Mapping[str, object], *, name: str | None = None) -> Settings:
+    """Return the settings in tables; ``name``: the default name of a VM. Raises `UsageError` or `ConfigError`."""
     report: list[Section] = []
     top = Table(source, (), values, report)
     policy = read_policy(top.table("policy"))

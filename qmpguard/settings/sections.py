@@ -71,14 +71,14 @@ def read_vm(settings: Table, policy: Policy, *, name: str | None = None) -> VmCo
         endpoints.qemu,
         endpoints.listen,
         read_policy(settings.table("policy")) if settings.has("policy") else policy,
-        survey_timeout=settings.take("survey_timeout", values.seconds(0, MAX_WAIT), _DEFAULT.survey_timeout),
-        watch=settings.take("drift_interval", values.seconds(0, MAX_INTERVAL, zero="no look"), _DEFAULT.watch),
+        survey_timeout=settings.take("survey_timeout", values.Seconds(0, MAX_WAIT), _DEFAULT.survey_timeout),
+        watch=settings.take("drift_interval", values.Seconds(0, MAX_INTERVAL, zero="no look"), _DEFAULT.watch),
         socket_mode=settings.take("socket_mode", values.file_mode, _DEFAULT.socket_mode),
         socket_group=settings.take("socket_group", accounts.group, None),
         access=_read_access(settings, endpoints.listen),
         role=settings.take("role", values.choice(Role), _DEFAULT.role),
-        max_clients=settings.take("max_clients", values.count(*CLIENTS_RANGE), _DEFAULT.max_clients),
-        max_request=settings.take("max_request", values.count(*REQUEST_RANGE), _DEFAULT.max_request),
+        max_clients=settings.take("max_clients", values.Count(*CLIENTS_RANGE), _DEFAULT.max_clients),
+        max_request=settings.take("max_request", values.Count(*REQUEST_RANGE), _DEFAULT.max_request),
         takeover=endpoints.takeover,
         absent=settings.take("absent", values.choice(Absent), _DEFAULT.absent),
     )
@@ -104,19 +104,21 @@ def _read_endpoints(settings: Table) -> _Endpoints:
 
 def _read_inbound(settings: Table) -> Inbound:
     if settings.has("qemu"):
-        raise settings.item("qemu").error("it excludes qemu_listen: either QEMU listens, or the guard does")
+        other = settings.called("qemu_listen")
+        raise settings.item("qemu").error(f"it excludes {other}: either QEMU listens, or the guard does")
     return Inbound(settings.require("qemu_listen", values.address))
 
 
 def _read_takeover(settings: Table) -> _Endpoints:
     for key in ("qemu", "qemu_listen", "listen"):
         if settings.has(key):
-            raise settings.item(key).error("it excludes takeover, which sets both addresses by one path")
-    path = settings.require("takeover", _takeover_path)
+            other = settings.called("takeover")
+            raise settings.item(key).error(f"it excludes {other}, which sets both addresses by one path")
+    path = settings.require("takeover", takeover_path)
     return _Endpoints(UnixAddress(path + MOVED_SUFFIX), UnixAddress(path), path)
 
 
-def _takeover_path(item: Item) -> str:
+def takeover_path(item: Item) -> str:
     """Return the path of a socket that can be moved to PATH.qemu."""
     path = values.socket_path(item)
     if len(os.fsencode(path + MOVED_SUFFIX)) > MAX_UNIX_PATH:
@@ -139,7 +141,7 @@ def read_admin(settings: Table) -> AdminConfig | None:
     if not settings.has("listen"):
         for key in ("token_file", "hosts"):
             if settings.has(key):
-                raise settings.item(key).error("it has no effect without listen")
+                raise settings.item(key).error(f"it has no effect without {settings.called('listen')}")
         settings.reject_unknown(("listen",))
         return None
     item = settings.item("listen")
@@ -149,7 +151,7 @@ def read_admin(settings: Table) -> AdminConfig | None:
         settings.take("hosts", values.names, ()),
     )
     if isinstance(admin.listen, TcpAddress) and admin.token_file is None:
-        raise item.error("TCP needs token_file, a file with a secret; or listen at a unix socket")
+        raise item.error(f"TCP needs {settings.called('token_file')}, a file with a secret; or listen at a unix socket")
     settings.reject_unknown()
     return admin
 

@@ -58,7 +58,7 @@ def _assignment(value: EffectiveValue) -> str:
     key = value.key if _BARE.fullmatch(value.key) else json.dumps(value.key)
     if value.value is None:
         return f"# {key} is not set"
-    return f"{key} = {_toml(value)}"
+    return f"{key} = {toml(value)}"
 
 
 def _element(one: object) -> str:
@@ -71,7 +71,8 @@ def _element(one: object) -> str:
             return str(one)
 
 
-def _toml(value: EffectiveValue) -> str:
+def toml(value: EffectiveValue) -> str:
+    """Return a value as TOML writes it."""
     match value.value:
         case bool(flag):
             return "true" if flag else "false"

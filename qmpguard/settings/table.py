@@ -54,22 +54,33 @@ class Source(Protocol):
         """Return the error for a missing value."""
         ...
 
+    def called(self, path: Path) -> str:
+        """Return what a setting is called there, written or not: a key, or a flag."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EffectiveValue:
-    """An effective value and its origin."""
+    """An effective value and its origin. ``read`` converts it; ``required``: it must be set."""
 
     key: str
     value: object
     origin: str
+    read: Callable[[Item], object]
+    required: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """The effective values of one table, in the order in which they are read."""
 
-    header: str
+    path: Path
     values: list[EffectiveValue] = field(default_factory=list)
+
+    @property
+    def header(self) -> str:
+        """How the table is headed in TOML."""
+        return header(self.path)
 
 
 class Table:
@@ -81,15 +92,15 @@ class Table:
         self._remaining = dict(values)
         self._keys: list[str] = []
         self._report = report
-        self._section = Section(header(path))
+        self._section = Section(path)
         report.append(self._section)
 
     def take(self, key: str, read: Callable[[Item], T], default: T) -> T:
         """Return a value that ``read`` converts, or the default. Raises what ``read`` raises."""
-        if key in self._remaining:
-            return self.require(key, read)
         self._keys.append(key)
-        self._note(key, default, DEFAULT)
+        if key in self._remaining:
+            return self._read(key, read, required=False)
+        self._section.values.append(EffectiveValue(key, default, DEFAULT, read, required=False))
         return default
 
     def require(self, key: str, read: Callable[[Item], T]) -> T:
@@ -97,11 +108,7 @@ class Table:
         self._keys.append(key)
         if key not in self._remaining:
             raise self._did_you_mean(key) or self._source.missing((*self._path, key))
-        item = self.item(key)
-        del self._remaining[key]
-        value = read(item)
-        self._note(key, value, item.origin)
-        return value
+        return self._read(key, read, required=True)
 
     def has(self, key: str) -> bool:
         """Say whether a value is set and not taken yet."""
@@ -110,6 +117,10 @@ class Table:
     def item(self, key: str) -> Item:
         """Return a value that is set, without taking it."""
         return self._source.item((*self._path, key), self._remaining[key])
+
+    def called(self, key: str) -> str:
+        """Return what another setting of this table is called, for an error: a key of a file, or a flag."""
+        return self._source.called((*self._path, key))
 
     def table(self, key: str) -> Table:
         """Return a table in this one; an empty one where it is not set."""
@@ -149,8 +160,12 @@ class Table:
             raise self._source.item(path, value).error("it is a table")
         return Table(self._source, path, value, self._report)
 
-    def _note(self, key: str, value: object, origin: str) -> None:
-        self._section.values.append(EffectiveValue(key, value, origin))
+    def _read(self, key: str, read: Callable[[Item], T], *, required: bool) -> T:
+        item = self.item(key)
+        del self._remaining[key]
+        value = read(item)
+        self._section.values.append(EffectiveValue(key, value, item.origin, read, required))
+        return value
 
 
 def header(path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from qmpguard.address import UnixAddress, parse_address, parse_listen_address
 from qmpguard.errors import UsageError
@@ -106,42 +107,55 @@ def flag(item: Item) -> bool:
     raise item.error("it is true or false")
 
 
-def seconds(low: float, high: float, *, zero: str = "") -> Callable[[Item], float]:
-    """Return a reader of seconds; ``zero`` is the meaning of 0, empty: 0 is not allowed."""
-    also = f", or 0: {zero}" if zero else ""
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """A reader of seconds, more than ``low`` and at most ``high``; ``zero`` is the meaning of 0, empty: not allowed."""
 
-    def read(item: Item) -> float:
+    low: float
+    high: float
+    zero: str = ""
+
+    def __call__(self, item: Item) -> float:
+        """Return the seconds."""
         value = _number(item)
-        if value is None or not (low < value <= high or (zero and value == 0)):
-            raise item.error(f"it is a number of seconds, more than {low:g} and at most {high:g}{also}")
+        if value is None or not (self.low < value <= self.high or (self.zero and value == 0)):
+            also = f", or 0: {self.zero}" if self.zero else ""
+            raise item.error(f"it is a number of seconds, more than {self.low:g} and at most {self.high:g}{also}")
         return value
 
-    return read
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A reader of whole numbers from ``low`` to ``high``."""
 
-def count(low: int, high: int) -> Callable[[Item], int]:
-    """Return a reader of whole numbers."""
+    low: int
+    high: int
 
-    def read(item: Item) -> int:
+    def __call__(self, item: Item) -> int:
+        """Return the number."""
         value = _number(item)
-        if value is None or not low <= value <= high or value != int(value):
-            raise item.error(f"it is a whole number from {low} to {high}")
+        if value is None or not self.low <= value <= self.high or value != int(value):
+            raise item.error(f"it is a whole number from {self.low} to {self.high}")
         return int(value)
 
-    return read
 
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[E]):
+    """A reader of one of some members of an enumeration."""
 
-def choice(kind: type[E], *members: E) -> Callable[[Item], E]:
-    """Return a reader of an enumeration; ``members`` are those that are allowed, none: all."""
-    allowed = members or tuple(kind)
+    members: tuple[E, ...]
 
-    def read(item: Item) -> E:
-        for member in allowed:
+    def __call__(self, item: Item) -> E:
+        """Return the member."""
+        for member in self.members:
             if member.value == item.value:
                 return member
-        raise item.error(f"it is {_either([str(member.value) for member in allowed])}")
+        raise item.error(f"it is {_either([str(member.value) for member in self.members])}")
 
-    return read
+
+def choice(kind: type[E], *members: E) -> Choice[E]:
+    """Return a reader of an enumeration; ``members``: those that may be chosen, all if there are none."""
+    return Choice(members or tuple(kind))
 
 
 def names(item: Item) -> tuple[str, ...]:

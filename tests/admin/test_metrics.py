@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 from pathlib import Path
 
+import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
+from qmpguard.admin import process
 from qmpguard.admin.metrics import MetricsCollector, documentation
 from qmpguard.proxy.state.counters import Upkeep
+from qmpguard.record import Peer
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import capabilities, connected, eventually, guarding
 from tests.support.visiting import visiting
@@ -61,9 +66,21 @@ async def test_prometheus_reads_them_and_they_are_those_of_the_document(tmp_path
     assert told == {bare(name) for name in families}
     assert {family.name for family in read_openmetrics(strict)} == told  # type: ignore[no-untyped-call]
     ours = {"qmpguard_build", "qmpguard_reloads", "qmpguard_lines_lost", "qmpguard_admin_drops"}
-    of_vms = [family for name, family in families.items() if bare(name) not in ours]
+    of_vms = [f for name, f in families.items() if bare(name) not in ours and not name.startswith("process_")]
     labels = [sample.labels for family in of_vms for sample in family.samples]
     assert {one.get("vm") for one in labels} == {"test"}
+
+
+async def test_an_override_shows_while_it_lasts(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard:
+        meter = MetricsCollector(lambda: [guard.vm.snapshot()], Upkeep)
+        shown = []
+        for change in (None, lambda on: on.begin("hmp-write", 60, "a test", Peer(1)), lambda on: on.end("hmp-write")):
+            if change is not None:
+                change(guard.vm.overrides)
+            (family,) = (family for family in meter.collect() if family.name == "qmpguard_override_active")
+            shown += [(sample.labels, sample.value) for sample in family.samples]
+    assert shown == [({"vm": "test"}, value) for value in (0, 1, 0)]
 
 
 async def test_what_is_not_known_is_absent_and_not_zero(tmp_path: Path) -> None:
@@ -90,3 +107,18 @@ def test_what_the_process_counts_has_no_vm() -> None:
     assert samples["qmpguard_reloads_total", "done"] == 2
     assert samples["qmpguard_reloads_total", "failed"] == 1
     assert samples["qmpguard_lines_lost_total", "audit"] == 3
+
+
+def test_the_process_tells_what_it_uses_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {sample.name: sample.value for metric in process.metrics() for sample in metric.samples}
+    booted = next(
+        int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+    )
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    assert values["process_start_time_seconds"] == pytest.approx(booted + ticks / os.sysconf("SC_CLK_TCK"), abs=2)
+    assert values["process_open_fds"] == len(list(Path("/proc/self/fd").iterdir())) - 1
+    assert values["process_cpu_seconds_total"] == pytest.approx(sum(os.times()[:2]), abs=0.1)
+    assert values["process_virtual_memory_bytes"] > values["process_resident_memory_bytes"] > 1 << 20
+    assert values["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    monkeypatch.setattr(process, "_STAT", Path("/proc/nothing"))
+    assert list(process.metrics()) == [], "what cannot be read is absent, and the scrape goes on"

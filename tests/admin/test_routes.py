@@ -36,12 +36,29 @@ async def test_a_vm_is_told_whole(tmp_path: Path) -> None:
             assert [device["name"] for device in vm["devices"]] == ["gpu0"]
             assert [client["state"] for client in vm["clients"]] == ["commands"]
             assert {way["way"]: way["answer"] for way in vm["may_migrate"]} == {
+                "as it stands now": "yes",
                 "plain": "yes",
                 "postcopy": "no",
                 "background snapshot": "no",
             }
             assert (await visitor.get("/api/v1/vms/test"))[1]["name"] == "test"
             assert (await visitor.get("/api/v1/vms/other"))[0] == 404
+
+
+async def test_what_is_set_is_told_as_it_stands_and_what_would_help(tmp_path: Path) -> None:
+    """A bare migrate is refused while postcopy-ram is on; the plain way is open once it is off."""
+    async with FakeQemu(tmp_path / "q") as qemu:
+        qemu.devices["gpu0"] = "vfio-pci"
+        qemu.capabilities["postcopy-ram"] = True
+        async with guarding(qemu.path, watch=FAST) as guard, visiting(tmp_path, guard) as visitor:
+            await eventually(lambda: guard.vm.gate.last_seen.facts.migration is not None)
+            (vm,) = (await visitor.get("/api/v1/vms"))[1]["vms"]
+            metrics = (await visitor.get("/metrics"))[1]
+    told = {way["way"]: (way["answer"], way["once"]) for way in vm["may_migrate"]}
+    assert told["as it stands now"] == ("no", [])
+    assert told["plain"] == ("yes", ["postcopy-ram is off"])
+    assert 'qmpguard_may_migrate{vm="test",way="as-it-stands-now"} 0.0' in metrics
+    assert 'qmpguard_may_migrate{vm="test",way="plain"} 1.0' in metrics
 
 
 async def test_a_decision_is_told_with_its_reason_and_what_to_do(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import os
 import socket
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qmpguard.address import UnixAddress
 from qmpguard.cli import main
 from qmpguard.daemon import console
 from qmpguard.daemon.console import MAX_REASON, MAX_SECONDS, Console, socket_paths
@@ -339,6 +341,58 @@ async def test_of_several_guards_one_must_be_named(tmp_path: Path, capsys: pytes
         async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, abstract()):
             assert await override("--rule", "vfio-postcopy", "--for", "1m", "--reason", "x") == 0
     assert "one: rule vfio-postcopy warns" in capsys.readouterr().out
+
+
+async def test_the_status_of_all_vms_is_told_without_an_admin_interface(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QMPGUARD_ADMIN", raising=False)
+    path = str(tmp_path / "c")
+    monkeypatch.setattr(consoles, "_paths", lambda pid: iter([path]))
+    nowhere = UnixAddress(str(tmp_path / "nowhere"))
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu), replace(vm(qemu, "two"), qemu=nowhere)) as fleet:
+        fleet.remarks.append(lambda: "the last reload failed: nonsense")
+        async with console_of(fleet, path):
+            await eventually(lambda: fleet.guards["one"].vm.link is not None)
+            told = await asyncio.to_thread(main, ["status"])
+            assert told == 1, "one VM has no QEMU"
+            head, one, _, reload, *_ = capsys.readouterr().out.splitlines()
+            assert await asyncio.to_thread(main, ["status", "--json", "--pid", str(os.getpid())]) == told
+            shown = json.loads(capsys.readouterr().out)["vms"]
+            assert await asyncio.to_thread(main, ["status", "--pid", "1"]) == 69
+    assert head.split()[0] == "VM"
+    assert one.split()[:2] == ["one", "ready"]
+    assert reload == "all VMs: the last reload failed: nonsense", "once, and not for each"
+    assert [vm["name"] for vm in shown] == ["one", "two"]
+    assert "no guard answers" in capsys.readouterr().err
+
+
+def test_of_several_guards_each_line_names_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guards = [consoles.ConsoleInfo("/x", 7, {"a": []}), consoles.ConsoleInfo("/y", 8, {"b": []})]
+    monkeypatch.setattr(consoles, "all_consoles", lambda pid: iter(guards))
+    assert main(["override"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["7: a: nothing is overridden", "8: b: nothing is overridden"]
+    row: dict[str, Any] = {
+        "name": "a",
+        "state": "ready",
+        "qemu": None,
+        "clients": [],
+        "mode": "warn",
+        "profile": "strict",
+    }
+    row |= {"counts": {"refused": 0, "warned": 0}, "faults": [], "notes": ["a note"]}
+    monkeypatch.setattr(consoles, "all_vms", lambda pid: iter([(7, [row]), (8, [row | {"state": "down"}])]))
+    monkeypatch.delenv("QMPGUARD_ADMIN", raising=False)
+    assert main(["status"]) == 1
+    head, first, second, *notes = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in (head, first, second)] == [
+        ["PID", "VM", "STATE"],
+        ["7", "a", "ready"],
+        ["8", "a", "down"],
+    ]
+    assert notes == ["7: a: a note", "8: a: a note"]
 
 
 def test_where_several_guards_are_meant_each_is_named_with_its_vms(monkeypatch: pytest.MonkeyPatch) -> None:

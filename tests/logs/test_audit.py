@@ -24,7 +24,7 @@ from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
 from qmpguard.policy.mode import Profile
 from qmpguard.policy.policy import Policy
-from qmpguard.record import Peer
+from qmpguard.record import Decision, Peer
 from tests.daemon.test_supervisor import fleet_of, vm
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import assert_refused, capabilities, connected, eventually
@@ -253,3 +253,23 @@ def wait_for(condition: Any) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("it did not come to that")
+
+
+async def test_a_line_of_hmp_is_shown_without_what_may_be_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit = tmp_path / "audit"
+    async with (
+        written_down(tmp_path, LogConfig(audit=str(audit))) as (_, fleet, _),
+        connected(tmp_path / "one.sock") as qmp,
+    ):
+        for line in ("migrate_set_capability postcopy-ram on", "set_password vnc s3cret"):
+            await qmp.ask("human-monitor-command", {"command-line": line})
+        await qmp.ask("migrate-set-capabilities", POSTCOPY)
+        shot = [entry.what for entry in fleet.guards["one"].vm.journal.since(0) if isinstance(entry.what, Decision)]
+    shown = ["migrate_set_capability postcopy-ram on", "set_password [hidden]"]
+    assert [decision.hmp for decision in shot] == [*shown, ""]
+    assert [line.get("hmp") for line in lines(audit)] == [*shown, None]
+    told = [JsonFormatter().format(record) for record in caplog.records if "command=" in record.getMessage()]
+    assert [json.loads(line).get("hmp") for line in told] == [*shown, None]
+    assert "s3cret" not in caplog.text + audit.read_text()

@@ -6,13 +6,23 @@ import pytest
 
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
-from qmpguard.policy.forecast import Passes, forecasts, incoming_forecasts, lacks_cpr, obstacle, others
+from qmpguard.policy.forecast import (
+    NOW,
+    Passes,
+    as_it_stands,
+    forecasts,
+    incoming_forecasts,
+    lacks_cpr,
+    obstacle,
+    others,
+)
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
 from qmpguard.policy.mode import Mode
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.problem import MAX_TEXT, Problem
 from qmpguard.policy.rules import modes
+from qmpguard.wire.json import Value
 
 GPU = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", host="0000:65:00.0")
 VU = Device("/machine/peripheral/vu0", "vfio-user-pci", "vu0")
@@ -38,6 +48,39 @@ def test_with_a_vfio_device_only_the_plain_way_is_open() -> None:
 def test_what_is_on_now_does_not_matter_but_what_each_way_would_use() -> None:
     lit = Machine.of(devices=[GPU], capabilities=["postcopy-ram", "background-snapshot"]).facts
     assert chances(lit)[0] == "plain: yes"
+
+
+@pytest.mark.parametrize(
+    ("on", "parameters", "stands", "once"),
+    [
+        ([], {}, Passes.YES, ()),
+        (["postcopy-ram"], {"mode": "normal"}, Passes.NO, ("postcopy-ram is off",)),
+        (["xbzrle"], {}, Passes.YES, ()),
+        (
+            ["postcopy-ram", "x-colo"],
+            {"mode": "cpr-reboot"},
+            Passes.NO,
+            ("postcopy-ram is off", "x-colo is off", "mode is normal"),
+        ),
+    ],
+)
+def test_a_bare_migrate_is_told_as_it_stands_and_the_plain_way_once_it_is_one(
+    on: list[str], parameters: dict[str, Value], stands: Passes, once: tuple[str, ...]
+) -> None:
+    facts = Machine.of(devices=[GPU], capabilities=on, parameters=parameters).facts
+    now, plain = as_it_stands(facts, Policy()), forecasts(facts, Policy())[0]
+    assert (now.way, now.passes, now.once) == (NOW, stands, ())
+    assert (plain.passes, plain.once) == (Passes.YES, once)
+
+
+def test_what_helps_as_it_stands_is_to_switch_it_off() -> None:
+    now = as_it_stands(Machine.of(devices=[GPU], capabilities=["postcopy-ram"]).facts, Policy())
+    assert now.fix == "turn it off with migrate-set-capabilities, or unplug the device"
+
+
+def test_a_way_that_is_closed_has_no_condition() -> None:
+    postcopy = forecasts(Machine.of(devices=[GPU], capabilities=["x-colo"]).facts, Policy())[1]
+    assert (postcopy.passes, postcopy.once) == (Passes.NO, ())
 
 
 def test_what_is_only_warned_of_is_said() -> None:

@@ -229,8 +229,12 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
         (ENDS | {"rules": "x=warn"}, {}, "unknown key 'x' in --rules: there are "),
         (ENDS | {"rules": "unverified=off"}, {}, "--rules unverified=off: it is enforce or warn"),
         ({"config": "/c"}, {"QMPGUARD_MODE": "warn"}, "QMPGUARD_MODE: with --config it must be set in the file, /c"),
-        ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: with --config it must be set in the file, /c"),
-        ({"takeover": "/x", "listen": "/y"}, {}, "--listen /y: it excludes takeover"),
+        ({"qemu": "q"}, {"QMPGUARD_CONFIG": "/c"}, "--qemu: with QMPGUARD_CONFIG it must be set in the file, /c"),
+        ({"takeover": "/x", "listen": "/y"}, {}, "--listen /y: it excludes --takeover, which"),
+        ({"listen": "/y"}, {"QMPGUARD_TAKEOVER": "/x"}, "--listen /y: it excludes QMPGUARD_TAKEOVER, which"),
+        (ENDS | {"qemu_listen": "/x"}, {}, "--qemu q: it excludes --qemu-listen: either"),
+        (ENDS | {"admin": "tcp:h:1"}, {}, "--admin tcp:h:1: TCP needs --admin-token-file, a file"),
+        (ENDS | {"admin_token_file": "/x"}, {}, "--admin-token-file /x: it has no effect without --admin"),
     ],
 )
 def test_what_is_wrong_on_the_command_line(flags: dict[str, str], environ: dict[str, str], says: str) -> None:

@@ -129,11 +129,12 @@ function drawOverride(override) {
 function drawWays(vm) {
   return titled("May it migrate?", el("dl", { class: "tiles" }, vm.may_migrate.map((way) => {
     const [text, tone] = ANSWERS[way.answer];
+    const once = way.once.length > 0 && el("p", {}, `once ${way.once.join(" and ")}`);
     const why = way.reason && el("p", {}, way.reason, way.rule && el("span", { class: "soft" }, ` (${way.rule})`));
     const fix = way.fix && el("p", {}, `→ ${way.fix}`);
     const native = way.answer === "no" && NATIVE[way.native] && el("p", {}, NATIVE[way.native]);
     return el("div", { class: `way ${tone}`, "data-way": way.way, "data-answer": way.answer },
-      el("dt", {}, way.way), el("dd", {}, el("strong", {}, text), why, fix, native));
+      el("dt", {}, way.way), el("dd", {}, el("strong", {}, text), once, why, fix, native));
   })));
 }
 
@@ -298,7 +299,7 @@ function drawEntry(entry) {
     el("p", {}, ...prose(finding.reason), el("span", { class: "soft" }, ` (${finding.rule})`)),
     el("p", { class: "fix" }, ...prose(finding.fix))]);
   const native = entry.outcome === "refused" && NATIVE[entry.native] && el("p", {}, NATIVE[entry.native]);
-  return [head(pill(entry.outcome, tone), el("code", {}, entry.command)), ...findings.flat(), native,
+  return [head(pill(entry.outcome, tone), el("code", {}, entry.hmp === null ? entry.command : `hmp: ${entry.hmp}`)), ...findings.flat(), native,
     el("p", { class: "from" }, `${who(entry.client)} · ref `, drawRef(entry.ref))];
 }
 

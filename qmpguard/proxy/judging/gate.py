@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.drift import Baseline
 from qmpguard.policy.facts import Fact, Facts
+from qmpguard.policy.hmp.shown import shown
 from qmpguard.policy.judgment import concerns
 from qmpguard.policy.migration import SNAPSHOTS
 from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, Operation, StartMigration
@@ -271,7 +272,9 @@ class Gate:
 
     def _decide(self, pending: PendingRequest, verdict: Verdict, begun: float) -> bytes | None:
         took = asyncio.get_running_loop().time() - begun
-        decision = self._recorder.decided(pending.session.peer, pending.request.command, verdict, took)
+        request = pending.request
+        hmp = shown(request.command, request.arguments)
+        decision = self._recorder.decided(pending.session.peer, request.command, verdict, took, hmp)
         return refusal_reply(pending, decision)
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 HANDSHAKE = 10.0
 
 
-class _Client(QMPClient):
+class OwnClient(QMPClient):
     """A client that does not pretty-print each message for a log that nobody reads: most of a survey's time.
 
     Its messages end where they are complete, not with a line: a QEMU with ``pretty=on`` writes many lines each.
@@ -59,7 +59,7 @@ class Control:
 
     async def serve(self, sock: socket.socket) -> None:
         """Talk over a socket until cancelled; the hub runs this for as long as the link lasts."""
-        client = _Client("qmpguard")
+        client = OwnClient("qmpguard")
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await client.connect(sock)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.facts import Facts
-from qmpguard.policy.forecast import forecasts
+from qmpguard.policy.forecast import as_it_stands, forecasts
 from qmpguard.policy.migration import OVER, Progress
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ class LastSeen:
         """Return the forecasts from what was seen; judged once for the same facts and the same policy."""
         judged = self._judged
         if judged is None or judged[0] is not self.facts or judged[1] is not policy:
-            judged = self._judged = (self.facts, policy, forecasts(self.facts, policy))
+            judged = self._judged = (
+                self.facts,
+                policy,
+                (as_it_stands(self.facts, policy), *forecasts(self.facts, policy)),
+            )
         return judged[2]
 
     def opened_block_node(self) -> None:

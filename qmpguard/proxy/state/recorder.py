@@ -14,6 +14,7 @@ from qmpguard.record import Decision, Event, Journal, LinkChange
 
 if TYPE_CHECKING:
     from qmpguard.policy.drift import Drift
+    from qmpguard.policy.problem import Finding
     from qmpguard.policy.verdict import Verdict
     from qmpguard.record import Entry, Peer, Record, Run
     from qmpguard.wire.qemu_messages import QemuEvent
@@ -66,22 +67,29 @@ class Recorder:
         self.last_drift = self.happened(drift)
         log.warning("vm=%s drift: not changed through the guard: %s", self._name, drift)
 
-    def decided(self, peer: Peer, command: str, verdict: Verdict, took: float) -> Decision:
+    def decided(self, peer: Peer, command: str, verdict: Verdict, took: float, hmp: str = "") -> Decision:
         """Write down a verdict, ``took`` seconds after its request, and return it with its reference."""
         qemu_check = verdict.qemu_check.refuses.value
-        decision = Decision(self.journal.next_ref, peer, command, verdict, self.qemu, qemu_check, took)
+        decision = Decision(self.journal.next_ref, peer, command, verdict, self.qemu, qemu_check, took, hmp)
         self.happened(decision)
         self.counts.decided(decision)
         for finding in verdict.findings:
+            self._tell(decision, finding)
+        return decision
+
+    def _tell(self, decision: Decision, finding: Finding) -> None:
+        outcome = "refused" if finding is decision.verdict.refusal else "warned"
+        found = (outcome, finding.rule, decision.ref, finding.problem.refusal)
+        known = {"on_record": True}
+        if decision.hmp:
+            log.warning(
+                "vm=%s client=%s command=%s hmp=%r verdict=%s rule=%s ref=%s reason=%r",
+                *(self._name, decision.peer, decision.command, decision.hmp, *found),
+                extra=known,
+            )
+        else:
             log.warning(
                 "vm=%s client=%s command=%s verdict=%s rule=%s ref=%s reason=%r",
-                self._name,
-                peer,
-                command,
-                "refused" if finding is verdict.refusal else "warned",
-                finding.rule,
-                decision.ref,
-                finding.problem.refusal,
-                extra={"on_record": True},
+                *(self._name, decision.peer, decision.command, *found),
+                extra=known,
             )
-        return decision

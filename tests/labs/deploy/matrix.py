@@ -46,7 +46,7 @@ def main(suites: list[str]) -> int:
     return 0 if good else 1
 
 
-def unpacked(suite: str, machine: Path) -> Path:
+def unpacked(suite: str, machine: Path, packages: str = PACKAGES) -> Path:
     """Return a new machine with two users and this tree as it was last committed."""
     mirror = _mirror()
     sources = [f"deb {mirror} {suite} main"]
@@ -54,7 +54,7 @@ def unpacked(suite: str, machine: Path) -> Path:
         "mmdebstrap",
         "--quiet",
         "--variant=minbase",
-        f"--include={PACKAGES}",
+        f"--include={packages}",
         suite,
         str(machine),
         *sources,

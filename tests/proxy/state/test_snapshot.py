@@ -37,7 +37,7 @@ async def test_it_tells_what_qemu_has_shown(tmp_path: Path) -> None:
     assert shot.facts.capabilities == frozenset({"xbzrle"})
     assert shot.facts.runstate == "running"
     assert [(client.peer.number, client.state) for client in shot.clients] == [(1, "commands")]
-    assert [forecast.passes for forecast in shot.forecasts] == [Passes.YES, Passes.NO, Passes.NO]
+    assert [forecast.passes for forecast in shot.forecasts] == [Passes.YES, Passes.YES, Passes.NO, Passes.NO]
     assert dict(shot.judging.modes)["vfio-postcopy"] is Mode.ENFORCE
     assert shot.faults == ()
 
@@ -192,3 +192,11 @@ def test_the_reasons_of_drops_are_few(reason: CloseReason, label: str | None) ->
     counts.on_client_closed(reason)
     assert list(counts.drops) == ([] if label is None else [label])
     assert label is None or label in DROP_REASONS
+
+
+async def test_clients_that_wait_for_qemu_are_told_of_with_their_limit(tmp_path: Path) -> None:
+    async with guarding(tmp_path / "q", up=False) as guard:
+        assert not any("waiting for QEMU" in note for note in guard.vm.snapshot().notes)
+        _, writer = await asyncio.open_unix_connection(tmp_path / "guard.sock")
+        await eventually(lambda: "1 client waiting for QEMU, 60 s each at most" in guard.vm.snapshot().notes)
+        writer.close()
