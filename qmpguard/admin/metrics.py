@@ -261,8 +261,7 @@ def _add(family: HistogramMetricFamily, vm: str, durations: Durations) -> None:
 def documentation() -> str:
     """Return docs/metrics.md."""
     rows = [("qmpguard_build_info", "gauge", "version", BUILD)]
-    totals = (*PROCESS_COUNTERS, ADMIN_DROPS)
-    rows += [(f"qmpguard_{total.name}_total", "counter", total.label, total.meaning) for total in totals]
+    rows += [(f"qmpguard_{t.name}_total", "counter", t.label, t.meaning) for t in (*PROCESS_COUNTERS, ADMIN_DROPS)]
     rows += [(*_series("qmpguard", metric), ", ".join(("vm", *metric.labels)), metric.meaning) for metric in VM_METRICS]
     rows += [(f"qmpguard_{histogram.name}", "histogram", "vm", histogram.meaning) for histogram in HISTOGRAMS]
     rows += [(*_series("process", measure), "", measure.meaning) for measure in process.MEASURES]
