@@ -1,1 +1,1 @@
-"""The asyncio part: sockets, sessions, the link to QEMU and the gate, around the two pure floors."""
+"""The proxy: sockets, sessions, the link to QEMU and the gate. `wire` and `policy` below it do no I/O."""

@@ -1,4 +1,24 @@
-"""One client's bytes made into requests, and the descriptor that its next `getfd` or `add-fd` takes."""
+"""One client's bytes made into requests, and the descriptor that its next `getfd` or `add-fd` takes.
+
+Two things are under way in an input, and each is in one of these states:
+
+    the message     none begun; begun, in `Framer`; complete, while its long id is being encoded (``_long``)
+    the descriptor  none; kept until a request takes it (``_descriptor``)
+
+Invariants:
+
+* Messages come out whole and in the order of their bytes, as QEMU frames them (qobject/json-streamer.c:
+  json_message_process_token), however the bytes were cut. Bytes that are no message come out as `Malformed`, with
+  QEMU's words: bad input is a result, never an exception.
+* One call of `next` returns one message as one value, or works for some milliseconds and returns None. ``busy`` says
+  whether another call finds something, so a long message delays other clients by one such step at most.
+* QEMU keeps the descriptors of the last message that brought any, whatever else is sent, until a command takes the
+  first of them and closes the rest (chardev/char-socket.c: tcp_chr_recv, tcp_get_msgfds; monitor/fds.c:
+  qmp_getfd, monitor_fdset_add_fd). So one descriptor is kept for a client, and the rest are closed at once.
+* Before the negotiation is over no request takes a descriptor: QEMU answers them without a look at the command.
+* Every descriptor has one owner: the input, then the request that has taken it. `drop_descriptor` closes the one that
+  is left when the client goes.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +49,7 @@ class Received(NamedTuple):
 
 
 class Input:
-    """Bytes and descriptors in, requests out, each in one call as one value.
-
-    QEMU keeps the descriptors of the last message that brought any, whatever else is sent, until a command takes the
-    first and closes the rest (chardev/char-socket.c: tcp_chr_recv, tcp_get_msgfds; monitor/fds.c). So one descriptor
-    is kept for a client, and the rest are closed at once.
-    """
+    """Bytes and descriptors in, requests out. ``max_size`` is in bytes, of one message."""
 
     def __init__(self, max_size: int = MAX_REQUEST) -> None:
         self._max_size = max_size
