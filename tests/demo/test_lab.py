@@ -169,7 +169,7 @@ def test_fetching_without_its_tools_is_said_in_one_line(
     nothing_here(monkeypatch, tmp_path)
     monkeypatch.setattr("sys.argv", ["lab", "fetch"])
     assert main() == 1
-    assert "apt-get is not here" in capsys.readouterr().err.splitlines()[-1]
+    assert "apt-get is not installed" in capsys.readouterr().err.splitlines()[-1]
     assert list((tmp_path / "qmpguard").iterdir()) == []
 
 
