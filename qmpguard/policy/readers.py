@@ -1,6 +1,6 @@
 """Every command that is judged, and its reader: from a request to the operation that it would be.
 
-Past a reader nobody looks into a request's arguments. A new intercepted command is one reader in `policy/reading/`,
+Only readers look into a request's arguments. A new intercepted command is one reader in `policy/reading/`,
 and its line in `READERS`.
 """
 
