@@ -67,7 +67,9 @@ async def test_a_signal_that_is_no_end_ends_nothing_however_early_it_comes(momen
         process.terminate()
         code, said = await ended(process)
         assert code == 0
-        assert said.count("reloaded: no change") == 1 or moment < 0.05  # else the config was read after the signal
+        assert (
+            said.count("reloaded: no change") <= 1
+        )  # none where the config was read after the signal, or is being read
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

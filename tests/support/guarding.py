@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
+import subprocess
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from qemu.qmp import QMPClient
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import GuardedVm
+from qmpguard.demo.lab import LabUnavailable, system_qemu
 from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -169,3 +173,14 @@ def assert_refused(reply: Any, rule: str) -> None:
     # QEMU's class for a command that it does not have: tools tell features by it
     assert reply["error"]["class"] == ("CommandNotFound" if rule == "unknown-command" else "GenericError")
     assert f"qmpguard: rule {rule}" in reply["error"]["desc"]
+
+
+@cache
+def system_version() -> tuple[int, ...]:
+    """The version of the system's QEMU; empty where there is none."""
+    try:
+        told = subprocess.run([system_qemu(), "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    except (OSError, LabUnavailable):
+        return ()
+    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", told)
+    return tuple(map(int, match.groups())) if match else ()
