@@ -6,7 +6,6 @@
     ├── UsageError         the command line or an address is invalid         (exit 2)
     ├── ConfigError        a configuration cannot be used                    (exit 78)
     └── UnavailableError   no such socket, or no answer there                (exit 69)
-        └── LinkDown       the link to QEMU was lost during a command
 
 Invalid input from a client is not an exception: it is a value that is answered.
 """
@@ -36,7 +35,3 @@ class UnavailableError(QmpguardError):
     """There is no such socket, or no answer there."""
 
     exit_code = 69
-
-
-class LinkDown(UnavailableError):  # noqa: N818  -- the state, named as the log names it
-    """The link to QEMU was lost during a command."""

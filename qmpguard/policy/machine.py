@@ -10,15 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from qmpguard.policy.device import Device
-from qmpguard.policy.facts import Fact, Facts, Parameters, Unknown, numbers
+from qmpguard.policy.facts import Fact, Facts, Parameters, Unknown
 from qmpguard.policy.migration import (
-    BACKGROUND_SNAPSHOT,
-    DANGEROUS,
     OVER,
-    POSTCOPY_RAM,
-    SNAPSHOTS,
     Migration,
-    Progress,
     Start,
 )
 
@@ -27,25 +22,6 @@ if TYPE_CHECKING:
 
     from qmpguard.policy.crashes import Crash
     from qmpguard.wire.json import Value
-
-#: the parts of a machine are found here too
-__all__ = [
-    "BACKGROUND_SNAPSHOT",
-    "DANGEROUS",
-    "OVER",
-    "POSTCOPY_RAM",
-    "SNAPSHOTS",
-    "Change",
-    "Device",
-    "Fact",
-    "Facts",
-    "Machine",
-    "Migration",
-    "Progress",
-    "Start",
-    "Unknown",
-    "numbers",
-]  # fmt: skip
 
 T = TypeVar("T")
 
