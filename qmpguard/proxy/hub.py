@@ -73,6 +73,7 @@ class Hub:
         """Route to a link from now on."""
         self.link = link
         self.is_alive = True
+        self._scheduler = Scheduler()
         self._fd_names = FdNames()
 
     def disconnect(self) -> None:
