@@ -101,6 +101,7 @@ def test_a_flood_that_is_answered_here_is_looked_at_a_few_messages_a_turn(data: 
     it = Conversation()
     it.hub.outbox.wakeup += 1
     it.session.data_received(data, [])
+    assert len(it.replies) == TURN
     turns = 1
     while it.transport.soon:
         assert len(it.replies) <= turns * TURN

@@ -130,3 +130,15 @@ async def test_a_connection_that_is_lost_before_the_look_leaves_it_in_mind_for_t
             assert await qmp.ask("query-name") == {"return": {}}
             assert qemu.commands()[seen:] == ["query-name"]
             assert await refuses(qmp) is same
+
+
+async def test_a_primary_that_was_never_sent_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.vm.hub, "_forward", lambda pending: pending.discard())
+            async with connected(tmp_path / "guard.sock") as qmp:
+                qmp.send({"execute": "device_add", "arguments": PRIMARY})
+                await eventually(lambda: guard.vm.counts.allowed == 1)
+                await eventually(lambda: not guard.vm.gate.turn.locked())
+        assert "device_add" not in qemu.commands()
+        assert guard.vm.gate.memory.primaries.devices == ()
