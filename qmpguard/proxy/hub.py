@@ -77,7 +77,7 @@ class Hub:
         self._fd_names = FdNames()
 
     def disconnect(self) -> None:
-        """Route to no link; what has not been sent never will be."""
+        """Called when the link is gone: discard every request that was not sent."""
         self.link = None
         self._scheduler.clear()
 

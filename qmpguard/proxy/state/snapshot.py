@@ -71,7 +71,11 @@ class Judging:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One VM. ``seen`` is when QEMU was last looked at; ``drift`` the last of them; the counts count on."""
+    """One VM at one moment. ``seen`` is the time of the last survey, in seconds since the epoch; None before the first.
+
+    ``drift`` is the last change that no command through the guard has made. ``counts`` and ``surveys`` are the live
+    counters: they go on counting after the snapshot was taken.
+    """
 
     name: str
     time: float
@@ -91,7 +95,7 @@ class Snapshot:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Why this VM is not ready to be used; empty when it is."""
+        """The reasons why this VM is not ready; empty if it is ready."""
         if not self.link.up:
             return (f"no link to QEMU: {self.link.reason}",)
         if self.qemu.pulse is Pulse.SILENT:
@@ -100,7 +104,7 @@ class Snapshot:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What does not keep it from being used, but should be known."""
+        """Notes for the operator about a VM that may be ready all the same: overrides, open ways around the guard."""
         mode = dict(self.judging.modes)["new-monitor"]
         told = f"rule new-monitor is in mode {mode.value}: what opens a way around the guard is let through"
         return (
