@@ -17,6 +17,7 @@ from qmpguard.admin.routes import Routes
 from qmpguard.admin.server import Admin
 from qmpguard.admin.sse import EventFeed
 from tests.e2e.test_reload import running, table
+from tests.support.descriptors import open_files
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, Client, connected, eventually, guarding
 from tests.support.visiting import AdminClient, visiting
@@ -177,7 +178,7 @@ async def test_a_process_without_descriptors_answers_again_when_it_has_some(tmp_
             await guard.says(" ready: ")
             pid = guard.process.pid
             _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            highest = max(int(number.name) for number in Path(f"/proc/{pid}/fd").iterdir())
+            highest = max(open_files(pid))
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, hard))
             reader, writer = await asyncio.open_unix_connection(admin)
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")

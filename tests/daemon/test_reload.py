@@ -28,6 +28,7 @@ from qmpguard.policy.policy import Policy
 from qmpguard.proxy.judging.schemas import Schemas
 from qmpguard.record import Run
 from qmpguard.tasks import Tasks
+from tests.support.descriptors import open_sockets
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import Client, connected, eventually
 
@@ -232,15 +233,6 @@ class served:  # noqa: N801 -- used as a function
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-
-
-def open_sockets() -> int:
-    """The descriptors of this process that are sockets."""
-    count = 0
-    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 -- names are all that is wanted
-        with suppress(OSError):
-            count += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")  # noqa: PTH115 -- likewise
-    return count
 
 
 @pytest.mark.parametrize("seed", [*range(12), 21, 48])

@@ -16,6 +16,7 @@ from qmpguard.address import FdAddress, NamedAddress, UnixAddress
 from qmpguard.daemon import systemd
 from qmpguard.daemon.systemd import Notifier, PassedSockets, take_sockets
 from qmpguard.errors import ConfigError
+from tests.support.descriptors import open_files, opened_since
 from tests.support.guarding import TIMEOUT
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock
-
-
-def descriptors() -> set[str]:
-    """What this process has open."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def manager(where: str) -> socket.socket:
@@ -90,7 +86,7 @@ async def test_descriptors_are_left_by_name_and_the_barrier_waits_until_it_is_he
 
 async def test_a_service_manager_that_does_not_read_is_told_later_and_holds_nobody_up(place: str) -> None:
     """Nothing here waits: a message that blocked would hang the test, for the reader is the same thread."""
-    before = descriptors()
+    before = open_files()
     with closing(manager(place)) as told, (Path(place.lstrip("@")).parent / "file").open("w+b") as file:
         notifier = Notifier({"NOTIFY_SOCKET": place})
         while not notifier._waiting:
@@ -112,7 +108,7 @@ async def test_a_service_manager_that_does_not_read_is_told_later_and_holds_nobo
                 except BlockingIOError:
                     await asyncio.sleep(0.01)
         assert heard[-3:] == last
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 async def test_what_a_service_manager_never_reads_is_given_up(
@@ -124,10 +120,10 @@ async def test_what_a_service_manager_never_reads_is_given_up(
         notifier = Notifier({"NOTIFY_SOCKET": f"{tmp_path}/n"})
         while not notifier._waiting:
             notifier.reloading()
-        before = len(descriptors())
+        before = open_files()
         for number in range(10):
             notifier.store(f"link-{number}", [file.fileno()])
-        assert len(descriptors()) == before + 3
+        assert len(opened_since(before)) == 3
         await notifier.barrier()
     (record,) = caplog.records
     assert "the service manager does not read" in record.getMessage()

@@ -18,6 +18,7 @@ from qmpguard.demo import lab
 from qmpguard.demo.lab import LabUnavailable, fetch, main, system_qemu, version, vfio_qemu
 from qmpguard.demo.qemu import Qemu, QemuDied, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
+from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -113,10 +114,10 @@ async def test_a_killed_qemu_may_be_followed_by_another_in_its_directory(tmp_pat
 
 @pytest.mark.qemu
 async def test_starting_a_qemu_leaves_no_descriptor_behind(tmp_path: Path) -> None:
-    before = open_descriptors()
+    before = open_files()
     async with Qemu(system_qemu(), tmp_path):
         pass
-    assert open_descriptors() == before
+    assert not opened_since(before)
 
 
 @pytest.mark.qemu
@@ -288,7 +289,3 @@ def nothing_here(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty))
     monkeypatch.setenv("PATH", str(empty))
-
-
-def open_descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir() if entry.exists()}

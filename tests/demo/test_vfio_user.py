@@ -26,6 +26,7 @@ from qmpguard.demo.vfio_user import (
     VfioUserServer,
     answer,
 )
+from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -216,7 +217,7 @@ async def test_received_descriptors_are_closed(tmp_path: Path) -> None:
             raw.connect(str(server.path))
             client = Client(*await asyncio.open_unix_connection(sock=raw.dup()))
             assert await client.ask(RESET) == (0, b"")
-            before = open_descriptors()
+            before = open_files()
             read_end, write_end = os.pipe2(os.O_NONBLOCK)
             message = HEADER.pack(7, DMA_MAP, HEADER.size + 32, 0, 0) + bytes(32)
             socket.send_fds(raw, [message], [write_end] * 8)
@@ -224,12 +225,12 @@ async def test_received_descriptors_are_closed(tmp_path: Path) -> None:
             assert await client.receive() == (0, b"")
             assert os.read(read_end, 1) == b"", "somebody still holds the other end"
             os.close(read_end)
-            assert open_descriptors() == before
+            assert not opened_since(before)
             client.writer.close()
 
 
 async def test_leaving_closes_connections_and_removes_the_socket(tmp_path: Path) -> None:
-    before = open_descriptors()
+    before = open_files()
     async with VfioUserServer(tmp_path / "vu.sock") as server:
         reader, writer = await asyncio.open_unix_connection(server.path)
         client = Client(reader, writer)
@@ -238,7 +239,7 @@ async def test_leaving_closes_connections_and_removes_the_socket(tmp_path: Path)
     assert not server.path.exists()
     writer.close()
     await writer.wait_closed()
-    assert open_descriptors() == before
+    assert not opened_since(before)
 
 
 async def test_an_error_of_the_caller_passes_as_it_is(tmp_path: Path) -> None:
@@ -268,7 +269,3 @@ async def test_it_runs_as_a_process_says_ready_and_ends_cleanly(tmp_path: Path) 
         assert await process.communicate() == (b"", b"")
     assert process.returncode == 0
     assert not path.exists()
-
-
-def open_descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir() if entry.exists()}

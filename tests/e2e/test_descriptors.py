@@ -17,6 +17,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.proxy.sockets import descriptors
+from tests.support.descriptors import open_files, opened_since
 from tests.support.guarding import Client, connected, eventually, guarding, qmp_client
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(folder: Path, find: Callable[[], Path], *args: str, monitors: int = 1) -> AsyncGenerator[Scene]:
-    before = open_descriptors()
+    before = open_files()
     async with AsyncExitStack() as stack:
         qemu = await stack.enter_async_context(Qemu(find(), folder, args, monitors=monitors))
         guard = await stack.enter_async_context(guarding(qemu.monitors[0]))
@@ -85,11 +86,7 @@ async def scene(folder: Path, find: Callable[[], Path], *args: str, monitors: in
         two = await stack.enter_async_context(connected(where))
         yield Scene(guard, one, two, where)
     await asyncio.sleep(0)  # transports close when their turn comes
-    await eventually(lambda: open_descriptors() == before)
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    await eventually(lambda: not opened_since(before))
 
 
 @contextmanager

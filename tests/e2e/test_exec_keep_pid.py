@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.descriptors import open_files
 from tests.support.guarding import TIMEOUT, connected, eventually
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def guard_of(process: Process) -> int:
     return int(pid)
 
 
-def descriptors(pid: int) -> set[str]:
-    return {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+def targets(pid: int) -> set[str]:
+    return set(open_files(pid).values())
 
 
 def fact(pid: int, name: str) -> str:
@@ -122,8 +123,8 @@ async def test_qemu_keeps_its_descriptors_and_the_guard_its_listening_socket(lis
     disk = f"pipe:[{os.fstat(reader).st_ino}]"
     async with running(listening, passed=(reader,)) as process:
         guard = guard_of(process)
-        await eventually(lambda: disk in descriptors(process.pid) - descriptors(guard))  # when QEMU has begun
-        await eventually(lambda: monitor in descriptors(guard) - descriptors(process.pid))
+        await eventually(lambda: disk in targets(process.pid) - targets(guard))  # when QEMU has begun
+        await eventually(lambda: monitor in targets(guard) - targets(process.pid))
     os.close(reader)
     os.close(writer)
 

@@ -16,6 +16,7 @@ import pytest
 
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
+from tests.support.descriptors import open_sockets
 from tests.support.guarding import TIMEOUT, connected, eventually
 
 if TYPE_CHECKING:
@@ -164,12 +165,6 @@ class Store:
             os.close(number)
 
 
-def connections(qemu: Qemu) -> set[str]:
-    """The sockets that a QEMU has open."""
-    links = [str(link.readlink()) for link in Path(f"/proc/{qemu.process.pid}/fd").iterdir()]
-    return {link for link in links if link.startswith("socket:")}
-
-
 @pytest.mark.qemu
 @pytest.mark.parametrize("end", ["terminated", "killed"])
 async def test_a_restart_keeps_the_connection_to_qemu_and_a_killed_guard_leaves_none(tmp_path: Path, end: str) -> None:
@@ -187,8 +182,8 @@ async def test_a_restart_keeps_the_connection_to_qemu_and_a_killed_guard_leaves_
                 async with process(*service, descriptors=[held.fileno(), *numbers], environ=environ) as guard:
                     async with connected(path) as qmp:
                         assert "return" in await qmp.ask("query-status")
-                        first = first or connections(qemu)
-                        assert (connections(qemu) == first) is (end == "terminated" or guard_number == 0)
+                        first = first or open_sockets(qemu.process.pid)
+                        assert (open_sockets(qemu.process.pid) == first) is (end == "terminated" or guard_number == 0)
                     assert not store.kept, "what is in use is in nobody else's hands"
                     if end == "killed":
                         guard.kill()
@@ -198,7 +193,7 @@ async def test_a_restart_keeps_the_connection_to_qemu_and_a_killed_guard_leaves_
                     guard.terminate()
                     assert await guard.wait() == 0
                     assert [len(numbers) for numbers in store.kept.values()] == [2]
-                    assert connections(qemu) == first
+                    assert open_sockets(qemu.process.pid) == first
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from qmpguard.logs import linefile
 from qmpguard.logs import log_files as module
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
+from tests.support.descriptors import open_files
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
 from tests.support.stderr import guard, listening
@@ -106,12 +107,8 @@ def _own_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "log_to_stderr", lambda _: None)  # it would take pytest's place
 
 
-def open_files(path: Path) -> int:
-    links = []
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
-            links.append(entry.readlink())
-    return links.count(path)
+def times_open(path: Path) -> int:
+    return list(open_files().values()).count(str(path))
 
 
 async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_up(
@@ -138,10 +135,10 @@ async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_u
         assert turns > 3
         assert fleet.traffic is None
     await eventually(lambda: not files._ending or files._ending[0][1].has_ended)
-    assert open_files(path) == 0
-    assert open_files(tmp_path / "audit") == 1
+    assert times_open(path) == 0
+    assert times_open(tmp_path / "audit") == 1
     files.close()
-    assert open_files(tmp_path / "audit") == 0
+    assert times_open(tmp_path / "audit") == 0
 
 
 async def test_files_that_hang_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +164,7 @@ async def test_of_two_new_files_one_that_is_unusable_closes_the_other(tmp_path: 
     files = LogFiles(LogConfig(), fleet)
     with pytest.raises(ConfigError, match="No such file or directory"):
         await files.prepare(LogConfig(audit=str(tmp_path / "a"), traffic=str(tmp_path / "no" / "t")))
-    await eventually(lambda: open_files(tmp_path / "a") == 0)
+    await eventually(lambda: times_open(tmp_path / "a") == 0)
     assert files.lost == {}
     assert fleet.traffic is None
 

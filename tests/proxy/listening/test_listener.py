@@ -18,6 +18,7 @@ from qmpguard.proxy.listening import listener as module
 from qmpguard.proxy.listening.accept_rate import AcceptRate
 from qmpguard.proxy.listening.listener import _PER_CONNECTION, BATCH, LOG_LINES, Listener
 from qmpguard.record import Peer
+from tests.support.descriptors import open_files, opened_since
 from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
@@ -296,11 +297,11 @@ async def test_an_error_while_a_socket_is_opened_leaves_nothing_behind(
     def fails(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = open_files()
     for function in ("open", "chown"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, fails)
             with pytest.raises(UnavailableError):
                 Listener(UnixAddress(str(tmp_path / "s")), Clients().on_accept, group=os.getgid())
         assert not (tmp_path / "s").exists()
-    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert not opened_since(before)

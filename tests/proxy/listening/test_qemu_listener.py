@@ -15,6 +15,7 @@ import pytest
 from qmpguard.address import FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.qemu_listener import KEEPALIVE, QemuListener, duplicate_listening
+from tests.support.descriptors import open_files, opened_since
 from tests.support.guarding import TIMEOUT, eventually
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ def dial(path: Path) -> socket.socket:
     sock.connect(str(path))
     sock.settimeout(TIMEOUT)
     return sock
-
-
-def descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 async def taken(listener: QemuListener) -> socket.socket:
@@ -127,10 +124,10 @@ def test_a_number_that_is_no_descriptor_is_told(number: int) -> None:
 def test_a_passed_socket_that_does_not_listen_is_refused_and_left_open(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        before = descriptors()
+        before = open_files()
         with pytest.raises(UnavailableError, match="it is not a listening stream socket"):
             duplicate_listening(FdAddress(ours.fileno()))
-        assert descriptors() == before
+        assert not opened_since(before)
         ours.getsockname()
 
 

@@ -15,6 +15,7 @@ from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening import socket_file
 from qmpguard.proxy.listening.socket_file import Listening, file_id, is_unused, open_listening, set_group
+from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +29,6 @@ def stale(path: Path) -> None:
     """Leave the file of a socket at which nobody listens."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
-
-
-def descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
@@ -48,12 +45,12 @@ def test_the_file_has_the_mode_from_its_first_moment_whatever_the_umask(mode: in
 
 
 def test_clients_can_connect_and_at_the_end_nothing_is_left(tmp_path: Path) -> None:
-    before = descriptors()
+    before = open_files()
     with closing(opened(tmp_path / "s")), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
         assert not is_unused(tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
@@ -123,13 +120,13 @@ def test_an_error_on_the_way_leaves_nothing_behind(fails: str, tmp_path: Path, m
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    before = descriptors()
+    before = open_files()
     monkeypatch.setattr(*(socket_file, "set_group", refuse) if fails == "set_group" else (os, "open", refuse))
     with pytest.raises(UnavailableError, match="Operation not permitted"):
         opened(tmp_path / "s", group=1)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 def test_the_file_may_be_given_to_a_group(tmp_path: Path) -> None:

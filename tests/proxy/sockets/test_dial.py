@@ -15,6 +15,7 @@ from qmpguard.address import FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.sockets import dial as module
 from qmpguard.proxy.sockets.dial import check, connect, hang_up, passed, peer_identity
+from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +39,6 @@ def listening(path: Path) -> socket.socket:
     return sock
 
 
-def descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
-
-
 async def test_a_unix_socket_is_connected_and_does_not_block(path: Path, qemu: socket.socket) -> None:
     with closing(await connect(UnixAddress(str(path)))) as sock:
         assert not sock.getblocking()
@@ -61,14 +58,14 @@ async def test_tcp_is_connected_by_address_or_name(host: str) -> None:
 async def test_what_is_not_there_is_an_error_of_the_system_and_leaves_nothing_open(path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    before = descriptors()
+    before = open_files()
     with pytest.raises(FileNotFoundError):
         await connect(UnixAddress(str(path)))
     with pytest.raises(ConnectionRefusedError):
         await connect(TcpAddress("127.0.0.1", port))
     with pytest.raises(OSError, match="Bad file descriptor"):
         await connect(FdAddress(99_999))
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 async def test_a_full_backlog_shows_at_once(path: Path) -> None:
@@ -94,12 +91,12 @@ async def test_connecting_takes_no_longer_than_its_timeout(monkeypatch: pytest.M
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
-    before = descriptors()
+    before = open_files()
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.001)
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", never, raising=False)
     with pytest.raises(TimeoutError):
         await connect(TcpAddress("127.0.0.1", 1))
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 def test_of_a_passed_connection_a_duplicate_is_used() -> None:
@@ -115,7 +112,7 @@ def test_of_a_passed_connection_a_duplicate_is_used() -> None:
 def test_a_passed_number_that_is_no_connection_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         file = os.open(tmp_path, os.O_RDONLY)
-        before = descriptors()
+        before = open_files()
         for number, words in (
             (server.fileno(), "not a connected stream"),
             (datagrams.fileno(), "not a connected stream"),
@@ -124,7 +121,7 @@ def test_a_passed_number_that_is_no_connection_is_refused(tmp_path: Path) -> Non
                 passed(number)
         with pytest.raises(OSError, match="not a socket"):
             passed(file)
-        assert descriptors() == before
+        assert not opened_since(before)
         os.close(file)
 
 

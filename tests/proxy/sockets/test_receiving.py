@@ -7,7 +7,6 @@ import resource
 import socket
 import struct
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.sockets import receiving
 from qmpguard.proxy.sockets.descriptors import Descriptor, close_all
 from qmpguard.proxy.sockets.receiving import MAX_FDS, DescriptorError, receive
+from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +33,6 @@ def pair() -> Iterator[Pair]:
 
 def received(sock: socket.socket, size: int = 1000) -> tuple[bytes, list[Descriptor]]:
     return receive(sock, memoryview(bytearray(size)))
-
-
-def descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 class Odd:
@@ -75,7 +71,7 @@ def test_where_nothing_has_come_the_system_says_so(pair: Pair) -> None:
 def test_descriptors_come_in_their_order_and_are_closed_on_exec(pair: Pair, count: int) -> None:
     ours, theirs = pair
     read, write = os.pipe()
-    before = descriptors()
+    before = open_files()
     socket.send_fds(theirs, [b"x"], [write] * count)
     data, found = received(ours)
     assert (data, len(found)) == (b"x", count)
@@ -83,31 +79,31 @@ def test_descriptors_come_in_their_order_and_are_closed_on_exec(pair: Pair, coun
     os.write(found[-1].fileno(), b"through")
     assert os.read(read, 100) == b"through"
     close_all(found)
-    assert descriptors() == before
+    assert not opened_since(before)
     os.close(read)
     os.close(write)
 
 
 def test_where_the_kernel_has_dropped_some_none_is_taken(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair
-    before = descriptors()
+    before = open_files()
     socket.send_fds(theirs, [b"x"], [0, 1, 2])
     monkeypatch.setattr(receiving, "_ANCILLARY", socket.CMSG_SPACE(struct.calcsize("i")))
     with pytest.raises(DescriptorError) as caught:
         received(ours)
     assert caught.value.reason is CloseReason.LOST_DESCRIPTORS
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 def test_in_the_reserved_part_of_the_table_none_is_taken(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair
-    before = descriptors()
+    before = open_files()
     socket.send_fds(theirs, [b"x"], [0, 1])
     monkeypatch.setattr(resource, "getrlimit", lambda _: (4, 4))
     with pytest.raises(DescriptorError, match="almost none left") as caught:
         received(ours)
     assert caught.value.reason is CloseReason.NO_DESCRIPTORS
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 def test_bytes_that_are_no_whole_descriptor_and_other_ancillary_data_are_passed_over() -> None:

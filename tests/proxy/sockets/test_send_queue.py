@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from qmpguard.proxy.sockets.descriptors import Descriptor
 from qmpguard.proxy.sockets.send_queue import WRITE_SIZE, LongMessage, SendQueue
+from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +61,6 @@ def passed(found: SendQueue, pair: Pair) -> tuple[bytes, int]:
     return data, count
 
 
-def descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
-
-
 @pytest.mark.parametrize("size", [1, 1000, 3 * WRITE_SIZE])
 def test_messages_are_sent_whole_and_in_order(size: int, pair: Pair) -> None:
     messages = [bytes([65 + i]) * size for i in range(5)]
@@ -88,10 +84,10 @@ def test_a_full_socket_keeps_what_is_left(pair: Pair) -> None:
 
 def test_a_descriptor_goes_with_the_first_byte_of_its_message_and_is_closed(pair: Pair) -> None:
     read, write = os.pipe()
-    before = descriptors()
+    before = open_files()
     found = queue(b"before", b"with", descriptor=read)
     assert passed(found, pair) == (b"beforewith", 1)
-    assert descriptors() == before
+    assert not opened_since(before)
     os.close(read)
     os.close(write)
 
@@ -142,11 +138,11 @@ def test_the_descriptor_of_a_long_message_goes_with_its_first_piece(pair: Pair) 
 
 
 def test_clearing_drops_messages_and_closes_descriptors() -> None:
-    before = descriptors()
+    before = open_files()
     found = queue(b"a", long(b"b"), b"c", descriptor=0)
     found.clear()
     assert (found.size, len(found.messages), found.begins_with_long) == (0, 0, False)
-    assert descriptors() == before
+    assert not opened_since(before)
 
 
 def test_a_closed_socket_is_an_error_of_the_system_and_no_signal(pair: Pair) -> None:
