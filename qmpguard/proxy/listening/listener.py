@@ -3,7 +3,7 @@
 * No exception leaves the event loop's callback. An error of one connection, or an exception of ``on_accept``, closes
   that connection only. Any other error of accept(2) counts as a temporary shortage: accepting pauses.
 * A storm of connections costs other clients at most `BATCH` accepts in one iteration of the event loop, and at most
-  `AcceptRate` accepts in a second.
+  `AcceptRate` accepts in a second. One that has left before it was accepted does not count.
 * A client never gets one of the last descriptors: they are reserved for links, files and the guard's own sockets.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from qmpguard.address import Address, FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.accept_rate import AcceptRate
-from qmpguard.proxy.listening.peer import peer_of
+from qmpguard.proxy.listening.peer import peer_of, raise_if_left
 from qmpguard.proxy.listening.socket_file import FileId, file_id, open_listening, set_group
 from qmpguard.proxy.sockets.descriptors import is_reserved
 from qmpguard.rate import LogRate
@@ -230,7 +230,6 @@ class Listener:
             return False
         except (OSError, MemoryError) as error:
             return self._not_accepted(error)
-        self._accept_rate.spend()
         self._count += 1
         try:
             if (refusal := self._refusal(sock)) is None:
@@ -248,14 +247,15 @@ class Listener:
 
         Raises `OSError` where it has closed.
         """
+        raise_if_left(sock)
+        self._accept_rate.spend()
         if self.on_full is not None and is_reserved(sock.fileno()):
             self.on_full()
             return "refused: the process has almost no descriptors left (RLIMIT_NOFILE)"
         if self.suspended:
             return "refused: QEMU has ended"
         if sock.family != socket.AF_UNIX:
-            # a small reply must not wait for the acknowledgement of the previous one (tcp(7))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no reply waits for the last one's ACK (tcp(7))
         peer = peer_of(sock, self._count)
         if self._refuse is not None and (reason := self._refuse(peer)) is not None:
             return f"{peer} refused: {reason}"

@@ -1,7 +1,9 @@
-"""The peer of a socket, from the kernel: process, user and groups."""
+"""The peer of a socket, from the kernel: process, user and groups, and whether it has left again."""
 
 from __future__ import annotations
 
+import errno
+import select
 import socket
 import struct
 
@@ -23,6 +25,17 @@ def peer_of(sock: socket.socket, number: int) -> Peer:
         return Peer(number)
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return Peer(number, pid, uid, gid, _groups(sock))
+
+
+def raise_if_left(sock: socket.socket) -> None:
+    """Raise `ConnectionResetError` where the peer has closed its socket and left no bytes. Raises `OSError`.
+
+    A peer that only shut down its sending side still reads (poll(2): POLLHUP is of both sides).
+    """
+    poll = select.poll()
+    poll.register(sock, 0)
+    if poll.poll(0) and not sock.recv(1, socket.MSG_PEEK):
+        raise ConnectionResetError(errno.ECONNRESET, "it connected and left")
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:

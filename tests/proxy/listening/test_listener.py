@@ -197,6 +197,30 @@ async def test_a_storm_is_spaced_out_and_nobody_is_lost(tmp_path: Path) -> None:
         await eventually(lambda: len(clients.came) == 20)
 
 
+async def test_those_who_left_before_they_were_accepted_hold_up_no_other(tmp_path: Path) -> None:
+    clients = Clients()
+    with listening(tmp_path / "s", clients) as listener:
+        listener._accept_rate = AcceptRate(burst=1, rate=0.001)
+        for _ in range(50):
+            dial(tmp_path / "s").close()
+        with dial(tmp_path / "s") as sock:
+            await eventually(lambda: bool(clients.came))
+            assert sock.send(b"x") == 1
+            assert clients.came[0].recv(1) == b"x"
+
+
+@pytest.mark.parametrize("left", ["bytes", "half"])
+async def test_who_left_bytes_or_still_reads_is_served(left: str, tmp_path: Path) -> None:
+    clients = Clients()
+    with listening(tmp_path / "s", clients), dial(tmp_path / "s") as sock:
+        if left == "half":
+            sock.shutdown(socket.SHUT_WR)
+        else:
+            sock.send(b"{}")
+            sock.close()
+        await eventually(lambda: len(clients.came) == 1)
+
+
 # the file of the socket
 
 
