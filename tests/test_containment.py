@@ -139,7 +139,7 @@ async def _provoked(fleet: Supervisor, one: FakeQemu, two: FakeQemu, folder: Pat
     taken = name == "takeover"
     config = vm(one, "one")
     if taken:
-        aside, place = UnixAddress(f"{one.path}.qemu"), UnixAddress(str(one.path))
+        aside, place = UnixAddress(f"{one.path}.guard/qemu"), UnixAddress(str(one.path))
         config = replace(config, qemu=aside, listen=place, takeover=str(one.path))
     where = one.path if taken else one.path.with_name("one.sock")
     fleet.apply([vm(two, "two"), config])

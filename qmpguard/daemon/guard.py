@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpguard.proxy.judging.schemas import Schemas
-    from qmpguard.proxy.listening.listener import PathKeeper
+    from qmpguard.proxy.listening.path_keeper import PathKeeper
     from qmpguard.proxy.sockets.budget import Budget
     from qmpguard.record import Run
 
@@ -101,6 +101,8 @@ class GuardedVm:
         listener.on_accept = self.vm.attach
         listener.label = f"vm={self.config.name}"
         listener.on_full = self.vm.counts.no_descriptors
+        if listener.path_keeper is not None:
+            self.vm.connections.address = listener.path_keeper.qemu
         self.listening.set()
         self._admit()
 
@@ -203,9 +205,10 @@ class GuardedVm:
 def _socket_names(config: VmConfig) -> frozenset[str]:
     """Return the names of QEMU's monitor socket and of the guard's, as rule `own-socket` compares them.
 
-    A socket that was passed as a descriptor has no name here, so no request can name it.
+    A socket that was passed as a descriptor has no name here, so no request can name it. The path of a socket that a
+    takeover has moved contains the name of the guard's.
     """
-    addresses = (config.qemu, config.listen)
+    addresses = (config.listen,) if config.takeover is not None else (config.qemu, config.listen)
     paths = {socket_name(address.path) for address in addresses if isinstance(address, UnixAddress)}
     ports = {f":{address.port}" for address in addresses if isinstance(address, TcpAddress)}
     return frozenset(paths | ports)

@@ -268,7 +268,7 @@ async def _announce(guards: list[GuardedVm]) -> None:
         listen, fields = guard.config.listen, {"vm": guard.config.name, "qemu": version}
         ready.info(
             "qmpguard %s ready: clients at %s, QEMU %s at %s",
-            *(__version__, listen, version, guard.config.qemu),
+            *(__version__, listen, version, guard.vm.connections.address),
             extra={"bare": True, "fields": {**fields, "listen": str(listen)}},
         )
 

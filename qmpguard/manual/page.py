@@ -41,8 +41,8 @@ _FILES = (
     ("/etc/qmpguard/qmpguard.toml", "The configuration of qmpguard.service; the example qmpguard.toml is complete."),
     ("/run/qmpguard/NAME.sock", "The socket of qmpguard@NAME.socket, where clients connect."),
     (
-        "PATH.qemu, PATH.qemu.lock",
-        "With --takeover PATH: QEMU's socket while the guard runs, and the lock that keeps other guards away.",
+        "PATH.guard/qemu, PATH.qemu.lock",
+        "With --takeover PATH: QEMU's socket, where only the guard may enter, and the lock that keeps other guards away.",
     ),
     (
         "$RUNTIME_DIRECTORY/qmpguard-console.sock, $XDG_RUNTIME_DIR/qmpguard-console-PID.sock",

@@ -13,6 +13,7 @@ from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.facts import Fact
 from qmpguard.policy.survey import Unexpected, drive
+from qmpguard.proxy.listening.moved_socket import takeover_hint
 from qmpguard.proxy.qemu.control import OwnClient, put
 from qmpguard.proxy.sockets.dial import connect
 from qmpguard.remote.listening import listening, why_silent
@@ -108,7 +109,7 @@ async def _connect(client: QMPClient, address: Address, tell: Callable[[str], No
             f"{address}: there is no such {'host' if isinstance(error, UnicodeError) else 'descriptor'}"
         ) from error
     except OSError as error:
-        raise UnavailableError(f"{address}: {error.strerror or 'no answer'}") from error
+        raise UnavailableError(f"{address}: {error.strerror or 'no answer'}{takeover_hint(address)}") from error
     if isinstance(address, FdAddress):
         sock.setblocking(False)
     process = listening(sock)

@@ -67,7 +67,12 @@ OPTIONS = (
         "ADDR",
         "the address where clients connect; fd:NAME: a socket that systemd passes (default: fd:qmp if passed)",
     ),
-    Option("takeover", (*VM, "takeover"), "PATH", "move QEMU's socket to PATH.qemu, and listen for clients at PATH"),
+    Option(
+        "takeover",
+        (*VM, "takeover"),
+        "PATH",
+        "move QEMU's socket to PATH.guard/qemu, which only the guard may enter, and listen for clients at PATH",
+    ),
     Option(
         "absent",
         (*VM, "absent"),

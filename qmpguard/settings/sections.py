@@ -12,7 +12,7 @@ from qmpguard.config import Absent, AdminConfig, LogConfig, LogFormat, LogLevel,
 from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.policy import Policy, Rule
 from qmpguard.policy.rules import UNVERIFIED, added, table
-from qmpguard.proxy.listening.takeover import MOVED_SUFFIX
+from qmpguard.proxy.listening.moved_socket import BESIDE_SUFFIX, moved_path
 from qmpguard.settings import accounts, values
 from qmpguard.settings.combinations import read_combinations
 from qmpguard.settings.plugins import plugins
@@ -115,15 +115,15 @@ def _read_takeover(settings: Table) -> _Endpoints:
             other = settings.called("takeover")
             raise settings.item(key).error(f"it excludes {other}, which sets both addresses by one path")
     path = settings.require("takeover", takeover_path)
-    return _Endpoints(UnixAddress(path + MOVED_SUFFIX), UnixAddress(path), path)
+    return _Endpoints(UnixAddress(moved_path(path)), UnixAddress(path), path)
 
 
 def takeover_path(item: Item) -> str:
-    """Return the path of a socket that can be moved to PATH.qemu."""
+    """Return the path of a socket that can be moved."""
     path = values.socket_path(item)
-    if len(os.fsencode(path + MOVED_SUFFIX)) > MAX_UNIX_PATH:
+    if len(os.fsencode(path + BESIDE_SUFFIX)) > MAX_UNIX_PATH:
         raise item.error(
-            f"with {MOVED_SUFFIX!r} appended it is longer than the {MAX_UNIX_PATH} bytes of a socket's path"
+            f"with {BESIDE_SUFFIX!r} appended it is longer than the {MAX_UNIX_PATH} bytes of a socket's path"
         )
     return path
 

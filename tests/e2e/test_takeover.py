@@ -78,8 +78,8 @@ async def test_the_guard_takes_the_place_of_qemu_and_gives_it_back(tmp_path: Pat
         async with guard_at(path):
             assert await is_guarded(path)
             assert mode(path) == MODE
-            aside = path.with_name(path.name + ".qemu")
-            assert (mode(aside), aside.stat().st_ino) == (0o600, inode)
+            moved = path.with_name(path.name + ".guard") / "qemu"
+            assert (mode(moved), moved.stat().st_ino, mode(moved.parent)) == (MODE, inode, 0o700)
         assert (mode(path), path.stat().st_ino) == (MODE, inode)
         assert left_over(path) == []
         assert not await is_guarded(path)
@@ -95,7 +95,7 @@ async def test_a_killed_guards_place_is_taken_by_the_next_one_and_given_back_as_
                 assert await is_guarded(path)
                 process.kill()
                 await process.wait()
-            assert left_over(path) == ["qmp0.sock.qemu", "qmp0.sock.qemu.lock"]
+            assert left_over(path) == ["qmp0.sock.guard", "qmp0.sock.qemu.lock"]
         async with guard_at(path):
             assert await is_guarded(path)
         assert (mode(path), path.stat().st_ino) == (MODE, inode)
@@ -119,7 +119,7 @@ async def test_the_place_of_a_qemu_that_is_started_anew_is_taken_again(tmp_path:
                 async with asyncio.timeout(TIMEOUT):
                     while not await is_guarded(path):
                         pass
-                assert mode(path.with_name(path.name + ".qemu")) == 0o600
+                assert (path.with_name(path.name + ".guard") / "qemu").is_socket()
                 process.terminate()
                 await process.wait()
                 assert left_over(path) == []

@@ -86,7 +86,7 @@ def test_a_file_that_says_everything(tmp_path: Path) -> None:
                 *("web2", TcpAddress("127.0.0.1", 4444), NamedAddress("two")),
                 Policy(Mode.WARN, extra_types=frozenset({"x"}), allow_failover_primary=True),
             ),
-            VmConfig("web3", UnixAddress("/run/3.qemu"), UnixAddress("/run/3"), strict, takeover="/run/3"),
+            VmConfig("web3", UnixAddress("/run/3.guard/qemu"), UnixAddress("/run/3"), strict, takeover="/run/3"),
             VmConfig("web4", Inbound(UnixAddress("/run/q4")), UnixAddress("/run/l4"), strict),
         ),
         AdminConfig(TcpAddress("127.0.0.1", 80), "/etc/token", ("guard.example",)),

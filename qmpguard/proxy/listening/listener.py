@@ -15,7 +15,7 @@ import logging
 import socket
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from qmpguard.address import Address, FdAddress
 from qmpguard.errors import UnavailableError
@@ -28,6 +28,7 @@ from qmpguard.rate import LogRate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.proxy.listening.path_keeper import PathKeeper
     from qmpguard.record import Peer
 
 log = logging.getLogger(__name__)
@@ -47,18 +48,6 @@ _PER_CONNECTION = frozenset(
         *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
     }
 )
-
-
-class PathKeeper(Protocol):
-    """The owner of a socket's path, where the path belonged to another socket before."""
-
-    def give_back(self) -> None:
-        """Give the path back."""
-        ...
-
-    async def keep(self, listener: Listener, connected: asyncio.Event) -> None:
-        """Keep the path for the listener, until cancelled; ``connected`` is set while there is a link to QEMU."""
-        ...
 
 
 class Listener:

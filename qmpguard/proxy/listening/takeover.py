@@ -1,11 +1,11 @@
 """The takeover of QEMU's socket, so that tools can connect to the same path as before.
 
-QEMU's socket is moved from PATH to PATH.qemu, accessible to its owner only, and the guard listens at PATH with the
-owner and the mode of QEMU's socket. At the end QEMU's socket is moved back. Moving a socket's file does not affect the
-listening process. A lock file beside it distinguishes a running guard from one that was killed.
+QEMU's socket is moved from PATH into a directory that only the guard may enter (`moved_socket`). The guard listens at
+PATH with the owner and the mode of QEMU's socket. At the end QEMU's socket is moved back. Moving a socket's file does
+not affect the listening process. A lock file beside it distinguishes a running guard from one that was killed.
 
 A guard can be killed between any two system calls. So owner and mode of QEMU's socket are written into the lock before
-anything changes: the next guard finds the socket at one of the two paths, with any mode, and can restore it.
+anything changes: the next guard finds the socket at one of its paths, with any mode, and can restore it.
 
 The takeover does not connect to QEMU's socket: QEMU serves one client at a time, and a connection that closes at once
 delays the next client. The one exception is a QEMU that was restarted while no guard ran: its socket must be
@@ -25,23 +25,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from qmpguard.address import UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.listening.moved_socket import MovedSocket, socket_status
 from qmpguard.proxy.listening.socket_file import is_unused
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from qmpguard.proxy.listening.moved_socket import FoundSocket
     from qmpguard.record import Peer
 
 log = logging.getLogger(__name__)
 
-#: the suffixes of QEMU's moved socket, and of the lock
-MOVED_SUFFIX, LOCK_SUFFIX = ".qemu", ".qemu.lock"
+#: the suffix of the lock
+LOCK_SUFFIX = ".qemu.lock"
 #: Seconds between two checks of the path, with a link to QEMU and without. A QEMU that restarts takes the path, and
 #: until the next check clients can connect to it directly. QEMU takes a tenth of a second to start.
 CHECK_WHILE_LINKED, CHECK_WHILE_UNLINKED = 0.1, 0.02
-#: permissions of QEMU's socket while it is moved
-MOVED_MODE = 0o600
 #: characters of the text in the lock, a fixed number, so that a shorter text overwrites a longer one completely
 NOTE_SIZE = 120
 #: mode bits of a lock that other users can write
@@ -81,9 +81,19 @@ class Takeover:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._aside = Path(path + MOVED_SUFFIX)
+        self._moved = MovedSocket(path)
         self._lock = _Lock(path + LOCK_SUFFIX)
         self._original: SocketOwner | None = None  # what QEMU's socket was like; None while the place is not ours
+
+    @property
+    def qemu(self) -> UnixAddress:
+        """The address of QEMU's socket while it is moved."""
+        return UnixAddress(str(self._moved.path))
+
+    @property
+    def unprotected(self) -> str:
+        """The reason why QEMU's socket is not in a directory of the guard's own; empty: it is."""
+        return self._moved.unprotected
 
     def begin(self) -> SocketOwner:
         """Move QEMU's socket, or find it moved already, and return its original owner and mode.
@@ -91,12 +101,13 @@ class Takeover:
         Raises `UnavailableError` or `OSError`.
         """
         self._lock.acquire()
-        here, aside = _socket(self._path), _socket(self._aside)
-        if aside is not None and (here is None or is_unused(self._path)):
-            log.warning("%s: a guard was killed here; going on with %s", self._path, self._aside)
-            self._original = self._lock.read_owner(aside) or _owner(here or aside)
-            self._aside.chmod(MOVED_MODE)
-            return self._original
+        self._moved.prepare()
+        if self.unprotected:
+            log.warning("%s: QEMU's socket stays beside it, with mode 0600: %s", self._path, self.unprotected)
+        here, found = socket_status(self._path), self._moved.find()
+        if found is not None and (here is None or is_unused(self._path)):
+            log.warning("%s: a guard was killed here; going on with %s", self._path, found.path)
+            return self._go_on(found, here)
         if here is None:
             raise UnavailableError(f"cannot take over {self._path}: no such socket; QEMU must be started first")
         return self._move(here)
@@ -105,12 +116,11 @@ class Takeover:
         """Move QEMU's socket back, and restore its mode. Never raises: an error is logged."""
         moved, self._original = self._original, None
         try:
-            if moved is not None and self._aside.exists():
-                self._aside.chmod(moved.mode)
-                self._aside.rename(self._path)
+            if moved is not None and self._moved.give_back(moved.mode):
                 log.info("put %s back", self._path)
         except OSError as error:
-            log.error("cannot put %s back to %s: %s", self._aside, self._path, error.strerror)
+            log.error("cannot put %s back to %s: %s", self._moved.path, self._path, error.strerror)
+        self._moved.remove_directory()
         self._lock.release()
 
     async def keep(self, listener: Listener, connected: asyncio.Event) -> None:
@@ -128,7 +138,7 @@ class Takeover:
                 last_error = str(error)
 
     def _retake(self, listener: Listener, *, linked: bool) -> None:
-        here = _socket(self._path)
+        here = socket_status(self._path)
         if here is not None and linked:
             raise UnavailableError("another process listens there, while QEMU still listens at the moved socket")
         if here is not None:
@@ -142,10 +152,19 @@ class Takeover:
 
     def _move(self, here: os.stat_result) -> SocketOwner:
         self._lock.write_owner(here)
-        self._path.rename(self._aside)
-        self._original = _owner(here)
-        self._aside.chmod(MOVED_MODE)
-        return self._original
+        owner = _owner(here)
+        self._moved.ensure_directory()  # it may have been removed while QEMU was gone
+        self._moved.move(self._path, owner.mode)
+        self._original = owner
+        return owner
+
+    def _go_on(self, found: FoundSocket, here: os.stat_result | None) -> SocketOwner:
+        """Take the socket that a killed guard has left. One beside the path has not its original mode."""
+        in_directory = found.path == self._moved.path and not self.unprotected
+        owner = self._lock.read_owner(found.status) or _owner(found.status if in_directory else here or found.status)
+        self._moved.move(found.path, owner.mode)
+        self._original = owner
+        return owner
 
 
 class _Lock:
@@ -196,17 +215,6 @@ class _Lock:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
-
-
-def _socket(path: Path) -> os.stat_result | None:
-    """Return the status of a socket's file; None where there is no file. Raises `UnavailableError` for other files."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISSOCK(status.st_mode):
-        raise UnavailableError(f"cannot take over {path}: it is not a socket")
-    return status
 
 
 def _owner(status: os.stat_result) -> SocketOwner:

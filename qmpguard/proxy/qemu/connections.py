@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from qmpguard.address import FdAddress, Inbound
+from qmpguard.proxy.listening.moved_socket import takeover_hint
 from qmpguard.proxy.qemu.absence import GONE, Absence, AbsentError, BackOff, Cause, Notices, absence
 from qmpguard.proxy.qemu.negotiation import NO_GREETING, negotiate
 from qmpguard.proxy.sockets.dial import connect, hang_up, peer_identity
@@ -81,6 +82,7 @@ class QemuConnections:
 
     ``listener`` is where a QEMU that dials in connects; others have none. ``on_presence`` is called after each change
     of ``presence``, ``on_absent`` with the reason why there is no link, ``on_fault`` with an exception of the guard.
+    ``address`` differs from the configured one where a takeover cannot protect the socket.
     """
 
     def __init__(self, vm: str, address: QemuAddress, on_absent: Callable[[Absence], None]) -> None:
@@ -230,6 +232,8 @@ class QemuConnections:
 
     def _report(self, found: Absence) -> None:
         """Show why there is no link, and log it if that is new."""
+        if found.cause in (Cause.MISSING, Cause.NOBODY):
+            found = replace(found, reason=found.reason + takeover_hint(self.address))
         self._on_absent(found)
         more = self._notices.admit(found, asyncio.get_running_loop().time())
         if more is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import stat
 from contextlib import closing
@@ -12,7 +13,8 @@ import pytest
 
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening import takeover as module
-from qmpguard.proxy.listening.takeover import MOVED_MODE, take_over
+from qmpguard.proxy.listening.moved_socket import BESIDE_MODE, DIRECTORY_MODE
+from qmpguard.proxy.listening.takeover import take_over
 from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ def names(path: Path) -> set[str]:
     return {found.name for found in path.parent.iterdir()}
 
 
+def moved(path: Path) -> Path:
+    return path.with_name(path.name + ".guard") / "qemu"
+
+
 def taken(path: Path) -> Listener:
     return take_over(str(path), lambda sock, _: sock.close())
 
@@ -59,10 +65,11 @@ def taken(path: Path) -> Listener:
 async def test_the_place_is_taken_and_given_back(path: Path) -> None:
     before = seen(path)
     with closing(taken(path)):
-        assert names(path) == {"q", "q.qemu", "q.qemu.lock"}
+        assert names(path) == {"q", "q.guard", "q.qemu.lock"}
         assert seen(path)[:3] == before[:3], "tools find a socket with QEMU's owner and mode"
         assert seen(path)[3] != before[3]
-        assert (seen(path.with_name("q.qemu"))[0], seen(path.with_name("q.qemu"))[3]) == (MOVED_MODE, before[3])
+        assert seen(moved(path)) == before, "QEMU's socket is as it was"
+        assert seen(path.with_name("q.guard"))[:2] == (DIRECTORY_MODE, os.geteuid())
     assert names(path) == {"q"}
     assert seen(path) == before
 
@@ -115,7 +122,7 @@ async def test_an_error_of_the_system_is_told_and_gives_the_place_back(
 @pytest.mark.usefixtures("qemu")
 async def test_a_qemu_whose_socket_has_gone_is_not_put_back(path: Path) -> None:
     listener = taken(path)
-    path.with_name("q.qemu").unlink()  # as QEMU does when it ends
+    moved(path).unlink()
     listener.close()
     assert names(path) == set()
 
@@ -127,12 +134,11 @@ async def test_the_place_of_a_qemu_that_starts_anew_is_taken_again(path: Path, m
         assert listener.path_keeper is not None
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(listener.path_keeper.keep(listener, asyncio.Event()))
-            path.with_name("q.qemu").unlink()
             path.unlink()  # QEMU removes what is there, and listens anew
             with listening(path, 0o600) as anew:
                 inode = seen(path)[3]
                 await eventually(lambda: listener.has_socket_file)
-                assert seen(path.with_name("q.qemu"))[3] == inode
+                assert seen(moved(path))[3] == inode
                 assert seen(path)[0] == 0o600, "the place has the mode of the new socket"
                 assert anew.fileno() >= 0
             task.cancel()
@@ -159,5 +165,56 @@ async def test_while_qemu_is_linked_another_at_its_path_is_told_and_left_alone(
         path.unlink()
 
 
-def test_what_is_kept_aside_is_for_its_owner_only() -> None:
-    assert MOVED_MODE & (stat.S_IRWXG | stat.S_IRWXO) == 0
+def test_what_is_moved_is_for_its_owner_only() -> None:
+    assert (BESIDE_MODE | DIRECTORY_MODE) & (stat.S_IRWXG | stat.S_IRWXO) == 0
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_a_directory_that_was_removed_meanwhile_is_made_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_WHILE_UNLINKED", 0.001)
+    with closing(taken(path)) as listener:
+        assert listener.path_keeper is not None
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(listener.path_keeper.keep(listener, asyncio.Event()))
+            moved(path).unlink()
+            moved(path).parent.rmdir()
+            path.unlink()
+            with listening(path):
+                await eventually(lambda: listener.has_socket_file)
+                assert moved(path).is_socket()
+            task.cancel()
+
+
+@pytest.mark.usefixtures("qemu")
+async def test_where_there_can_be_no_directory_the_socket_stays_beside_the_path(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = seen(path)
+    path.with_name("q.guard").write_text("precious")
+    with closing(taken(path)) as listener:
+        assert listener.path_keeper is not None
+        assert str(listener.path_keeper.qemu) == f"unix:{path}.qemu"
+        assert "q.guard cannot be made a directory of the guard's own" in listener.path_keeper.unprotected
+        assert seen(path.with_name("q.qemu")) == (BESIDE_MODE, *before[1:])
+    assert "QEMU's socket stays beside it, with mode 0600" in caplog.text
+    assert (names(path), seen(path)) == ({"q", "q.guard"}, before)
+
+
+@pytest.mark.parametrize("note", [True, False])
+async def test_what_a_guard_of_an_earlier_version_has_left_is_taken_into_the_directory(
+    path: Path, qemu: socket.socket, *, note: bool
+) -> None:
+    before = seen(path)
+    status = path.stat()
+    if note:
+        words = f"660 {status.st_uid} {status.st_gid} {status.st_dev} {status.st_ino}"
+        path.with_name("q.qemu.lock").write_text(words)
+    path.rename(path.with_name("q.qemu"))
+    path.with_name("q.qemu").chmod(BESIDE_MODE)
+    with listening(path):
+        pass  # what a killed guard leaves: a socket at which no process listens, with the mode of QEMU's
+    with closing(taken(path)):
+        assert seen(moved(path)) == before
+        assert names(path) == {"q", "q.guard", "q.qemu.lock"}
+    assert (names(path), seen(path)) == ({"q"}, before)
+    assert qemu.fileno() >= 0

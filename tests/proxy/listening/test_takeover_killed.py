@@ -69,7 +69,8 @@ async def take_and_leave(path: Path) -> tuple[int, int, int]:
     """What the guard's socket looks like in between."""
     listener = take_over(str(path), lambda *_: None)
     between = seen(path)
-    assert seen(path.with_name("q.qemu"))[0] == 0o600
+    assert seen(path.with_name("q.guard"))[0] == 0o700
+    assert (path.with_name("q.guard") / "qemu").is_socket()
     listener.close()
     return between[:3]
 
