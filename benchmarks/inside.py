@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import tempfile
 import time
@@ -27,6 +28,7 @@ GREETING = (
 )
 REQUEST = request("query-status")
 STATUS = b'{"return": {"status": "running", "singlestep": false, "running": true}, "id": %b}\r\n'
+_REQUEST = re.compile(rb'"(?:execute|exec-oob)": ?"([^"]*)".*?"id": ?("?[^"}]+"?)\}')
 #: commands in one measurement, and measurements; the least disturbed one counts
 COMMANDS, ROUNDS = 500, 60
 #: seconds for the guard to have looked at its QEMU
@@ -35,9 +37,8 @@ SETTLE = 2.0
 
 def answer(sock: socket.socket) -> None:
     """Be QEMU: answer what has arrived."""
-    for line in sock.recv(65536).splitlines():
-        identity = line[line.rindex(b'"id": ') + 6 : -1]
-        reply = b'{"return": [], "id": %b}\r\n' if b"schema" in line else STATUS
+    for command, identity in _REQUEST.findall(sock.recv(65536)):
+        reply = b'{"return": [], "id": %b}\r\n' if b"schema" in command else STATUS
         sock.send(reply % identity)
 
 

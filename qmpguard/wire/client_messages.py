@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from qmpguard.wire.json import Value, echo, echo_in_pieces, encode, encode_for_qemu, fragments_for_qemu, pieces
+from qmpguard.wire.json import (
+    Value,
+    echo,
+    echo_in_pieces,
+    encode,
+    encode_for_qemu,
+    fragments_for_qemu,
+    pieces,
+    quote_for_qemu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,28 +47,28 @@ class Request(NamedTuple):
     oob: bool
 
     def encode(self, number: int) -> bytes:
-        """Return the request re-encoded, with the guard's ``number`` in place of the client's id."""
-        execute = b'{"exec-oob": ' if self.oob else b'{"execute": '
+        """Return the request re-encoded in the fewest bytes, with the guard's ``number`` in place of the client's id.
+
+        No line's end follows: QEMU takes an object when its last brace has come (qobject/json-streamer.c:
+        json_message_process_token).
+        """
+        head = '{"exec-oob":' if self.oob else '{"execute":'
         if self.arguments is None:
-            return b'%b%b, "id": %d}\n' % (execute, encode_for_qemu(self.command), number)
-        return b'%b%b, "arguments": %b, "id": %d}\n' % (
-            execute,
-            encode_for_qemu(self.command),
-            encode_for_qemu(self.arguments),
-            number,
-        )
+            return f'{head}{quote_for_qemu(self.command)},"id":{number}}}'.encode()
+        begin = f'{head}{quote_for_qemu(self.command)},"arguments":'.encode()
+        return b'%b%b,"id":%d}' % (begin, encode_for_qemu(self.arguments), number)
 
     def pieces(self, number: int) -> Iterator[bytes]:
         """Yield the bytes of `encode` in pieces of some milliseconds each, for a long request."""
         return pieces(self._fragments(number))
 
     def _fragments(self, number: int) -> Iterator[str]:
-        yield '{"exec-oob": ' if self.oob else '{"execute": '
+        yield '{"exec-oob":' if self.oob else '{"execute":'
         yield from fragments_for_qemu(self.command)
         if self.arguments is not None:
-            yield ', "arguments": '
+            yield ',"arguments":'
             yield from fragments_for_qemu(self.arguments)
-        yield f', "id": {number}}}\n'
+        yield f',"id":{number}}}'
 
 
 @dataclass(frozen=True, slots=True)

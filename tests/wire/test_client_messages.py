@@ -63,8 +63,8 @@ def test_what_is_wrong_is_said_in_qemus_words_and_keeps_the_id(value: Value, oob
 
 
 def test_a_request_is_forwarded_under_a_number_of_ours() -> None:
-    assert Request("a", None, b'"x"', oob=False).encode(3) == b'{"execute": "a", "id": 3}\n'
-    assert Request("a", {"b": 1}, None, oob=True).encode(4) == b'{"exec-oob": "a", "arguments": {"b": 1}, "id": 4}\n'
+    assert Request("a", None, b'"x"', oob=False).encode(3) == b'{"execute":"a","id":3}'
+    assert Request("a", {"b": 1}, None, oob=True).encode(4) == b'{"exec-oob":"a","arguments":{"b":1},"id":4}'
 
 
 def test_replies_of_our_own_look_like_qemus() -> None:

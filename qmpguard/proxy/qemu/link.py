@@ -1,13 +1,18 @@
 """The one connection to QEMU's monitor: ids, replies and events. No socket, no clock and no client's bytes here.
 
-Every request goes to QEMU under a number of the guard's, ``id`` 1, 2, 3 and on; the reply with that number goes back
-under the client's own id. Invariants:
+Every request goes to QEMU under a number of the guard's as its ``id``; the reply with that number goes back under the
+client's own id. Invariants:
 
-* A number is used once in the life of a QEMU's connection, also by the process that a link is handed over to. So a
-  reply that is lost, doubled or not asked for is noticed: its number is not in ``_in_flight``, and the link ends.
-* A request that cannot be encoded, as for want of memory, leaves the link as it was: nothing of it is sent.
+* In-band requests have one digit, the next one around (0 to 9) that is not in flight: a byte costs QEMU 4 us. At most
+  `WINDOW` of the scheduler are in flight, so there is always a free one.
+* Out-of-band requests have 10, 11, 12 and on. Such a number is used once in the life of a QEMU's connection, also by
+  the process that a link is handed over to. No in-band request can have it.
 * QEMU executes and answers in-band requests in their order (monitor/qmp.c: monitor_qmp_dispatcher_co). A request that
-  QEMU has not answered, while it has answered one with a greater number, will never be answered (``skipped``).
+  QEMU has not answered, while it has answered a later one, will never be answered (``skipped``).
+* So a reply that is lost, doubled or not asked for is noticed. Its number is not in flight, and the link ends; or other
+  in-band requests were sent before the one that has the number now, and they are skipped. A second reply to a request
+  could only be mistaken if QEMU sent it ten requests late, at the very moment of that turn's reply.
+* A request that cannot be encoded, as for want of memory, leaves the link as it was: nothing of it is sent.
 * After `lose` no message is handed on. Every request in flight has been told `Unanswered.LOST`: QEMU may have executed
   it. `on_link_lost` is called once, and not where the link is closed by its owner.
 * A message without an id is an event, or QEMU's error about bytes that it could not read. The second means that the
@@ -19,6 +24,7 @@ A reply's bytes are handed on as they came but for the id: `find_id` says where 
 from __future__ import annotations
 
 import logging
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.proxy.clients.pending import LONG, PendingRequest, Unanswered
@@ -39,6 +45,8 @@ MAX_BEHIND = 1 << 20
 MAX_UNSENT = 128 << 20
 #: seconds in which what QEMU has said before it closed is read, where that was noticed by a write error
 LINGER = 5.0
+#: the numbers of in-band requests are below it, those of out-of-band requests are not
+DIGITS = 10
 
 
 class QemuTransport(Protocol):
@@ -89,7 +97,7 @@ class LinkOwner(Protocol):
 
 
 class Link:
-    """A negotiated connection to QEMU; the numbers of its requests begin behind ``number``."""
+    """A negotiated connection to QEMU; the numbers of its out-of-band requests begin behind ``number``."""
 
     def __init__(self, stream: QemuTransport, owner: LinkOwner, greeting: Greeting, number: int = 0) -> None:
         self.greeting = greeting
@@ -97,9 +105,10 @@ class Link:
         self.is_behind = False
         self._stream = stream
         self._owner = owner
-        self._in_flight: dict[int, PendingRequest] = {}
-        self._number = number
-        self._answered = number  # of the last in-band request that QEMU has answered
+        self._in_flight: dict[int, PendingRequest] = {}  # in the order in which they were sent
+        self._digit = -1  # of the last in-band request
+        self._number = max(number, DIGITS - 1)  # of the last out-of-band request
+        self._skipped: set[int] = set()
         self._splitter = Splitter()
 
     def send(self, pending: PendingRequest) -> None:
@@ -107,9 +116,12 @@ class Link:
 
         ``is_behind`` is set where QEMU leaves so much unread that no more requests of clients are to be sent.
         """
-        request, number = pending.request, self._number + 1
+        request, number = pending.request, self._number + 1 if pending.oob else self._next_digit()
         data = request.encode(number) if pending.size <= LONG else request.pieces(number)
-        self._number = number
+        if pending.oob:
+            self._number = number
+        else:
+            self._digit = number
         self._in_flight[number] = pending
         pending.sent = True
         descriptor, pending.descriptor = pending.descriptor, None
@@ -119,6 +131,12 @@ class Link:
         else:
             stream.write_long(data, min(pending.size, MAX_BEHIND), descriptor)
         self.is_behind = stream.pending >= MAX_BEHIND
+
+    def _next_digit(self) -> int:
+        digit = (self._digit + 1) % DIGITS
+        if digit in self._in_flight:  # only where QEMU has skipped one
+            return next(free for free in range(DIGITS) if free not in self._in_flight)
+        return digit
 
     def when_sent(self, callback: Callable[[], None]) -> None:
         """Call back once, when QEMU has left nothing unread."""
@@ -131,7 +149,10 @@ class Link:
 
     @property
     def number(self) -> int | None:
-        """The number of the last request; None where a request or a message is under way, so that it is not at rest."""
+        """The number of the last out-of-band request; None where the link is not at rest.
+
+        It is at rest where no request and no part of a message is under way.
+        """
         busy = self._in_flight or self._splitter.held or self._stream.pending or self.lost_reason is not None
         return None if busy else self._number
 
@@ -143,12 +164,8 @@ class Link:
     @property
     def skipped(self) -> str | None:
         """The command of the oldest request without an answer, where QEMU has answered a later one; else None."""
-        for number, pending in self._in_flight.items():
-            if number > self._answered:
-                return None
-            if not pending.oob:
-                return pending.request.command
-        return None
+        commands = (pending.request.command for number, pending in self._in_flight.items() if number in self._skipped)
+        return next(commands, None)
 
     def pause(self) -> None:
         """Read no more from QEMU."""
@@ -186,12 +203,10 @@ class Link:
                 self._on_odd_message(message)
                 continue
             number = int(message[place[0] : place[1]])
-            pending = self._in_flight.pop(number, None)
+            pending = self._take(number)
             if pending is None:
                 self.lose(f"QEMU answered a request that was not sent: id {number}")
                 return
-            if not pending.oob and number > self._answered:
-                self._answered = number
             self._owner.on_reply(pending, message, with_id(message, place, pending.id))
 
     def eof_received(self) -> None:
@@ -202,6 +217,15 @@ class Link:
         """End: the connection broke."""
         self.lose(detail or reason.value)
 
+    def _take(self, number: int) -> PendingRequest | None:
+        """Return the request that QEMU has answered. In-band requests that were sent before it are skipped."""
+        in_flight = self._in_flight
+        if number in in_flight and number < DIGITS and next(iter(in_flight)) != number:
+            self._skipped.update(each for each in takewhile(number.__ne__, in_flight) if each < DIGITS)
+        if self._skipped:
+            self._skipped.discard(number)
+        return in_flight.pop(number, None)
+
     def _on_odd_message(self, message: bytes) -> None:
         """Take an event, or a reply that QEMU has written in another way than usual."""
         try:
@@ -211,9 +235,7 @@ class Link:
             return
         if odd.event is not None:
             self._owner.on_event(odd.event)
-        elif odd.number is not None and (pending := self._in_flight.pop(odd.number, None)) is not None:
-            if not pending.oob:
-                self._answered = max(odd.number, self._answered)
+        elif odd.number is not None and (pending := self._take(odd.number)) is not None:
             self._owner.on_reply(pending, message, odd.with_id(pending.id))
         else:
             answer = message[:200].decode("ascii", "replace").strip()

@@ -31,9 +31,10 @@ MAX_BEFORE, MAX_MESSAGES = 16 << 20, 4096
 #: bytes of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has eight
 ID_SIZE = 7
 
+# with a line's end, unlike all later requests: it may be no QEMU that answers, but what reads lines
 _NEGOTIATE = {
-    True: b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": %d}\n',
-    False: b'{"execute": "qmp_capabilities", "id": %d}\n',
+    True: b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]},"id":%d}\n',
+    False: b'{"execute":"qmp_capabilities","id":%d}\n',
 }
 #: said while nothing has come, and when nothing has come in time
 NO_GREETING = "it accepts connections but sends no greeting: another client may hold it, or QEMU hangs"

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tests.support.fakes.messages import Messages
 from tests.support.fakes.qemu import GREETING
 from tests.support.fakes.sturdy import SturdyQemu, read
 from tests.support.guarding import Client
@@ -60,8 +61,9 @@ class Odd(SturdyQemu):
         self._writer = writer
         self.send(GREETING)
         with suppress(ConnectionError):
-            while (line := await reader.readline()).endswith(b"\n"):
-                self._take(read(line))
+            messages = Messages(reader)
+            while message := await messages.next():
+                self._take(read(message))
         writer.close()
 
     def _take(self, request: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tests.labs.hostile.pranks import BEFORE, GREETS, ID, TRAP, Prank
+from tests.support.fakes.messages import Messages
 from tests.support.fakes.qemu import Request
 from tests.support.fakes.sturdy import SturdyQemu, read
 
@@ -100,8 +101,9 @@ class _Connection:
         if self._prank.greeting != GREETS and self._prank.leaves:
             await self._linger()
             return
-        while self._left != 0 and (line := await self._reader.readline()).endswith(b"\n"):
-            if await self._answer(read(line)):
+        messages = Messages(self._reader)
+        while self._left != 0 and (message := await messages.next()):
+            if await self._answer(read(message)):
                 return
 
     async def _linger(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,7 +77,7 @@ def owner() -> Owner:
 
 @pytest.fixture
 def link(transport: Transport, owner: Owner) -> Link:
-    return Link(transport, owner, GREETING, 7)
+    return Link(transport, owner, GREETING, 41)
 
 
 def request(identity: bytes | None = b'"mine"', *, oob: bool = False, size: int = 0) -> PendingRequest:
@@ -84,13 +85,18 @@ def request(identity: bytes | None = b'"mine"', *, oob: bool = False, size: int 
     return PendingRequest(session, Request("query-status", None, identity, oob), size)
 
 
+def numbered(data: bytes) -> int:
+    number: int = json.loads(data)["id"]
+    return number
+
+
 @pytest.mark.parametrize("step", [1, 5, 10_000])
 def test_replies_go_back_under_the_clients_own_id(link: Link, transport: Transport, owner: Owner, step: int) -> None:
     one, two = request(), request(None)
     link.send(one)
     link.send(two)
-    assert [b'"id": 8' in data for data in transport.written] == [True, False]
-    data = b'{"event": "STOP"}\r\n{"return": {}, "id": 8}\r\n{"id": 9, "error": {"class": "X", "desc": ""}}\r\n'
+    assert transport.written == [b'{"execute":"query-status","id":0}', b'{"execute":"query-status","id":1}']
+    data = b'{"event": "STOP"}\r\n{"return": {}, "id": 0}\r\n{"id": 1, "error": {"class": "X", "desc": ""}}\r\n'
     for start in range(0, len(data), step):
         link.data_received(data[start : start + step], [])
     assert owner.events == ["STOP"]
@@ -98,7 +104,50 @@ def test_replies_go_back_under_the_clients_own_id(link: Link, transport: Transpo
         (one, b'{"return": {}, "id": "mine"}\r\n'),
         (two, b'{"error": {"class": "X", "desc": ""}}\r\n'),
     ]
-    assert (link.is_idle, link.number) == (True, 9)
+    assert (link.is_idle, link.number) == (True, 41)
+
+
+def test_in_band_requests_have_one_digit_and_out_of_band_ones_a_number_of_their_own(
+    link: Link, transport: Transport, owner: Owner
+) -> None:
+    for turn in range(25):
+        link.send(request())
+        link.send(request(oob=True))
+        assert [numbered(data) for data in transport.written[-2:]] == [turn % 10, 42 + turn]
+        for number in (42 + turn, turn % 10):
+            link.data_received(b'{"return": {}, "id": %d}\r\n' % number, [])
+    assert (len(owner.replies), owner.lost, link.number) == (50, [], 66)
+
+
+@pytest.mark.parametrize("number", [0, 4711])
+def test_an_out_of_band_number_is_never_a_digit(transport: Transport, owner: Owner, number: int) -> None:
+    Link(transport, owner, GREETING, number).send(request(oob=True))
+    assert numbered(transport.written[0]) == max(10, number + 1)
+
+
+def test_a_digit_that_is_in_flight_is_not_given_again(link: Link, transport: Transport, owner: Owner) -> None:
+    first = request(b'"first"')
+    link.send(first)
+    for turn in range(1, 30):
+        link.send(request())
+        number = numbered(transport.written[-1])
+        assert number in range(1, 10)
+        link.data_received(b'{"return": {}, "id": %d}\r\n' % number, [])
+        assert link.skipped == "query-status", turn
+    link.data_received(b'{"return": {}, "id": 0}\r\n', [])
+    assert owner.replies[-1] == (first, b'{"return": {}, "id": "first"}\r\n')
+    assert (link.skipped, link.is_idle, owner.lost) == (None, True, [])
+
+
+@pytest.mark.parametrize("oob", [False, True])
+def test_a_second_reply_ends_the_link(link: Link, owner: Owner, transport: Transport, oob: bool) -> None:
+    for _ in range(3):
+        link.send(request(oob=oob))
+    first, second, _ = map(numbered, transport.written)
+    for number in (first, second, first):
+        link.data_received(b'{"return": {}, "id": %d}\r\n' % number, [])
+    assert owner.lost == [f"QEMU answered a request that was not sent: id {first}"]
+    assert len(owner.replies) == 2
 
 
 @pytest.mark.parametrize(
@@ -146,7 +195,7 @@ def test_a_request_that_cannot_be_encoded_leaves_the_link_as_it_was(
             link.send(pending)
     assert (transport.written, link.is_idle, pending.sent) == ([], True, False)
     link.send(request())
-    assert b'"id": 8' in transport.written[0]
+    assert numbered(transport.written[0]) == 0
 
 
 def test_a_request_that_qemu_has_skipped_is_known_by_the_answer_to_a_later_one(link: Link) -> None:
@@ -154,9 +203,9 @@ def test_a_request_that_qemu_has_skipped_is_known_by_the_answer_to_a_later_one(l
     link.send(request(oob=True))
     link.send(request())
     assert link.skipped is None
-    link.data_received(b'{"return": {}, "id": 9}\r\n', [])
+    link.data_received(b'{"return": {}, "id": 42}\r\n', [])
     assert link.skipped is None, "out-of-band replies overtake"
-    link.data_received(b'{"return": {}, "id": 10}\r\n', [])
+    link.data_received(b'{"return": {}, "id": 1}\r\n', [])
     assert link.skipped == "query-status"
 
 

@@ -7,6 +7,8 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.fakes.messages import Messages
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -117,8 +119,9 @@ class FakeQemu:
         self._writer = writer
         self.send(GREETING)
         with suppress(ConnectionError):
-            while (line := await reader.readline()).endswith(b"\n"):  # what was cut off by the end is no request
-                request = json.loads(line)
+            messages = Messages(reader)
+            while message := await messages.next():  # what was cut off by the end is no request
+                request = json.loads(message)
                 self.seen.append(request)
                 self._arrived.set()
                 if self.silent or request.get("execute") in self.hold:

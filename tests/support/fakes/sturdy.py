@@ -7,10 +7,11 @@ import json
 import re
 from contextlib import suppress
 
+from tests.support.fakes.messages import Messages
 from tests.support.fakes.qemu import GREETING, FakeQemu, Request
 
-_COMMAND = re.compile(rb'\{"(execute|exec-oob)": "([^"]*)"')
-_ID = re.compile(rb'"id": (\d+)\}\s*\Z')
+_COMMAND = re.compile(rb'\{"(execute|exec-oob)":"([^"]*)"')
+_ID = re.compile(rb'"id":(\d+)\}\Z')
 
 
 class SturdyQemu(FakeQemu):
@@ -21,19 +22,20 @@ class SturdyQemu(FakeQemu):
         self._writer = writer
         self.send(GREETING)
         with suppress(ConnectionError):
-            while (line := await reader.readline()).endswith(b"\n"):
-                self._answer(read(line))
+            messages = Messages(reader)
+            while message := await messages.next():
+                self._answer(read(message))
                 await writer.drain()
         writer.close()
 
 
-def read(line: bytes) -> Request:
+def read(message: bytes) -> Request:
     """Return a request, without its arguments where they are too odd for Python."""
     try:
-        request = json.loads(line)
+        request = json.loads(message)
     except (ValueError, RecursionError):
-        command, number = _COMMAND.match(line), _ID.search(line)
-        assert command, line[:200]
+        command, number = _COMMAND.match(message), _ID.search(message)
+        assert command, message[:200]
         request = {command[1].decode(): command[2].decode()}
         if number:
             request["id"] = int(number[1])
