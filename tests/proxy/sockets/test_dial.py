@@ -45,8 +45,11 @@ async def test_a_unix_socket_is_connected_and_does_not_block(path: Path, qemu: s
         qemu.accept()[0].close()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_tcp_is_connected_by_address_or_name(host: str) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "qemu.example"])
+async def test_tcp_is_connected_by_address_or_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    look_up = socket.getaddrinfo  # a bare machine has no name of its own, not even localhost
+    names = {"qemu.example": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *more: look_up(names.get(name, name), *more))
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         closing(await connect(TcpAddress(host, server.getsockname()[1]))) as sock,
