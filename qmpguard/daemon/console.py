@@ -3,7 +3,7 @@
 Every guard has one. It is a file that only its owner can connect to, in a runtime directory of the guard, of its user,
 or of root. Where there is no such directory, as in a bare container, it has an abstract name, to which every local user
 can connect. Any peer other than root and the guard's own user is refused right after accept(2). Those two could end the
-guard anyway.
+guard anyway. A guarded QEMU, and a process that it started, may not change anything, whoever its user is.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from qmpguard.address import UnixAddress
+from qmpguard.daemon.descent import why_refused
 from qmpguard.errors import QmpguardError, UnavailableError, UsageError
 from qmpguard.policy.machine_json import memory_to_json, policy_to_json
 from qmpguard.policy.rules import modes
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.socket_file import is_unused
+from qmpguard.rate import LogRate
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ REQUEST_TIMEOUT = 5.0
 MAX_SECONDS = 24 * 3600.0
 #: characters of a reason
 MAX_REASON = 500
+#: lines of log about refused processes in a minute: QEMU can be made to try again and again
+LOG_LINES, LOG_INTERVAL = 2, 60.0
 
 
 def socket_paths(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
@@ -104,6 +108,7 @@ class Console:
         self._paths = paths
         self._tasks = Tasks()
         self._connections = 0
+        self._rate = LogRate(LOG_LINES, LOG_INTERVAL)
 
     async def run(self) -> None:
         """Serve until cancelled. Where no socket can be opened, logs a warning and returns."""
@@ -183,13 +188,24 @@ class Console:
                 guards = self._supervisor.guards.items()
                 return json.dumps([_policy_answer(name, guard) for name, guard in guards if _at(guard, addresses)])
             case {"begin": {"vm": str(vm), "rule": str() | None as rule, "seconds": seconds, "reason": str(reason)}}:
+                self._reject_qemu(peer)
                 overrides = self._of(vm)
                 override = overrides.begin(self._rule(vm, rule), _seconds(seconds), _reason(reason), peer)
                 return json.dumps(_override(override))
             case {"end": {"vm": str(vm), "rule": str() | None as rule}}:
+                self._reject_qemu(peer)
                 return json.dumps(self._of(vm).end(self._rule(vm, rule)))
             case _:
                 raise UsageError("this version does not know the request")
+
+    def _reject_qemu(self, peer: Peer) -> None:
+        """Raise `UsageError` for a guarded QEMU, and for a process that one has started."""
+        qemus = {name: guard.vm.process for name, guard in self._supervisor.guards.items()}
+        if (reason := why_refused(peer, qemus)) is None:
+            return
+        if (more := self._rate.admit(None, asyncio.get_running_loop().time())) is not None:
+            log.warning("console client=%s refused: %s%s", peer, reason, more)
+        raise UsageError(f"refused: {reason}")
 
     async def _vms(self) -> str:
         """Return every VM as `/api/v1/vms` has it. Other tasks have their turn between two VMs."""

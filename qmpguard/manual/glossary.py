@@ -47,7 +47,7 @@ WORDS = {
     "stale capability": "A migration capability that the last migration has left on.",
     "hidden primary": "A VFIO device of a failover pair that QEMU keeps unplugged until the guest asks for it.",
     "heartbeat": "An out-of-band question every 10 s. It shows whether QEMU hangs.",
-    "takeover": "The guard listens at the path of QEMU's own socket, which is moved where only the guard may enter.",
+    "takeover": "The guard listens at the path of QEMU's own socket, which it moves into its own directory.",
     "handover": "A link that one guard process leaves in systemd's descriptor store for the next one.",
     "reload": "SIGHUP: the guard follows its configuration file anew, as a whole or not at all.",
 }

@@ -42,7 +42,7 @@ _FILES = (
     ("/run/qmpguard/NAME.sock", "The socket of qmpguard@NAME.socket, where clients connect."),
     (
         "PATH.guard/qemu, PATH.qemu.lock",
-        "With --takeover PATH: QEMU's socket in the guard's own directory, and the lock that keeps other guards away.",
+        "With --takeover PATH: QEMU's socket in the guard's directory, and the lock that keeps other guards away.",
     ),
     (
         "$RUNTIME_DIRECTORY/qmpguard-console.sock, $XDG_RUNTIME_DIR/qmpguard-console-PID.sock",

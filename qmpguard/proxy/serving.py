@@ -107,7 +107,8 @@ class Serving:
             return None
         self.handed_over = True
         hidden = self._gate.memory.primaries.devices
-        handover = Handover(self._hub.name, str(connections.address), self.link.greeting, number, hidden)
+        process = self._connection.process
+        handover = Handover(self._hub.name, str(connections.address), self.link.greeting, number, hidden, process)
         return Inheritance(self._connection.sock.dup(), handover)
 
     async def _number_at_rest(self) -> int | None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from qmpguard.address import QemuAddress
     from qmpguard.policy.policy import Policy
     from qmpguard.proxy.clients.session import Session
+    from qmpguard.proxy.listening.peer import ProcessIdentity
     from qmpguard.proxy.qemu.absence import Absence
     from qmpguard.proxy.qemu.connections import NegotiatedConnection
     from qmpguard.proxy.qemu.handover import Inheritance
@@ -50,7 +51,10 @@ _NO_LINK = tuple(Forecast(way, Passes.UNKNOWN, "there is no link to QEMU") for w
 
 
 class Vm:
-    """One VM. ``connected`` is set while there is a link. ``remarks`` return what else should be known of it, or ""."""
+    """One VM. ``connected`` is set while there is a link. ``remarks`` return what else should be known of it, or "".
+
+    ``process`` is the process of the QEMU that was connected last; None where it is not known.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Vm:
         limits = limits or Limits()
         self.remarks: Sequence[Callable[[], str]] = ()
         self.connected = asyncio.Event()
+        self.process: ProcessIdentity | None = None
         self.recorder = Recorder(name, run or Run())
         self._tasks = Tasks(f"vm={name}", self.counts.faults)
         budget = budget or Budget()
@@ -168,6 +173,7 @@ class Vm:
             if connection.hidden is not None:
                 self.gate.memory.primaries.devices = connection.hidden
             serving = self._serving = Serving(connection, self.hub, self.gate, self._on_up)
+            self.process = connection.process
             self.connections.on_linked(connection)
             await serving.run(self._tasks, self.watch, self.heartbeat)
         finally:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from qmpguard.daemon.supervisor import Supervisor
     from qmpguard.record import Entry
 
+PID = os.getpid()
 POSTCOPY = capabilities(postcopy_ram=True)
 BEGIN: dict[str, Any] = {"vm": "one", "rule": None, "seconds": 60, "reason": "ticket 7"}
 
@@ -153,6 +154,24 @@ async def test_another_user_is_sent_away(tmp_path: Path, monkeypatch: pytest.Mon
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
         monkeypatch.setattr("qmpguard.proxy.listening.listener.peer_of", lambda *_: Peer(1, 2, os.geteuid() + 1, 3))
         assert await say(path, b'{"status": true}\n') == b""
+
+
+@pytest.mark.parametrize("request_", [{"begin": BEGIN}, {"end": {"vm": "one", "rule": None}}])
+async def test_a_guarded_qemu_may_look_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, request_: dict[str, Any]
+) -> None:
+    path = str(tmp_path / "c")
+    async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, console_of(fleet, path):
+        await eventually(lambda: fleet.guards["one"].vm.process is not None)
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # so that this process is not the guard, but QEMU
+        for _ in range(console.LOG_LINES + 1):
+            error = (await ask(path, **request_))["error"]
+            assert error.startswith(f"refused: process {PID} is the QEMU of VM one (process {PID})")
+        assert (await ask(path, status=True))["return"] == [{"vm": "one", "overrides": []}]
+        assert not fleet.guards["one"].vm.overrides.active
+    told = [record.getMessage() for record in caplog.records if "refused: process" in record.getMessage()]
+    assert len(told) == console.LOG_LINES, "a QEMU that tries again and again does not fill the log"
+    assert f"pid{PID}/uid{os.getuid()} refused: process {PID} is the QEMU of VM one" in told[0]
 
 
 async def test_a_failure_of_the_guard_at_a_request_is_an_answer_too(

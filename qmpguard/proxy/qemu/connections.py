@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from qmpguard.address import FdAddress, Inbound
 from qmpguard.proxy.listening.moved_socket import takeover_hint
 from qmpguard.proxy.qemu.absence import GONE, Absence, AbsentError, BackOff, Cause, Notices, absence
-from qmpguard.proxy.qemu.negotiation import NO_GREETING, negotiate
+from qmpguard.proxy.qemu.negotiation import NO_GREETING, Negotiated, negotiate
 from qmpguard.proxy.sockets.dial import connect, hang_up, peer_identity
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from qmpguard.address import QemuAddress
     from qmpguard.policy.device import Device
+    from qmpguard.proxy.listening.peer import ProcessIdentity
     from qmpguard.proxy.listening.qemu_listener import QemuListener
     from qmpguard.proxy.qemu.handover import Inheritance
     from qmpguard.wire.qemu_messages import Greeting, QemuEvent
@@ -54,6 +55,7 @@ class NegotiatedConnection:
     ``number`` is the id of the last request on it. ``qemu`` is what tells this QEMU from another; None where nothing
     does. ``same_qemu``: it is surely the QEMU of the connection before.
     ``hidden`` are the failover primaries that the process before remembered; None where there was none.
+    ``process`` is QEMU's; None where it is not known.
     """
 
     sock: socket.socket
@@ -65,6 +67,7 @@ class NegotiatedConnection:
     same_qemu: bool = False
     hidden: tuple[Device, ...] | None = None
     is_passed: bool = False
+    process: ProcessIdentity | None = None
 
     def hang_up(self) -> None:
         """End it for QEMU too: the number of a passed connection stays open in this process."""
@@ -178,8 +181,8 @@ class QemuConnections:
             self._used = isinstance(self.address, FdAddress)
             if self._used:
                 stack.callback(hang_up, sock)
-            greeting, events = await negotiate(sock, self._on_silence)
-            connection = self._connection(sock, own, greeting, events)
+            negotiated = await negotiate(sock, self._on_silence)
+            connection = self._connection(sock, own, negotiated)
             stack.pop_all()
         return connection
 
@@ -191,20 +194,19 @@ class QemuConnections:
             self.presence = Presence.LINKED  # it was there
             log.info("vm=%s the link goes on from the guard before", self._vm)
             handover = left.handover
-            connection = self._connection(sock, own, handover.greeting, [])
+            connection = self._connection(sock, own, Negotiated(handover.greeting, [], handover.process))
             stack.pop_all()
         return replace(connection, number=handover.number, hidden=handover.hidden)
 
     def _connection(
-        self,
-        sock: socket.socket,
-        own: tuple[socket.socket, socket.socket],
-        greeting: Greeting,
-        events: list[QemuEvent],
+        self, sock: socket.socket, own: tuple[socket.socket, socket.socket], negotiated: Negotiated
     ) -> NegotiatedConnection:
+        greeting, events, process = negotiated
         qemu = peer_identity(sock, self.address)
         same = qemu is not None and qemu == self._qemu
-        return NegotiatedConnection(sock, own, greeting, events, qemu=qemu, same_qemu=same, is_passed=self._used)
+        return NegotiatedConnection(
+            sock, own, greeting, events, qemu=qemu, same_qemu=same, is_passed=self._used, process=process
+        )
 
     async def _connect(self) -> socket.socket:
         """Return a connection to QEMU. Raises the reason why there is none."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.device import Device
+from qmpguard.proxy.listening.peer import ProcessIdentity
 from qmpguard.wire.qemu_messages import Greeting
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A link at rest: whose it is, what QEMU said first, the last number used, and what QEMU hides."""
+    """A link at rest: whose it is, what QEMU said first, the last number used, what QEMU hides, and QEMU's process."""
 
     vm: str
     qemu: str
     greeting: Greeting
     number: int
     hidden: tuple[Device, ...] = ()
+    process: ProcessIdentity | None = None
 
     def encode(self) -> bytes:
         """Return it as bytes."""
@@ -39,6 +41,7 @@ class Handover:
             "greeting": self.greeting.line.decode("latin-1"),
             "number": self.number,
             "hidden": [asdict(device) for device in self.hidden],
+            "process": self.process,
         }
         return json.dumps(state).encode()
 
@@ -63,6 +66,7 @@ def decode(data: bytes) -> Handover:
             Greeting(state["greeting"].encode("latin-1")),
             int(state["number"]),
             tuple(_device(values) for values in state["hidden"]),
+            None if (process := state.get("process")) is None else ProcessIdentity(*process),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is no handover") from error

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from qmpguard.proxy.listening.peer import receive_with_sender, set_credentials
 from qmpguard.proxy.qemu.absence import SHOWN, AbsentError, Cause, foreign
 from qmpguard.wire.qemu_messages import Greeting, OddReply, Splitter, find_id
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from qmpguard.proxy.listening.peer import ProcessIdentity
     from qmpguard.wire.qemu_messages import QemuEvent
 
 #: seconds without a greeting after which it is said that another client may hold the monitor
@@ -40,18 +42,32 @@ _NEGOTIATE = {
 NO_GREETING = "it accepts connections but sends no greeting: another client may hold it, or QEMU hangs"
 
 
-async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> tuple[Greeting, list[QemuEvent]]:
-    """Return QEMU's greeting, with out-of-band enabled if it offers that, and events that came already.
+class Negotiated(NamedTuple):
+    """The result of a negotiation: QEMU's greeting, events that came already, and QEMU's process.
+
+    The process is None where the kernel does not tell it, as by TCP.
+    """
+
+    greeting: Greeting
+    events: list[QemuEvent]
+    process: ProcessIdentity | None
+
+
+async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> Negotiated:
+    """Return QEMU's greeting, with out-of-band enabled if it offers that, and what came with it.
 
     QEMU executes one request at a time and answers it to whoever is connected by then. So the reply to a client that
     has left may come first; behind the negotiation's own there is none. ``on_silence`` is called after `SILENCE`.
     Raises `OSError`, or `AbsentError` when what answers is not QEMU, or not in time.
     """
     conversation = _Conversation(sock)
+    set_credentials(sock, on=True)
     try:
         async with asyncio.timeout(GREETING_TIMEOUT):
             greeting = await _greeting(conversation, on_silence)
-            return greeting, await _enable(conversation, greeting)
+            events = await _enable(conversation, greeting)
+        set_credentials(sock, on=False)
+        return Negotiated(greeting, events, conversation.sender)
     except TimeoutError:
         raise conversation.too_late() from None
     except ConnectionError:
@@ -85,10 +101,14 @@ async def _enable(conversation: _Conversation, greeting: Greeting) -> list[QemuE
 
 
 class _Conversation:
-    """Messages of QEMU, one after the other, within the limits. ``greeted``: the first one was its greeting."""
+    """Messages of QEMU, one after the other, within the limits.
+
+    ``greeted``: the first one was its greeting. ``sender`` is the process that sent the last one, where it is known.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.greeted = False
+        self.sender: ProcessIdentity | None = None
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._splitter = Splitter()
@@ -117,7 +137,8 @@ class _Conversation:
 
     async def _receive(self) -> None:
         # the end of a message is the end of what QEMU has sent so far, but for events, which are kept
-        data = await self._loop.sock_recv(self._sock, 64 * 1024)
+        data, sender = await receive_with_sender(self._sock, 64 * 1024)
+        self.sender = sender or self.sender
         if not data:
             raise self.closed()
         self._bytes += len(data)

@@ -14,6 +14,7 @@ from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import GuardedVm
 from qmpguard.policy.device import Device
 from qmpguard.policy.policy import Policy
+from qmpguard.proxy.listening.peer import ProcessIdentity
 from qmpguard.proxy.qemu.handover import Handover, decode
 from qmpguard.wire.qemu_messages import Greeting
 from tests.support.fakes.qemu import GREETING, FakeQemu
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
     from qmpguard.proxy.qemu.handover import Inheritance
 
 HIDDEN = Device("", "vfio-pci", "vf0", host="65:00.0", failover_pair_id="net0")
-HANDOVER = Handover("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41, (HIDDEN,))
+PROCESS = ProcessIdentity(7, 107, 108, 1, 4711)
+HANDOVER = Handover("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41, (HIDDEN,), PROCESS)
 
 
 def test_what_is_written_is_read() -> None:
     read = decode(HANDOVER.encode())
     assert (read.vm, read.qemu, read.number, read.hidden) == ("web", "unix:/q", 41, (HIDDEN,))
-    assert read.greeting.line == HANDOVER.greeting.line
+    assert (read.greeting.line, read.process) == (HANDOVER.greeting.line, PROCESS)
+
+
+def test_a_guard_of_an_earlier_version_tells_no_process() -> None:
+    state = json.loads(HANDOVER.encode())
+    del state["process"]
+    assert decode(json.dumps(state).encode()).process is None
 
 
 def changed(**values: Any) -> bytes:
@@ -51,6 +59,8 @@ def changed(**values: Any) -> bytes:
         changed(number="many"),
         changed(hidden=[{"id": "vf0"}]),
         changed(hidden=[None]),
+        changed(process=7),
+        changed(process=[]),
     ],
 )
 def test_anything_else_is_not_gone_on_with(data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qmpguard.proxy.listening.peer import process_of
 from qmpguard.proxy.qemu import negotiation as module
 from qmpguard.proxy.qemu.absence import AbsentError, Cause
 from qmpguard.proxy.qemu.negotiation import negotiate
@@ -70,9 +72,11 @@ async def test_qemu_is_greeted_and_negotiated_with() -> None:
         assert request["execute"] == "qmp_capabilities"
         assert request["arguments"] == {"enable": ["oob"]}
         await qemu.say(reply(request))
-        greeting, events = await task
+        greeting, events, process = await task
         assert isinstance(greeting, Greeting)
         assert (greeting.version, events) == ("10.0.2", [])
+        assert process == process_of(os.getpid(), os.geteuid(), os.getegid()), "the one that wrote it"
+        assert process.started is not None
 
 
 async def test_out_of_band_is_enabled_only_where_it_is_offered() -> None:
