@@ -43,12 +43,16 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _check(file: str) -> int:
+    from qmpguard.daemon.exposure import expected_exposure
     from qmpguard.settings.read import read_file
     from qmpguard.settings.show import notes
 
     config = read_file(file).config
     for note in notes(config):
         print(f"note: {note}")
+    for vm in config.vms:
+        if exposed := expected_exposure(vm):
+            print(f"note: {vm.name}: {exposed}")
     count = len(config.vms)
     print(f"{file}: {count} VM{'s' * (count != 1)}, no errors")
     return 0

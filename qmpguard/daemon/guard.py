@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import Inbound, TcpAddress, UnixAddress
 from qmpguard.config import Absent, VmConfig
+from qmpguard.daemon.exposure import exposure
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.sockets import socket_name
@@ -66,6 +67,7 @@ class GuardedVm:
         self.vm.connections.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _ignore
         self._sockets = sockets or PassedSockets()
+        self._exposure = ""  # that QEMU can connect to its own monitor
         self._fault = ""  # why the clients' socket cannot be opened; empty: it is open, or closed on purpose
         self._retry: asyncio.TimerHandle | None = None
 
@@ -111,6 +113,8 @@ class GuardedVm:
         return config.absent is Absent.REFUSE and self.vm.connections.presence in _GONE
 
     def _on_presence(self) -> None:
+        if self.vm.connections.presence is Presence.LINKED:
+            self._exposure = exposure(self.vm.connections.address, self.vm.process)
         self._admit()
         self.on_presence()
 
@@ -133,8 +137,11 @@ class GuardedVm:
             self._retry = asyncio.get_running_loop().call_later(RESTART_DELAY, self._admit)
 
     def remark(self) -> str:
-        """Return a note about the clients' socket; empty: no note."""
-        return self._fault
+        """Return a note about the sockets of clients and of QEMU; empty: no note."""
+        path_keeper = self.listener.path_keeper if self.listener is not None else None
+        unprotected = path_keeper.unprotected if path_keeper is not None else ""
+        moved = f"QEMU's socket is not in a directory of the guard's own: {unprotected}" if unprotected else ""
+        return "; ".join(filter(None, (self._fault, moved, self._exposure)))
 
     # life cycle
 

@@ -84,7 +84,8 @@ class QemuConnections:
     """Makes the connections to one VM's QEMU.
 
     ``listener`` is where a QEMU that dials in connects; others have none. ``on_presence`` is called after each change
-    of ``presence``, ``on_absent`` with the reason why there is no link, ``on_fault`` with an exception of the guard.
+    of ``presence`` and for each connection that is served, ``on_absent`` with the reason why there is no link,
+    ``on_fault`` with an exception of the guard.
     ``address`` differs from the configured one where a takeover cannot protect the socket.
     """
 
@@ -123,7 +124,8 @@ class QemuConnections:
         """Called when a connection is served."""
         self._qemu = connection.qemu
         self._begun = asyncio.get_running_loop().time()
-        self._change(Presence.LINKED)
+        self.presence = Presence.LINKED
+        self.on_presence()
 
     def on_lost(self) -> None:
         """Called when the link has ended."""
