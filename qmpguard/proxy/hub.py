@@ -74,12 +74,12 @@ class Hub:
         self.link = link
         self.is_alive = True
         self._scheduler = Scheduler()
-        self._fd_names = FdNames()
 
     def disconnect(self) -> None:
-        """Called when the link is gone: discard every request that was not sent."""
+        """Called when the link is gone: discard every request that was not sent, and all that its QEMU was given."""
         self.link = None
         self._scheduler.clear()
+        self._fd_names = FdNames()
 
     @property
     def offered(self) -> frozenset[str]:

@@ -204,6 +204,20 @@ async def test_the_death_of_qemu_closes_clients_at_once_and_a_new_qemu_is_served
         assert guard.vm.counts.links == 2
 
 
+async def test_of_a_link_that_is_gone_nothing_is_kept(tmp_path: Path) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qemu.hold.add("add-fd")
+            qmp.with_descriptors(b'{"execute": "add-fd"}', 0)
+            await qemu.until("add-fd")
+            await qemu.stop()
+            assert await qmp.closed()
+        await eventually(lambda: guard.vm.link is None)
+        names = guard.vm.hub._fd_names
+        assert not (names._under_way or names._givers or names.attentive)
+        await qemu.start()
+
+
 async def test_a_client_that_comes_before_qemu_is_greeted_when_qemu_comes(tmp_path: Path) -> None:
     qemu = FakeQemu(tmp_path / "q")
     async with guarding(qemu.path, up=False), connected(tmp_path / "guard.sock", negotiate=False) as qmp:

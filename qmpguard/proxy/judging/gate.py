@@ -2,7 +2,8 @@
 
 An operation passes through these steps; each has the deadline of ``timeout`` but the last, which is QEMU's own:
 
-    turn      it waits for the lock ``turn``. Where that takes too long, it is refused as unverified.
+    turn      it waits for the lock ``turn``. Where that takes too long, it is refused as unverified; or, where that
+              rule does not refuse, it waits on, since QEMU executes the operation that has the lock first.
     survey    QEMU is asked for the facts that the rules need, on the link on which the operation would be sent.
     verdict   the pure policy decides, and the decision is recorded; a refusal ends here.
     forward   the request is sent, in the same step of the event loop as the verdict.
@@ -145,16 +146,20 @@ class Gate:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         deadline = begun + self._timeout
+        late = None
         try:
             async with asyncio.timeout_at(deadline):
                 await self.turn.acquire()
         except TimeoutError:
-            return self._decide(pending, self._unverified("another operation keeps QEMU busy"), begun)
+            late = self._unverified("another operation keeps QEMU busy")
+            if late.refusal is not None:
+                return self._decide(pending, late, begun)
+            await self.turn.acquire()  # it may pass, and does so in its order: QEMU executes the other one first, too
         try:
             if pending.session.is_closed:
                 return None
             memory, control = self.memory, self.surveyor.control
-            verdict = await self._verdict(pending, reading, deadline)
+            verdict = late or await self._verdict(pending, reading, deadline)
             refusal = self._decide(pending, verdict, begun)
             if refusal is None and not pending.session.is_closed:
                 # no await between the verdict and this: nothing slips in between survey and command

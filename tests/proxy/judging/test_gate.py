@@ -13,7 +13,7 @@ from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.policy import Policy
 from qmpguard.record import Decision
 from tests.support.fakes.qemu import FakeQemu
-from tests.support.guarding import assert_refused, capabilities, connected, guarding
+from tests.support.guarding import assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -245,6 +245,33 @@ async def test_in_mode_warn_everything_passes_and_is_counted(tmp_path: Path) -> 
         assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
         assert await qmp.ask("migrate", {"uri": "exec:cat", "unheard-of": 1}) == {"return": {}}
         assert (guard.vm.counts.refused, guard.vm.counts.warned) == (0, 2)
+
+
+async def test_in_mode_warn_a_request_whose_turn_does_not_come_in_time_passes_later(tmp_path: Path) -> None:
+    """It was neither refused nor sent, and its client waited for ever: `python -m tests.model` has found that."""
+    policy = Policy(mode=Mode.WARN)
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, policy=policy, survey_timeout=0.3) as guard,
+        connected(tmp_path / "guard.sock") as one,
+        connected(tmp_path / "guard.sock") as two,
+    ):
+        qemu.hold.add("device_add")
+        one.send({"execute": "device_add", "arguments": {"driver": "vfio-pci", "id": "gpu0"}})
+        await qemu.until("device_add")
+        two.send({"execute": "migrate-set-capabilities", "arguments": POSTCOPY, "id": 2})
+        two.send({"execute": "query-name", "id": 3})
+        turn = guard.vm.gate.turn
+        await eventually(lambda: bool(turn._waiters))
+        assert turn._waiters is not None
+        (waits,) = turn._waiters
+        await eventually(waits.cancelled)
+        assert "migrate-set-capabilities" not in qemu.commands()
+        qemu.let_go()
+        assert await one.receive() == {"return": {}}
+        assert [await two.receive() for _ in range(2)] == [{"return": {}, "id": 2}, {"return": {}, "id": 3}]
+        assert guard.vm.counts.refused == 0
+        assert "another operation keeps QEMU busy" in str(list(guard.vm.journal.since(0)))
 
 
 async def test_the_record_says_what_qemu_itself_would_do(tmp_path: Path) -> None:
