@@ -15,6 +15,7 @@ from qmpguard.wire.framing import MAX_REQUEST
 
 if TYPE_CHECKING:
     from qmpguard.address import ListenAddress, QemuAddress
+    from qmpguard.policy.device import Device
 
 #: the name of a VM that options describe
 NAME = "vm"
@@ -78,6 +79,7 @@ class VmConfig:
     max_request: int = MAX_REQUEST
     takeover: str | None = None
     absent: Absent = Absent.REFUSE
+    netdevs: tuple[Device, ...] = ()  # on QEMU's command line, where `exec` has read it
 
     @property
     def limits(self) -> Limits:

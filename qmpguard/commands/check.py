@@ -18,6 +18,7 @@ from qmpguard.commands.policy_options import (
 if TYPE_CHECKING:
     import argparse
 
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.forecast import Forecast
     from qmpguard.remote.report import Report
 
@@ -68,7 +69,14 @@ def _json(report: Report) -> dict[str, object]:
             for forecast, obstacle in report.forecasts
         ],
         "machine": facts_to_json(report.facts),
+        "unknown_back_ends": list(_unknown_back_ends(report.facts)),
     }
+
+
+def _unknown_back_ends(facts: Facts) -> tuple[str, ...]:
+    """Return the virtio-net devices whose back end the guard does not know: QEMU does not show its type."""
+    known = {back_end.id for back_end in facts.netdevs}
+    return tuple(device for identity, device in facts.nics or () if identity not in known)
 
 
 def _text(report: Report) -> str:
@@ -80,6 +88,8 @@ def _text(report: Report) -> str:
     lines = [
         f"QEMU {report.version} {report.package}".rstrip() + f" at {report.address}: {facts.runstate}",
         f"VFIO devices: {devices or 'none'}",
+        *(f"network back end: {back_end.id} ({back_end.driver})" for back_end in facts.netdevs),
+        *_on_unknown(_unknown_back_ends(facts)),
         f"capabilities that are on: {', '.join(sorted(facts.capabilities or ())) or 'none'}",
         f"last migration: {migration.status if migration else 'none'}",
         *(f"QEMU's own blocker: {blocker}" for blocker in (migration.blockers if migration else ())),
@@ -90,6 +100,16 @@ def _text(report: Report) -> str:
     for forecast, obstacle in report.forecasts:
         lines += _forecast_text(forecast, obstacle)
     return "\n".join(lines)
+
+
+_HAZARD = "With vhost-vdpa, postcopy and background snapshot are not safe; with vhost-user, background snapshot is not."
+
+
+def _on_unknown(devices: tuple[str, ...]) -> list[str]:
+    if not devices:
+        return []
+    names = ", ".join(devices)
+    return [f"network back ends of unknown type: {names}. {_HAZARD}"]
 
 
 #: columns for the name of a way to migrate

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpguard.address import FdAddress
@@ -115,13 +116,14 @@ def _block_signals() -> Signals:
 
 def _read(arguments: argparse.Namespace, command: Sequence[str], monitor: int) -> Config:
     """Return the config of a guard whose QEMU is at a descriptor, and begin its log."""
+    from qmpguard.daemon.back_ends import back_ends
     from qmpguard.logs.stderr import log_to_stderr
     from qmpguard.settings.read import read_options
 
     config = read_options(OptionValues({**vars(arguments), "qemu": f"fd:{monitor}"}, _environ())).config
     log_to_stderr(config.log)
     _look_for_monitors(command, config.vms[0])
-    return config
+    return replace(config, vms=(replace(config.vms[0], netdevs=back_ends(command)), *config.vms[1:]))
 
 
 def _passed(config: Config) -> list[int]:

@@ -55,9 +55,11 @@ _HAZARDS = (
     ("`vfio-pci` and postcopy", "no check", "refuses", "refuses", "`vfio-postcopy`"),
     ("`vfio-pci` and background snapshot", "no check", "refuses", "refuses", "`vfio-background-snapshot`"),
     ("`vfio-pci` with an odd `failover_pair_id`, and either", "no check", "accepts; can kill the VM", "accepts; can kill the VM", "the same two"),
+    ("a failover pair that the guest has negotiated, and postcopy", _UNCHECKED, "the guest loses its primary, and goes on", "the guest loses its primary, and goes on", "`vfio-postcopy` warns; strict: refuses"),
+    ("a failover pair that the guest has negotiated, and background snapshot", _UNCHECKED, "the guest loses its primary, and goes on", "the guest loses its primary, and goes on", "`vfio-background-snapshot`"),
     ("`vfio-user-pci` and either", "no such device", "no such device", "accepts, state lost", "the same two"),
     ("a VFIO device and `x-colo`", _UNCHECKED, "accepts, stays in `device`", "accepts, stays in `device`", "`vfio-colo`"),
-    ("a vhost-vdpa device and postcopy", _UNCHECKED, _UNCHECKED, "no check in its source", "`vdpa-postcopy`"),
+    ("vhost-vdpa, as a device or behind a `virtio-net`, and postcopy", _UNCHECKED, _UNCHECKED, "no check in its source", "`vdpa-postcopy`"),
     ("background snapshot, and memory that another process writes", "what was written later is in it", _UNCHECKED, "what was written later is in it", "`snapshot-foreign-dma`"),
     ("background snapshot in `prelaunch`", "aborts", "aborts", "aborts", "`snapshot-runstate`"),
     ("`snapshot-save` in mode `cpr-exec`", "no such mode", "no such mode", "concludes, holds no RAM", "`snapshot-cpr`"),
@@ -89,6 +91,7 @@ fix = "migrate without multifd"     # may be left out
 `set` is the moment when the capability is switched on or the parameter set, `plug` when such a device is plugged in, `start`
 when a migration starts in either direction, or its postcopy phase. The built-in rules about VFIO devices and capabilities
 have the same form. A device's type does not show its back end: `virtio-net-pci` is the type with a tap and with vhost-vdpa.
+A network back end of type `vhost-vdpa` or `vhost-user` that the guard knows of matches by that type.
 
 With code, as a plug-in: a function of a `qmpguard.Machine` and a `qmpguard.Policy` that returns a `qmpguard.Problem` or
 None, in an installed package that names it as an entry point of the group `qmpguard.rules`. `plugins = ["name"]` in

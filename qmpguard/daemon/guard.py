@@ -16,6 +16,7 @@ from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon.exposure import exposure
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.sockets import socket_name
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.listening.listener import Listener
@@ -63,7 +64,7 @@ class GuardedVm:
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
         self.vm = Vm(config.name, config.qemu, config.policy, config.limits, schemas, run, budget)
-        self.vm.gate.own = _socket_names(config)
+        self.vm.gate.given = _given(config)
         self.vm.connections.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _ignore
         self._sockets = sockets or PassedSockets()
@@ -151,7 +152,7 @@ class GuardedVm:
         The caller calls `listen` next.
         """
         self.config = config
-        self.vm.gate.own = _socket_names(config)
+        self.vm.gate.given = _given(config)
         self.vm.adopt(config.policy, config.limits)
 
     async def run(self) -> None:
@@ -207,6 +208,11 @@ class GuardedVm:
             self._retry.cancel()
         if self.listener is not None:
             self.listener.close()
+
+
+def _given(config: VmConfig) -> Facts:
+    """Return the facts that a config tells of its QEMU."""
+    return Facts(own=_socket_names(config), netdevs=config.netdevs)
 
 
 def _socket_names(config: VmConfig) -> frozenset[str]:

@@ -85,28 +85,28 @@ WITHOUT_VALUE = frozenset({"s"})
 
 def monitors(command: Sequence[str]) -> Iterator[str]:
     """Yield the options of a command line that create a monitor."""
-    for option, value in _options(command):
+    for option, value in options(command):
         if option in OPTIONS and OPTIONS[option](value):
             yield _spelled(option, value)
 
 
 def possible_monitors(command: Sequence[str]) -> Iterator[str]:
     """Yield the options of a command line that may create a monitor."""
-    for option, value in _options(command):
+    for option, value in options(command):
         if option in MAY_HIDE_MONITOR and not OPTIONS[option](value):
             yield _spelled(option, value)
 
 
 def is_daemon(command: Sequence[str]) -> bool:
     """Say whether QEMU would leave the process that it is started in (os-posix.c: os_daemonize)."""
-    return any(option == "daemonize" for option, _ in _options(command))
+    return any(option == "daemonize" for option, _ in options(command))
 
 
 def _spelled(option: str, value: str) -> str:
     return f"-{option}" if option in WITHOUT_VALUE else f"-{option} {value}"
 
 
-def _options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
+def options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield each word that looks like an option, and the word after it."""
     words = [*command[1:], ""]
     for word, following in pairwise(words):

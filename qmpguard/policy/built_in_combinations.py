@@ -20,6 +20,9 @@ BUILT_IN = (
         Capability(POSTCOPY_RAM),
         MIGRATION,
         "VFIO migration is not supported with postcopy migration",
+        pair_message="once the postcopy phase has begun, the destination cannot plug this failover primary in: "
+        "the guest goes on with its standby",
+        pair_fix="afterwards turn postcopy-ram off on the destination, and plug the primary in with device_add",
         text="""Refuse a VFIO device together with `postcopy-ram`.
 
 The destination discards guest RAM that the device has pinned, fails to map it again and dies. The guest is lost. QEMU
@@ -31,9 +34,17 @@ capability that was on in the last migration, and is still on, is stale: a devic
 the next migration is refused. In profile strict, and where the guard has not seen that migration, the capability must
 be switched off first.
 
-The primary of a failover pair counts too. QEMU unplugs it on the source. On the destination it is plugged in again
-while the standby is being loaded, and mapping its memory fails after postcopy has begun. With `allow_failover_primary`
-a pair passes whose standby is present. It has not been shown that this is safe.
+The primary of a matched failover pair passes with a warning: its standby is there, with `failover=on`, and the guest
+has negotiated failover. QEMU unplugs it on the source. If the postcopy phase has begun, the destination cannot map
+guest RAM for its primary (`-14`, EFAULT) and only logs a warning: the primary leaves QOM without an event, and the
+guest goes on with its virtio-net. Its memory is that of the source. Seen on QEMU 10.0 and 11.1. Afterwards switch
+`postcopy-ram` off, and plug the primary in with `device_add`. If the phase has not begun, the destination has its
+primary.
+
+The primary of any other pair is refused: a type other than `vfio-pci`, without a standby, while QEMU hides it on a
+running VM, when it is plugged in with the capability on, and on a destination where it is not hidden. Profile strict
+refuses every pair. With `allow_failover_primary = true` in `[policy]` a primary passes in both profiles, without a
+warning, if its standby is there; it passes `vfio-background-snapshot` and `vfio-colo` too, at your own risk.
 
 A block node of driver `nvme`, `virtio-blk-vfio-pci` or `virtio-blk-vhost-vdpa` counts as a VFIO device: it owns a host
 device and maps guest RAM for it. It is identified by its node name and its PCI address.""",
@@ -48,7 +59,9 @@ device and maps guest RAM for it. It is identified by its node name and its PCI 
 
 The device's state is not saved and its DMA is not tracked: the snapshot is corrupt, and QEMU reports no error. It is
 refused at the same commands as `vfio-postcopy`. `snapshot-save` and HMP's `savevm` do not use this capability and
-pass.""",
+pass.
+
+A failover pair is refused too: QEMU unplugs its primary for the snapshot, and the guest goes on without it.""",
     ),
     Combination(
         "vfio-colo",
@@ -63,28 +76,33 @@ It is refused at the same commands as `vfio-postcopy`.""",
     ),
     Combination(
         "snapshot-foreign-dma",
-        ("vhost-user-*", "vhost-vdpa*"),
+        ("vhost-user*", "vhost-vdpa*"),
         Capability(BACKGROUND_SNAPSHOT),
         MIGRATION,
         "another process or the hardware writes this device's data into guest RAM, unseen by the background snapshot",
         text="""Refuse `background-snapshot` with devices into whose memory another process or the hardware writes.
 
-These are `vhost-user-*`, with virtio-fs, and `vhost-vdpa*`. A background snapshot relies on userfaultfd, which detects
-only writes of QEMU and of the guest. The snapshot mixes data that such a device writes after the start with memory from
-before the start. Seen on QEMU 7.2 and 11.1. `vfio-user-pci` is refused by `vfio-background-snapshot`. A `virtio-net`
-device whose back end is vhost-user or vhost-vdpa has the same hazard, but its type does not show the back end.""",
+These are `vhost-user-*`, with virtio-fs, `vhost-vdpa*`, and network back ends of type `vhost-user`, `vhost-vdpa` and
+`passt` with `vhost-user`, which are known as `vdpa-postcopy` knows them. A background snapshot relies on userfaultfd,
+which detects only writes of QEMU and of the guest. The snapshot mixes data that such a device writes after the start
+with memory from before the start. Seen on QEMU 7.2 and 11.1. `vfio-user-pci` is refused by
+`vfio-background-snapshot`.""",
     ),
     Combination(
         "vdpa-postcopy",
-        ("vhost-vdpa-device*",),
+        ("vhost-vdpa*",),
         Capability(POSTCOPY_RAM),
         MIGRATION,
         "a vhost-vdpa device pins guest RAM, which postcopy migration discards",
-        text="""Refuse a `vhost-vdpa-device` together with `postcopy-ram`.
+        text="""Refuse vhost-vdpa, as a `vhost-vdpa-device` or behind a `virtio-net`, together with `postcopy-ram`.
 
-It pins guest RAM as a VFIO device does, and no version of QEMU checks it. A `virtio-net` device whose back end is
-`vhost-vdpa` has the same hazard, but its type does not show the back end. It is refused at the same commands as
-`vfio-postcopy`.""",
+It pins guest RAM as a VFIO device does, and no version of QEMU checks it. It is refused at the same commands as
+`vfio-postcopy`, and at `netdev_add`.
+
+QEMU does not show the type of a network back end: a `virtio-net` device is of one type with a tap and with
+`vhost-vdpa`. So the guard remembers each `netdev_add` of type `vhost-vdpa` that QEMU has accepted, in QMP and in HMP,
+until `netdev_del`, and `exec` reads the back ends on QEMU's command line. A back end that was there before the guard
+connected, or that another monitor has added, is not known. `check` names the devices whose back end is not known.""",
     ),
 )
 

@@ -15,6 +15,7 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Start
 from qmpguard.policy.mode import Mode
+from qmpguard.policy.netdevs import NETDEVS
 from qmpguard.policy.problem import Problem
 from qmpguard.policy.qemu_check import is_migrating_out
 from qmpguard.wire.json import Number
@@ -45,7 +46,7 @@ def moment_of(machine: Machine) -> Moment | None:
     """Return the moment that an operation has brought a machine to; None for a machine without an operation."""
     if machine.starting is not None:
         return Moment.SNAPSHOT if machine.starting in (Start.SAVE, Start.LOAD) else Moment.START
-    if machine.added or machine.added_others or machine.opened:
+    if machine.added or machine.added_others or machine.opened or machine.added_netdevs:
         return Moment.PLUG
     return Moment.SET if machine.setting else None
 
@@ -120,7 +121,9 @@ class Combination:
     """One row: devices that are refused together with a setting.
 
     ``types`` are globs of QOM types; None: every device that counts as VFIO. The device's name is put before
-    ``message``, or in place of `{device}` in it. If ``fix`` is empty, the fix depends on the moment.
+    ``message``, or in place of `{device}` in it. If ``fix`` is empty, the fix depends on the moment. ``pair_message``
+    and ``pair_fix`` are the warning where every device is the primary of a matched failover pair, and profile strict is
+    not on; empty: such a device is refused like any other.
     """
 
     id: str
@@ -132,6 +135,8 @@ class Combination:
     standard: Mode = Mode.ENFORCE
     strict: Mode = Mode.ENFORCE
     text: str = ""
+    pair_message: str = ""
+    pair_fix: str = ""
 
     @property
     def summary(self) -> str:
@@ -154,6 +159,16 @@ class Combination:
         devices = self._vfio(machine, policy) if self.types is None else self._of_types(machine)
         if not devices:
             return None
+        if self.pair_message and not policy.strict and all(_is_matched(machine, device) for device in devices):
+            return self._pair_warning(devices)
+        return self._problem(machine, devices)
+
+    def _pair_warning(self, devices: tuple[Device, ...]) -> Problem:
+        labels = tuple(device.label for device in devices)
+        message = f"{devices[0].name}: {self.pair_message}"
+        return Problem(message, self.pair_fix, labels, self.setting.name, advisory=True)
+
+    def _problem(self, machine: Machine, devices: tuple[Device, ...]) -> Problem:
         name = devices[0].name
         message = self.message.replace(DEVICE, name) if DEVICE in self.message else f"{name}: {self.message}"
         labels = tuple(device.label for device in devices)
@@ -184,8 +199,21 @@ class Combination:
         return devices
 
     def _of_types(self, machine: Machine) -> tuple[Device, ...]:
-        found = [device for device in (*machine.devices, *machine.others) if self.matches(device.driver)]
-        return tuple(sorted(found, key=lambda device: device.path))
+        devices = (*machine.devices, *machine.others, *machine.netdevs)
+        return tuple(sorted((d for d in devices if self.matches(d.driver)), key=lambda device: device.path))
+
+
+def _is_matched(machine: Machine, device: Device) -> bool:
+    """Say whether a device is the primary of a failover pair that QEMU unplugs for the migration by itself.
+
+    On the source the guest has negotiated failover: QEMU hides the primary until then (hw/net/virtio-net.c:
+    failover_hide_primary_device). A destination learns of the negotiation by the migration, so there the primary must
+    still be hidden: one that is plugged in has pinned the RAM that postcopy discards.
+    """
+    if device.driver != "vfio-pci" or device in machine.added or not machine.has_standby(device):
+        return False
+    is_hidden = device in machine.facts.hidden
+    return is_hidden if machine.runstate == "inmigrate" else not is_hidden and machine.runstate != "prelaunch"
 
 
 def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str:
@@ -196,8 +224,14 @@ def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str
     if is_migrating_out(machine):  # during a migration QEMU refuses to set capabilities and to (un)plug devices
         return "a migration is under way: cancel it with migrate_cancel, or try again when it has ended"
     if isinstance(setting, Parameter):
-        return "set it otherwise with migrate-set-parameters, or unplug the device"
-    return "turn it off with migrate-set-capabilities, or unplug the device" + _failover_hint(machine, devices)
+        return f"set it otherwise with migrate-set-parameters, or {_unplug(devices)}"
+    return f"turn it off with migrate-set-capabilities, or {_unplug(devices)}" + _failover_hint(machine, devices)
+
+
+def _unplug(devices: tuple[Device, ...]) -> str:
+    """Return how the devices are removed; a network back end is no QOM device, and stays after `device_del`."""
+    back_ends = any(device.driver in NETDEVS for device in devices)
+    return "unplug the device, and remove its back end with netdev_del" if back_ends else "unplug the device"
 
 
 def _failover_hint(machine: Machine, devices: tuple[Device, ...]) -> str:

@@ -39,6 +39,7 @@ class Fact(Enum):
     SHARED = "shared memory"
     BLOCKS = "block nodes"
     SOCKETS = "sockets at which QEMU listens"
+    NICS = "network devices"
 
 
 class Unknown(Exception):  # noqa: N818  -- not an error: it tells the survey which fact to query next
@@ -74,4 +75,6 @@ class Facts:
     version: tuple[int, ...] | None = None  # QEMU's, from its greeting; None: invalid
     blocks: tuple[Device, ...] | None = None  # block nodes that are VFIO devices, by name
     sockets: frozenset[str] | None = None  # names of the sockets at which QEMU's character devices listen
+    netdevs: tuple[Device, ...] = ()  # network back ends that access guest RAM; the guard remembers them
+    nics: tuple[tuple[str, str], ...] | None = None  # the virtio-net devices: the id of the netdev, and the device
     own: frozenset[str] = frozenset()  # names of QEMU's monitor socket and the guard's socket, from the configuration

@@ -161,5 +161,5 @@ def _of_verdict(way: str, verdict: Verdict) -> Forecast:
     passes = Passes.WARNED if verdict.refusal is None else Passes.NO
     problem = finding.problem
     combined = way != NOW and problem.capability is not None and problem.devices  # it is hypothetical here
-    fix = INSTEAD if combined else problem.fix
+    fix = INSTEAD if combined and not problem.advisory else problem.fix
     return Forecast(way, passes, problem.refusal, finding.rule, fix, verdict.qemu_check)

@@ -12,6 +12,7 @@ from qmpguard.policy.operations import (
     ChangeMonitor,
     EndQemu,
     OpenMonitor,
+    RemoveNetdev,
     RunProgram,
     SetProperty,
     TurnAgainstMonitor,
@@ -48,10 +49,14 @@ _SOLE_RULE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
     TurnAgainstMonitor: own_socket,
     SetProperty: vfio_property,
     WriteHmp: hmp_write,
+    RemoveNetdev: hmp_write,
     RunProgram: runs_program,
     CallUnlisted: unknown_command,
     EndQemu: qemu_crash,
 }
+
+#: the operations that the guard remembers when QEMU has executed them, whether or not a rule judges them
+_REMEMBERED = frozenset({RemoveNetdev})
 
 
 def _rules_for(kind: type, policy: Policy) -> tuple[Rule, ...]:
@@ -61,8 +66,10 @@ def _rules_for(kind: type, policy: Policy) -> tuple[Rule, ...]:
 
 
 def concerns(kind: type, policy: Policy) -> bool:
-    """Say whether any rule that is not off judges a kind of operation."""
-    return kind not in _SOLE_RULE or any(rule.mode(policy) is not Mode.OFF for rule in _rules_for(kind, policy))
+    """Say whether any rule that is not off judges a kind of operation, or the guard remembers it."""
+    if kind in _REMEMBERED or kind not in _SOLE_RULE:
+        return True
+    return any(rule.mode(policy) is not Mode.OFF for rule in _rules_for(kind, policy))
 
 
 def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
@@ -78,7 +85,7 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
         try:
             if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
                 continue
-            if after.starting is None and rule.fails(before, policy) is not None:
+            if after.starting is None and _is_known(problem, rule.fails(before, policy)):
                 continue
         except PlugInFailed as failure:  # fail closed, unless the plug-in's own mode is weaker
             findings += unverified(str(failure), Mode.weaker(mode, unverified_mode(policy))).findings
@@ -87,6 +94,13 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
             mode = Mode.WARN
         findings.append(Finding(rule.id, mode, problem))
     return _with_qemu_check(Verdict(tuple(findings)), operation, before)
+
+
+def _is_known(problem: Problem, before: Problem | None) -> bool:
+    """Say whether a machine had a problem before, with the same devices. A warning does not make a refusal known."""
+    if before is None or (before.advisory and not problem.advisory):
+        return False
+    return frozenset(problem.devices) <= frozenset(before.devices)
 
 
 def _is_excused(problem: Problem, operation: Operation, before: Machine, policy: Policy) -> bool:

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts, Parameters, Unknown
-from qmpguard.policy.migration import (
-    OVER,
-    Migration,
-    Start,
-)
+from qmpguard.policy.migration import OVER, Migration, Start
+from qmpguard.policy.netdevs import used_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +40,7 @@ class Machine:
     setting: bool = False  # the operation sets capabilities or parameters
     added: tuple[Device, ...] = ()
     opened: tuple[Device, ...] = ()
+    added_netdevs: tuple[Device, ...] = ()
     turned_on: frozenset[str] = frozenset()
     turned_off: frozenset[str] = frozenset()
     changed_parameters: tuple[tuple[str, Value], ...] = ()
@@ -78,6 +76,8 @@ class Machine:
         version: tuple[int, ...] | None = None,
         blocks: Iterable[Device] = (),
         sockets: Iterable[str] = (),
+        netdevs: Iterable[Device] = (),
+        nics: Iterable[tuple[str, str]] = (),
     ) -> Machine:
         """Return a machine with every fact known."""
         vfio = tuple(devices)
@@ -85,6 +85,7 @@ class Machine:
         on = frozenset(capabilities)
         known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
         facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), version=version, blocks=tuple(blocks))
+        facts = replace(facts, netdevs=tuple(netdevs), nics=tuple(nics))
         return cls(
             replace(facts, parameters=parameters or {}, shared_memory=tuple(shared_memory), sockets=frozenset(sockets))
         )
@@ -121,6 +122,18 @@ class Machine:
     def blocks(self) -> tuple[Device, ...]:
         """The block nodes that are VFIO devices; new ones last."""
         return _known(self.facts.blocks, Fact.BLOCKS) + self.opened
+
+    @property
+    def netdevs(self) -> tuple[Device, ...]:
+        """The remembered network back ends that access guest RAM, named with the devices that use them; new ones last.
+
+        QEMU is asked for their devices only where there is a back end.
+        """
+        if not self.facts.netdevs:
+            return self.added_netdevs
+        _known(self.facts.others, Fact.DEVICES)
+        users = _known(self.facts.nics, Fact.NICS)
+        return tuple(used_by(back_end, users) for back_end in self.facts.netdevs) + self.added_netdevs
 
     @property
     def sockets(self) -> frozenset[str]:
@@ -205,6 +218,10 @@ class Machine:
     def with_other(self, device: Device) -> Machine:
         """Return the machine with another device that is not a VFIO device."""
         return replace(self, added_others=(*self.added_others, device))
+
+    def with_netdev(self, back_end: Device) -> Machine:
+        """Return the machine with another network back end that accesses guest RAM."""
+        return replace(self, added_netdevs=(*self.added_netdevs, back_end))
 
     def with_block(self, node: Device) -> Machine:
         """Return the machine with another block node that is a VFIO device."""

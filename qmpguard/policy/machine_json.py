@@ -9,6 +9,7 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.migration import Migration
 from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.netdevs import netdev
 from qmpguard.policy.operations import SetProperty
 from qmpguard.policy.policy import Policy
 
@@ -27,6 +28,7 @@ def facts_to_json(facts: Facts) -> JsonObject:
         "devices": None if facts.details is None else [_device_to_json(device) for device in facts.details],
         "others": [_device_to_json(device) for device in facts.others] if facts.others else None,
         "blocks": None if facts.blocks is None else [_device_to_json(node) for node in facts.blocks],
+        "netdevs": [_netdev_to_json(back_end) for back_end in facts.netdevs] or None,
         "standbys": None if facts.standbys is None else sorted(facts.standbys),
         "runstate": facts.runstate,
         "migration": facts.migration and {"status": facts.migration.status, "blockers": list(facts.migration.blockers)},
@@ -35,13 +37,17 @@ def facts_to_json(facts: Facts) -> JsonObject:
 
 
 #: the members of a machine in JSON
-_MEMBERS = frozenset({"capabilities", "devices", "others", "blocks", "standbys", "runstate", "migration"})
+_MEMBERS = frozenset({"capabilities", "devices", "others", "blocks", "netdevs", "standbys", "runstate", "migration"})
 _TEXTS = ("id", "host", "sysfsdev", "failover_pair_id")
 
 
 def _device_to_json(device: Device) -> JsonObject:
     texts = {name: getattr(device, name) for name in _TEXTS}
     return {"path": device.path, "driver": device.driver} | {n: text for n, text in texts.items() if text is not None}
+
+
+def _netdev_to_json(back_end: Device) -> JsonObject:
+    return {"type": back_end.driver, "id": back_end.id}
 
 
 def facts_from_json(value: object) -> Facts:
@@ -55,6 +61,8 @@ def facts_from_json(value: object) -> Facts:
         details=details,
         # an object with devices and without block nodes means that no block node is a VFIO device
         blocks=None if details is None else tuple(_device(entry) for entry in _list(members, "blocks")),
+        netdevs=tuple(_netdev(entry) for entry in _list(members, "netdevs")),
+        nics=None if details is None else (),
         standbys=frozenset(_texts(members, "standbys")) if "standbys" in members else None,
         runstate=_text(members, "runstate"),
         migration=_migration(members["migration"]) if "migration" in members else None,
@@ -95,6 +103,7 @@ def memory_to_json(facts: Facts) -> JsonObject:
         "hidden": [_device_to_json(device) for device in facts.hidden],
         "left_on": sorted(facts.left_on),
         "confirmed": sorted(facts.confirmed),
+        "netdevs": [_netdev_to_json(back_end) for back_end in facts.netdevs],
     }
 
 
@@ -105,6 +114,7 @@ def memory_from_json(value: object) -> Facts:
         hidden=tuple(_device(entry) for entry in _list(members, "hidden")),
         left_on=frozenset(_texts(members, "left_on")),
         confirmed=frozenset(_texts(members, "confirmed")),
+        netdevs=tuple(_netdev(entry) for entry in _list(members, "netdevs")),
     )
 
 
@@ -129,6 +139,11 @@ def _device(value: object) -> Device:
         raise ValueError("a device needs a 'driver', and a 'path' or an 'id'")
     host, sysfsdev, pair = (_text(members, name) for name in ("host", "sysfsdev", "failover_pair_id"))
     return Device(path, driver, identity, host, sysfsdev, pair)
+
+
+def _netdev(value: object) -> Device:
+    members = _members(value, "a netdev", frozenset({"type", "id"}))
+    return netdev(_text(members, "type") or "", _text(members, "id") or "")
 
 
 def _migration(value: object) -> Migration:

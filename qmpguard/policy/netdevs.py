@@ -1,11 +1,17 @@
-"""The programs and monitors that a network back end would start, from the arguments of `netdev_add`."""
+"""A network back end, from the arguments of `netdev_add`: the programs and monitors that it would start, and its DMA.
+
+QEMU shows no network back end (`netdev`) over QMP: no query and no QOM object tells its type. A virtio-net device is of
+one QOM type with any back end.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.device import Device
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from qmpguard.wire.json import Value
 
@@ -13,6 +19,38 @@ if TYPE_CHECKING:
 _PROGRAMS = ("script", "downscript", "helper", "smb", "path")
 #: entries of `guestfwd` that are read: QEMU's guests have a handful
 MAX_FORWARDS = 1024
+
+
+#: the kinds of netdev whose hardware or process accesses guest RAM by itself (net/vhost-vdpa.c, net/vhost-user.c)
+VHOST_VDPA, VHOST_USER = "vhost-vdpa", "vhost-user"
+NETDEVS = frozenset({VHOST_VDPA, VHOST_USER})
+#: the values of a boolean option that is on, in QMP and in HMP
+_ON = (True, "on", "yes", "true", "y")
+
+
+def shared_memory_netdev(arguments: Mapping[str, Value]) -> Device | None:
+    """Return the new back end as a device if it accesses guest RAM by itself; None for any other.
+
+    Its driver is the netdev type; a `passt` with `vhost-user` on counts as ``vhost-user`` (QEMU 10.1).
+    """
+    kind, identity = arguments.get("type"), arguments.get("id")
+    if kind == "passt" and arguments.get("vhost-user") in _ON:
+        kind = VHOST_USER
+    if not isinstance(kind, str) or kind not in NETDEVS:
+        return None
+    return netdev(kind, identity if isinstance(identity, str) else "")
+
+
+def netdev(kind: str, identity: str) -> Device:
+    """Return a back end as a device, with its type as the driver."""
+    return Device(f"netdev {identity}", kind, identity)
+
+
+def used_by(back_end: Device, users: Iterable[tuple[str, str]]) -> Device:
+    """Return a back end with the devices that use it in its name; ``users`` are (netdev id, device) pairs."""
+    names = [device for identity, device in users if identity == back_end.id]
+    whose = f" of {' and '.join(names)}" if names else ""
+    return Device(f"netdev {back_end.id}{whose}", back_end.driver)
 
 
 def opens_monitor(arguments: Mapping[str, Value]) -> bool:

@@ -106,6 +106,40 @@ class OpenBlockNode:
 
 
 @dataclass(frozen=True, slots=True)
+class AddNetdev:
+    """A new network back end that accesses guest RAM by itself.
+
+    ``program`` is a program that it runs, ``line`` the HMP command if it comes by HMP.
+    """
+
+    netdev: Device
+    program: str | None = None
+    line: str | None = None
+    addresses: tuple[str, ...] = field(default=(), compare=False)
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the back end."""
+        added = replace(machine.with_netdev(self.netdev), addresses=self.addresses)
+        return replace(added, program=self.program, hmp_write=self.line)
+
+    def allows_stale(self, before: Machine, capability: str) -> bool:
+        """Return whether the capability is stale."""
+        return before.is_stale(capability)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNetdev(_AlwaysCounts):
+    """A network back end that is removed. ``line`` is the HMP command if it comes by HMP."""
+
+    id: str
+    line: str | None = None
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine before QEMU's reply: the back end counts until then."""
+        return replace(machine, hmp_write=self.line)
+
+
+@dataclass(frozen=True, slots=True)
 class SetProperty(_AlwaysCounts):
     """A QOM property that is set, one of `VFIO_PROPERTIES`."""
 

@@ -57,7 +57,7 @@ class Policy:
     """One VM's policy: the profile, the global mode, the rules' own modes, and the types that count as VFIO.
 
     ``extra_types`` are QOM types that count as VFIO beside those with vfio in their names. ``allow_failover_primary``
-    exempts a device whose standby is present, since QEMU unplugs it for the migration. ``combinations`` and
+    exempts every device whose standby is present from the rules about VFIO devices. ``combinations`` and
     ``plugins`` are rules beside the built-in ones.
     """
 

@@ -7,7 +7,7 @@ and its line in `READERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qmpguard.policy import blocks
 from qmpguard.policy.crashes import crash
@@ -15,7 +15,7 @@ from qmpguard.policy.hmp import commands as hmp
 from qmpguard.policy.hmp import parser
 from qmpguard.policy.hmp.syntax import parse_line
 from qmpguard.policy.hmp.translation import as_qmp
-from qmpguard.policy.operations import EndQemu, OpenMonitor, WriteHmp
+from qmpguard.policy.operations import AddNetdev, EndQemu, OpenMonitor, RemoveNetdev, WriteHmp
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.reading import devices, migration, objects
 from qmpguard.policy.reading.result import MAX_ENTRIES, Arguments, Harmless, Reading, Unreadable
@@ -44,9 +44,9 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
         case hmp.ObjectDel(identity):
             return objects.read_object_del({"id": identity}, policy)
         case hmp.NetdevAdd(options):
-            reading = devices.read_netdev_add(options, policy)
-            # also for a program: rule hmp-write is stricter than runs-program
-            return reading if isinstance(reading, OpenMonitor) else WriteHmp("netdev_add")
+            return _read_netdev_add(devices.read_netdev_add(options, policy))
+        case hmp.NetdevDel(identity):
+            return RemoveNetdev(identity, "netdev_del")
         case hmp.Other(name) if name in blocks.LINES:
             return devices.read_block_line(name, text)
         case hmp.Other(name):
@@ -55,15 +55,33 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
             return WriteHmp("gdbserver") if device == "none" else OpenMonitor("gdbserver")
         case hmp.Info(what) if (found := crash(f"info {what}", {})) is not None:
             return EndQemu(found)
-        case hmp.Rejected("a request for help") if (found := crash(f"{parse_line(text).name} help", {})) is not None:
-            return EndQemu(found)
-        case hmp.Rejected(reason, newer=True):
-            return Unreadable(f"QEMU 7.2 to 11.1 refuse this line, and a later one may not: {reason}")
+        case hmp.Rejected(reason, newer):
+            return _read_rejected(parse_line(text).name, reason, newer=newer)
         case hmp.UnreadableLine(reason):
             return Unreadable(reason)
         case _:
             # device_del among them: a device counts until it is unplugged
             return Harmless()
+
+
+def _read_netdev_add(reading: Reading) -> Reading:
+    """``netdev_add`` by HMP: also where it runs a program, since rule hmp-write is stricter than runs-program."""
+    match reading:
+        case AddNetdev():
+            return replace(reading, line="netdev_add")
+        case OpenMonitor():
+            return reading
+        case _:
+            return WriteHmp("netdev_add")
+
+
+def _read_rejected(command: str, reason: str, *, newer: bool) -> Reading:
+    """Return the reading of a line that QEMU refuses, or answers with a help text."""
+    if reason == "a request for help" and (found := crash(f"{command} help", {})) is not None:
+        return EndQemu(found)
+    if newer:
+        return Unreadable(f"QEMU 7.2 to 11.1 refuse this line, and a later one may not: {reason}")
+    return Harmless()
 
 
 def read_crashing(command: str) -> Callable[[Arguments, Policy], Reading]:
@@ -120,6 +138,7 @@ READERS: Mapping[str, Reader] = {
     "yank": Reader(objects.read_yank),
     "qom-set": Reader(objects.read_qom_set, _arguments("path", "property", "value")),
     "netdev_add": Reader(devices.read_netdev_add),
+    "netdev_del": Reader(devices.read_netdev_del),
     "add_client": Reader(objects.read_add_client, _arguments("protocol", "fdname", "skipauth", "tls")),
     **dict.fromkeys(("chardev-add", "chardev-change", "nbd-server-start"), Reader(devices.read_addresses)),
     **dict.fromkeys(("display-update", "block-export-add"), Reader(devices.read_addresses)),

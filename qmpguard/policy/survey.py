@@ -231,6 +231,13 @@ def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questi
         raise Unexpected(f"query-named-block-nodes: {error}") from error
 
 
+def _nics(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
+    candidates = [device for device in facts.others or () if is_failover_standby(device.driver)]
+    answers = yield tuple(_get(device.path, "netdev") for device in candidates)
+    pairs = zip(candidates, answers, strict=True)
+    return replace(facts, nics=tuple((answer, device.label) for device, answer in pairs if isinstance(answer, str)))
+
+
 def _sockets(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     (answer,) = yield (Query("query-chardev"),)
     try:
@@ -279,4 +286,5 @@ ASK: Mapping[Fact, Callable[[Facts, Operation | None, Policy], Questions]] = {
     Fact.SHARED: _shared_memory,
     Fact.BLOCKS: _blocks,
     Fact.SOCKETS: _sockets,
+    Fact.NICS: _nics,
 }

@@ -106,9 +106,11 @@ class Serving:
         if (number := await self._number_at_rest()) is None:
             return None
         self.handed_over = True
-        hidden = self._gate.memory.primaries.devices
+        unseen = self._gate.memory.primaries.devices, self._gate.memory.netdevs.devices
         process = self._connection.process
-        handover = Handover(self._hub.name, str(connections.address), self.link.greeting, number, hidden, process)
+        handover = Handover(
+            self._hub.name, str(connections.address), self.link.greeting, number, *unseen, process=process
+        )
         return Inheritance(self._connection.sock.dup(), handover)
 
     async def _number_at_rest(self) -> int | None:

@@ -172,6 +172,7 @@ class Vm:
                 self.gate.renew()
             if connection.hidden is not None:
                 self.gate.memory.primaries.devices = connection.hidden
+                self.gate.memory.netdevs.devices = connection.netdevs
             serving = self._serving = Serving(connection, self.hub, self.gate, self._on_up)
             self.process = connection.process
             self.connections.on_linked(connection)

@@ -43,6 +43,7 @@ ALL_FACTS = (
     Fact.MIGRATION,
     Fact.PARAMETERS,
     Fact.SHARED,
+    Fact.NICS,
 )
 
 

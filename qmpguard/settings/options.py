@@ -97,7 +97,7 @@ OPTIONS = (
         "allow-failover-primary",
         (*POLICY, "allow_failover_primary"),
         "BOOL",
-        "exempt a device whose failover standby is present (default: false)",
+        "let every failover primary pass whose standby is present, without a warning (default: false)",
     ),
     Option(
         "survey-timeout",

@@ -118,7 +118,7 @@ def test_the_note_says_the_harm_and_the_three_ways_that_close_it() -> None:
 def test_the_settings_tell_it_by_the_owner_of_the_socket(open_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = open_folder / "q"
     vm = VmConfig("a", UnixAddress(str(path)), UnixAddress("/b"))
-    taken = replace(vm, qemu=UnixAddress(f"{path}.guard/qemu"), listen=vm.qemu, takeover=str(path))
+    taken = replace(vm, qemu=UnixAddress(f"{path}.guard/qemu"), listen=UnixAddress(str(path)), takeover=str(path))
     assert expected_exposure(vm) == expected_exposure(taken) == "", "QEMU has not been started"
     with bound(path, 0o600, USER):
         assert expected_exposure(vm).startswith(f"QEMU, as the owner of {path}, can connect to its own monitor")

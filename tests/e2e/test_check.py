@@ -64,6 +64,21 @@ README = Path(__file__).parents[2] / "README.md"
 GUARDED = pytest.mark.parametrize("guarded", [False, True], ids=["directly", "behind a guard"])
 
 
+@pytest.mark.qemu
+async def test_check_says_which_back_ends_are_not_known(tmp_path: Path, shell: Shell) -> None:
+    nics = ["-netdev", "user,id=n0", "-netdev", "user,id=n1"]
+    nics += ["-device", "virtio-net-pci,id=net0,netdev=n0", "-device", "virtio-net-pci,netdev=n1"]
+    async with (
+        Qemu(system_qemu(), tmp_path, nics, machine="pc") as qemu,
+        guarding(qemu.monitors[0]),
+    ):
+        _, said = await shell.json("check", tmp_path / "guard.sock")
+        assert said["unknown_back_ends"] == ["/machine/peripheral-anon/device[0]", "net0"]
+        assert "netdevs" not in said["machine"]
+        _, text, _ = await shell.run("check", tmp_path / "guard.sock")
+        assert "network back ends of unknown type: /machine/peripheral-anon/device[0], net0." in text
+
+
 @GUARDED
 @pytest.mark.qemu11
 async def test_check_says_which_migrations_would_be_refused(tmp_path: Path, shell: Shell, guarded: bool) -> None:

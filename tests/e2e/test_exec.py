@@ -30,8 +30,10 @@ async def start(tmp_path: Path, *options: str, command: tuple[str, ...] = QEMU) 
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, *options: str) -> AsyncGenerator[asyncio.subprocess.Process]:
-    process = await start(tmp_path, *options)
+async def running(
+    tmp_path: Path, *options: str, command: tuple[str, ...] = QEMU
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    process = await start(tmp_path, *options, command=command)
     assert process.stderr is not None
     try:
         async with asyncio.timeout(TIMEOUT):

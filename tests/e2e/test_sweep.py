@@ -32,7 +32,7 @@ PASS_IN_STRICT = {"migrate_cancel", "migrate_pause", "migrate_continue", "info"}
 #: lines that QEMU rejects without arguments; with them they are judged, which other tests show
 NEED_ARGUMENTS = {
     *("device_add", "device_del", "migrate", "migrate_incoming", "migrate_recover", "migrate_set_capability"),
-    *("migrate_set_parameter", "netdev_add", "object_add", "object_del", "qom-set", "loadvm"),
+    *("migrate_set_parameter", "netdev_add", "netdev_del", "object_add", "object_del", "qom-set", "loadvm"),
 }
 
 

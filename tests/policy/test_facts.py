@@ -10,7 +10,7 @@ from qmpguard.policy.facts import Fact, Facts, Unknown, numbers
 from qmpguard.policy.survey import ASK
 
 #: the facts that are not asked of QEMU: the guard has them from elsewhere, or remembers them
-REMEMBERED = {"hidden": (), "left_on": frozenset(), "confirmed": frozenset(), "own": frozenset()}
+REMEMBERED = {"hidden": (), "netdevs": (), "left_on": frozenset(), "confirmed": frozenset(), "own": frozenset()}
 
 
 def test_nothing_is_known_at_first() -> None:

@@ -11,6 +11,7 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts, Unknown
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Migration
+from qmpguard.policy.netdevs import netdev
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,17 @@ def test_new_devices_come_last() -> None:
     assert machine.with_other(PRIMARY).others == (NIC, PRIMARY)
     assert machine.with_block(PRIMARY).blocks == (NODE, PRIMARY)
     assert machine.devices == (GPU,), "a machine is a value: the first one stays as it was"
+
+
+def test_back_ends_are_named_with_their_devices_and_new_ones_come_last() -> None:
+    vdpa, new = netdev("vhost-vdpa", "n"), netdev("vhost-user", "m")
+    machine = Machine.of(netdevs=[vdpa], nics=[("n", "net0")]).with_netdev(new)
+    assert [device.label for device in machine.netdevs] == ["netdev n of net0", "m"]
+    assert Machine().with_netdev(new).netdevs == (new,), "without a remembered one nothing is asked"
+    with pytest.raises(Unknown, match=Fact.DEVICES.value):
+        _ = Machine(Facts(netdevs=(vdpa,))).netdevs
+    with pytest.raises(Unknown, match=Fact.NICS.value):
+        _ = Machine(Facts(netdevs=(vdpa,), others=())).netdevs
 
 
 def test_the_sockets_of_the_configuration_count_with_those_of_qemu() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from qmpguard.policy.machine_json import (
 )
 from qmpguard.policy.migration import Start
 from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.netdevs import netdev
 from qmpguard.policy.operations import SetProperty, StartMigration
 from qmpguard.policy.policy import Policy
 
@@ -38,6 +39,7 @@ WHOLE = Machine.of(
     blockers=["the disk"],
     blocks=[NODE],
     others=[NIC],
+    netdevs=[netdev("vhost-vdpa", "n")],
 ).facts
 
 
@@ -54,6 +56,8 @@ def test_what_is_drawn_is_read_back() -> None:
         runstate="paused",
         migration=WHOLE.migration,
         blocks=(NODE,),
+        netdevs=(netdev("vhost-vdpa", "n"),),
+        nics=(),
     )
     assert facts_to_json(again) == facts_to_json(WHOLE)
 
@@ -119,6 +123,7 @@ def test_a_policy_on_paper_is_the_same_policy(policy: Policy) -> None:
 def test_a_memory_on_paper_is_the_same_memory() -> None:
     primary = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
     memory = Facts(hidden=(primary,), left_on=frozenset({"postcopy-ram"}), confirmed=frozenset({"vfio-postcopy"}))
+    memory = replace(memory, netdevs=(netdev("vhost-vdpa", "n"),))
     assert memory_from_json(json.loads(json.dumps(memory_to_json(memory)))) == memory
 
 

@@ -55,6 +55,19 @@ class Vm:
         return self.status not in OVER | {"none"}
 
     @property
+    def harms(self) -> bool:
+        """Whether a device is there that a migration with what is on would harm."""
+        there = [*self.nodes.values(), *self.hidden.values(), *self.devices.values()]
+        vfio = [device for device in there if "vfio" in device.driver or device.driver == "nvme"]
+        return bool(self.on & DANGEROUS) and any(not self.survives(device) for device in vfio)
+
+    def survives(self, device: Device) -> bool:
+        """Whether it is the primary of a matched pair, which profile standard lets through postcopy."""
+        pair = self.standby and device.failover_pair_id == "net0" and device.driver == "vfio-pci"
+        hides = device in self.hidden.values() and not self.incoming
+        return pair and not hides and not self.policy.strict and "background-snapshot" not in self.on
+
+    @property
     def has_vfio(self) -> bool:
         return bool(self.hidden or self.nodes) or any("vfio" in device.driver for device in self.devices.values())
 
@@ -162,7 +175,9 @@ class Vm:
             self.said.append(self.status)
 
     def negotiate(self) -> None:
-        """The guest takes failover up: what was hidden shows."""
+        """The guest takes failover up: what was hidden shows. A guest that is to come does so by its migration."""
+        if self.incoming and not self.under_way:
+            return
         self.devices |= self.hidden
         self.hidden = {}
 
@@ -173,7 +188,7 @@ class Vm:
         moves += [self.delete_device, self.migrate, self.migrate, self.cancel, self.go_on, self.go_on, self.negotiate]
         for _ in range(MOVES):
             self.chance.choice(moves)()
-            if self.under_way and self.has_vfio and self.on & DANGEROUS:
+            if self.under_way and self.harms:
                 return True
         return False
 

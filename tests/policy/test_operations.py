@@ -12,12 +12,14 @@ from qmpguard.policy.machine import Change, Machine
 from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import (
     AddDevice,
+    AddNetdev,
     CallUnlisted,
     ChangeMonitor,
     EndQemu,
     OpenBlockNode,
     OpenMonitor,
     Operation,
+    RemoveNetdev,
     RunProgram,
     SetCapabilities,
     SetProperty,
@@ -50,6 +52,13 @@ TABLE: list[tuple[Operation, dict[str, Any]]] = [
     (AddDevice(GPU), {"added": (GPU,)}),
     (AddDevice(GPU, is_vfio=False), {"added_others": (GPU,)}),
     (OpenBlockNode(GPU), {"opened": (GPU,)}),
+    (
+        AddNetdev(GPU, "program", "netdev_add", addresses=("a",)),
+        {"added_netdevs": (GPU,), "program": "program", "hmp_write": "netdev_add", "addresses": ("a",)},
+    ),
+    (AddNetdev(GPU), {"added_netdevs": (GPU,)}),
+    (RemoveNetdev("n"), {}),
+    (RemoveNetdev("n", "netdev_del"), {"hmp_write": "netdev_del"}),
     (SetProperty(Change("/a", "realized")), {"change": Change("/a", "realized")}),
     (OpenMonitor("gdbserver"), {"new_monitor": "gdbserver"}),
     (UseAddress(("a", "b")), {"addresses": ("a", "b")}),
@@ -82,7 +91,7 @@ def test_what_ends_qemu_names_its_row() -> None:
 
 @pytest.mark.parametrize("operation", [operation for operation, _ in TABLE], ids=name)
 def test_only_for_what_is_plugged_in_a_capability_may_be_left_over(operation: Operation) -> None:
-    plugs = isinstance(operation, AddDevice | OpenBlockNode)
+    plugs = isinstance(operation, AddDevice | AddNetdev | OpenBlockNode)
     assert operation.allows_stale(LEFT, "postcopy-ram") is plugs
     assert not operation.allows_stale(Machine.of(), "postcopy-ram")
 

@@ -8,9 +8,12 @@ import pytest
 
 from qmpguard.policy.machine import Change
 from qmpguard.policy.migration import Start
+from qmpguard.policy.netdevs import netdev
 from qmpguard.policy.operations import (
+    AddNetdev,
     ChangeMonitor,
     OpenMonitor,
+    RemoveNetdev,
     RunProgram,
     SetCapabilities,
     SetProperty,
@@ -65,6 +68,10 @@ def taken_for(request: Request) -> Reading | None:
         (hmp("migrate_recover exec:cat"), RunProgram("uri 'exec:cat'")),
         (hmp("qom-set migration x-postcopy-ram off"), Harmless()),
         (hmp("stop"), WriteHmp("stop")),
+        (hmp("netdev_add vhost-vdpa,id=n"), AddNetdev(netdev("vhost-vdpa", "n"), line="netdev_add")),
+        (hmp("netdev_add vhost-vdpa,id=n,id=m"), AddNetdev(netdev("vhost-vdpa", "n"), line="netdev_add")),
+        (hmp("netdev_add tap,id=n"), WriteHmp("netdev_add")),
+        (hmp("netdev_del n"), RemoveNetdev("n", "netdev_del")),
         (hmp("migrate"), Harmless()),  # QEMU rejects it before it does anything
         (hmp(""), Harmless()),
     ],

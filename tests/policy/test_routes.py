@@ -277,6 +277,27 @@ ROUTES: list[Row] = [
             hmp("device_add vhost-vdpa-device-pci"),
         )
     ),
+    # the same behind a virtio-net: the type of its back end shows at netdev_add only
+    *(
+        (scene, request, "vdpa-postcopy")
+        for scene in (LIT, INCOMING_LIT, GLOBAL_LIT)
+        for request in (
+            qmp("netdev_add", type="vhost-vdpa", id="n", vhostdev="/dev/vhost-vdpa-0"),
+            qmp("netdev_add", type="vhost-vdpa", id="n", vhostfd="f", queues=2),
+            hmp("netdev_add vhost-vdpa,id=n,vhostdev=/dev/vhost-vdpa-0"),
+            hmp("netdev_add type=tap,id=n,type=vhost-vdpa"),
+        )
+    ),
+    *(
+        (LIT_SNAP, request, "snapshot-foreign-dma")
+        for request in (
+            qmp("netdev_add", type="vhost-vdpa", id="n", vhostdev="/dev/vhost-vdpa-0"),
+            qmp("netdev_add", type="vhost-user", id="n", chardev="c"),
+            qmp("netdev_add", type="passt", id="n", **{"vhost-user": True}),
+            hmp("netdev_add vhost-user,id=n,chardev=c"),
+            hmp("netdev_add passt,id=n,vhost-user=on"),
+        )
+    ),
     # snapshots to disk
     *(
         (scene, request, "snapshot-cpr")

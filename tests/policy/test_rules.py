@@ -176,12 +176,6 @@ def test_while_a_migration_runs_only_its_end_helps(request_: tuple[str, dict[str
     assert "; a migration is under way: cancel it with migrate_cancel, or try again when it has ended)" in text
 
 
-def test_a_refused_failover_pair_is_told_what_lets_it_through() -> None:
-    text = text_of(*caps(ON), Machine.of(devices=[PRIMARY], standbys=["net0"]))
-    assert "; allow_failover_primary lets failover pairs through, at your own risk)" in text
-    assert "allow_failover_primary" not in text_of(*caps(ON), Machine.of(devices=[PRIMARY]))
-
-
 @pytest.mark.parametrize(
     ("device", "name"),
     [
@@ -266,7 +260,7 @@ PRIMARY = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_i
 @pytest.mark.parametrize(
     ("machine", "allowed", "rules"),
     [
-        (Machine.of(devices=[PRIMARY], standbys=["net0"]), False, ["vfio-postcopy"]),
+        (Machine.of(devices=[PRIMARY], standbys=["net0"]), False, ["vfio-postcopy"]),  # a warning
         (Machine.of(devices=[PRIMARY], standbys=["net0"]), True, []),
         (Machine.of(devices=[PRIMARY], standbys=["net1"]), True, ["vfio-postcopy"]),  # it answers to nobody
         (Machine.of(devices=[GPU, PRIMARY], standbys=["net0"]), True, ["vfio-postcopy"]),

@@ -10,7 +10,8 @@ from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.migration import Progress
 from qmpguard.policy.mode import Profile
-from qmpguard.policy.operations import AddDevice, CallUnlisted
+from qmpguard.policy.netdevs import netdev
+from qmpguard.policy.operations import AddDevice, CallUnlisted, SetCapabilities
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable
@@ -93,6 +94,34 @@ def test_a_capability_asks_for_devices_only_and_for_details_only_to_refuse() -> 
     refusal = world.judge(*set_on("postcopy-ram")).refusal
     assert refusal is not None
     assert refusal.problem.devices == ("/machine/peripheral-anon/device[0]", "gpu0")
+
+
+def test_a_remembered_back_end_asks_for_its_devices() -> None:
+    world = World(query_status={"status": "running"})
+    world.folders = DEVICES | {"/machine/peripheral-anon": [{"name": "device[0]", "type": "child<virtio-net-pci>"}]}
+    world.folders["/machine/peripheral"] = DEVICES["/machine/peripheral"][2:]
+    world.properties = {
+        ("/machine/peripheral/net0", "netdev"): "n0",
+        ("/machine/peripheral-anon/device[0]", "netdev"): "n1",
+    }
+    operation = read(*set_on("postcopy-ram"), Policy())
+    assert isinstance(operation, SetCapabilities)
+    known = Facts(netdevs=(netdev("vhost-vdpa", "n0"), netdev("vhost-user", "n1")))
+    verdict, facts = world.drive(inquire(operation, Policy(), known))
+    assert [(f.rule, f.problem.devices) for f in verdict.findings] == [("vdpa-postcopy", ("netdev n0 of net0",))]
+    assert facts.nics == (("n1", "/machine/peripheral-anon/device[0]"), ("n0", "net0"))
+    assert "with netdev_del" in verdict.findings[0].problem.fix
+
+
+def test_without_a_remembered_back_end_no_device_is_asked_for_its_own() -> None:
+    world = World()
+    world.folders = DEVICES | {"/machine/peripheral-anon": []}
+    world.folders["/machine/peripheral"] = DEVICES["/machine/peripheral"][2:]
+    assert world.judge(*set_on("postcopy-ram")).findings == ()
+    assert "qom-get" in world.asked, "the standbys"
+    world.asked.clear()
+    assert world.judge("netdev_add", {"type": "vhost-vdpa", "id": "n"}).findings == ()
+    assert world.asked == ["query-migrate-capabilities"]
 
 
 def test_plugging_without_a_dangerous_bit_asks_for_the_capabilities_only() -> None:

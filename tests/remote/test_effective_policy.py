@@ -11,6 +11,7 @@ from qmpguard.address import UnixAddress
 from qmpguard.cli import main
 from qmpguard.policy.device import Device
 from qmpguard.policy.mode import Mode, Profile
+from qmpguard.policy.netdevs import netdev
 from qmpguard.policy.policy import Policy, Rule
 from qmpguard.record import Peer
 from qmpguard.remote.effective_policy import effective_policy_at
@@ -84,6 +85,21 @@ async def test_a_primary_that_only_the_guard_remembers_counts(tmp_path: Path) ->
         effective = await asyncio.to_thread(effective_policy_at, UnixAddress(str(tmp_path / "one.sock")))
         assert effective.memory.hidden == (primary,)
         assert effective.replaced_by(WARNING, "").memory.hidden == (primary,)
+
+
+async def test_a_back_end_that_only_the_guard_remembers_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with guarded(tmp_path, Policy()) as fleet:
+        fleet.guards["one"].vm.gate.memory.netdevs.add(netdev("vhost-vdpa", "n0"))
+        code, report = await told(capsys, "check", tmp_path / "one.sock")
+        assert report["machine"]["netdevs"] == [{"type": "vhost-vdpa", "id": "n0"}]
+        assert code == 1
+        assert await asyncio.to_thread(main, ["check", str(tmp_path / "one.sock")]) == 1
+        assert "network back end: n0 (vhost-vdpa)" in capsys.readouterr().out
+        code, verdict = await told(capsys, "explain", "--machine", tmp_path / "one.sock", TOGETHER)
+        assert code == 1
+        assert "netdev n0" in str(verdict)
 
 
 async def test_rules_that_were_added_are_said_to_be_missing(tmp_path: Path) -> None:

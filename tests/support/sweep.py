@@ -31,7 +31,7 @@ HARMLESS: Mapping[str, str] = {
     ),
     **_all(
         "it takes something away that is no monitor's: QEMU refuses a character device that is in use",
-        "chardev-remove netdev_del device_del",
+        "chardev-remove device_del",
     ),
     **_all("its descriptors are the client's own", "add-fd closefd getfd remove-fd"),
     **_all("it only reads", "qom-get qom-list qom-list-get ringbuf-read trace-event-get-state xen-event-list"),

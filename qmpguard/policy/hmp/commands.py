@@ -90,6 +90,13 @@ class NetdevAdd:
 
 
 @dataclass(frozen=True, slots=True)
+class NetdevDel:
+    """``netdev_del id``."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class QomSet:
     """``qom-set [-j] path property value``; with ``-j`` the value is JSON text."""
 
@@ -157,6 +164,7 @@ HmpCommand: TypeAlias = (
     | ObjectAdd
     | ObjectDel
     | NetdevAdd
+    | NetdevDel
     | QomSet
     | Gdbserver
     | SaveVm

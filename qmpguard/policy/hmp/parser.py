@@ -22,6 +22,7 @@ from qmpguard.policy.hmp.commands import (
     MigrateSetParameter,
     MigrateStartPostcopy,
     NetdevAdd,
+    NetdevDel,
     ObjectAdd,
     ObjectDel,
     Other,
@@ -137,9 +138,15 @@ def _object_del(arguments: Arguments) -> HmpCommand:
 
 
 def _netdev_add(arguments: Arguments) -> HmpCommand:
-    pairs = tuple(read_pairs(arguments.string(), "type"))
+    text = arguments.string()
+    pairs = tuple(read_pairs(text, "type"))
     forwards: list[Value] = [value for key, value in pairs if key == "guestfwd"]
-    return NetdevAdd(dict(pairs) | ({"guestfwd": forwards} if forwards else {}))
+    first = [("id", value) for key, value in read_pairs(text, None) if key == "id"][:1]  # as in read_options
+    return NetdevAdd(dict(pairs) | dict(first) | ({"guestfwd": forwards} if forwards else {}))
+
+
+def _netdev_del(arguments: Arguments) -> HmpCommand:
+    return NetdevDel(arguments.string())
 
 
 def _json_object(text: str) -> HmpCommand:
@@ -188,6 +195,7 @@ _READERS: Mapping[str, Callable[[Arguments], HmpCommand]] = {
     "object_add": _object_add,
     "object_del": _object_del,
     "netdev_add": _netdev_add,
+    "netdev_del": _netdev_del,
     "qom-set": _qom_set,
     "gdbserver": _gdbserver,
     "savevm": _savevm,

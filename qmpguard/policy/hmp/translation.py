@@ -51,6 +51,7 @@ def as_qmp(command: hmp.HmpCommand) -> tuple[str, dict[str, Value]] | None:
             return (NAMES[name], {}) if name in NAMES else None
         case (
             hmp.NetdevAdd()
+            | hmp.NetdevDel()
             | hmp.ObjectDel()
             | hmp.Gdbserver()
             | hmp.Info()

@@ -8,12 +8,22 @@ from qmpguard.policy import blocks, sockets
 from qmpguard.policy.argument_values import TooManyValuesError
 from qmpguard.policy.built_in_combinations import names_type
 from qmpguard.policy.device import is_vfio
-from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of
+from qmpguard.policy.netdevs import MAX_FORWARDS, opens_monitor, program_of, shared_memory_netdev
 from qmpguard.policy.new_device import new_device
-from qmpguard.policy.operations import AddDevice, OpenBlockNode, OpenMonitor, RunProgram, UseAddress, WriteHmp
+from qmpguard.policy.operations import (
+    AddDevice,
+    AddNetdev,
+    OpenBlockNode,
+    OpenMonitor,
+    RemoveNetdev,
+    RunProgram,
+    UseAddress,
+    WriteHmp,
+)
 from qmpguard.policy.reading.result import TOO_MANY, Arguments, Harmless, Reading, Unreadable
 
 if TYPE_CHECKING:
+    from qmpguard.policy.device import Device
     from qmpguard.policy.policy import Policy
 
 
@@ -31,14 +41,30 @@ def read_device_add(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_netdev_add(arguments: Arguments, policy: Policy) -> Reading:
-    """``netdev_add``: judged for the monitor that a `guestfwd` opens, and for scripts and helpers that it runs."""
+    """``netdev_add``: judged for the monitor that a `guestfwd` opens, for programs that it runs, and for its DMA."""
     forwards = arguments.get("guestfwd")
     if isinstance(forwards, list) and len(forwards) > MAX_FORWARDS:
         return Unreadable(f"'guestfwd' has more than {MAX_FORWARDS} entries")
     if opens_monitor(arguments):
         return OpenMonitor("netdev_add with 'guestfwd' to a monitor")
     program = program_of(arguments)
+    if (back_end := shared_memory_netdev(arguments)) is not None:
+        return _netdev(back_end, program, read_addresses(arguments, policy))
     return RunProgram(f"netdev_add with {program}") if program else read_addresses(arguments, policy)
+
+
+def _netdev(back_end: Device, program: str | None, addresses: Reading) -> Reading:
+    match addresses:
+        case UseAddress(found):
+            return AddNetdev(back_end, program and f"netdev_add with {program}", addresses=found)
+        case _:
+            return addresses
+
+
+def read_netdev_del(arguments: Arguments, policy: Policy) -> Reading:
+    """``netdev_del``: remembered, since QEMU does not show which back ends there are."""
+    identity = arguments.get("id")
+    return RemoveNetdev(identity) if isinstance(identity, str) else Harmless()
 
 
 def read_block_command(arguments: Arguments, policy: Policy) -> Reading:

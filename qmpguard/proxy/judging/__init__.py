@@ -1,1 +1,1 @@
-"""From a request to a verdict: the gate, hidden primaries, overrides, the schema, the drift watch."""
+"""From a request to a verdict: the gate, remembered devices, overrides, the schema, the drift watch."""

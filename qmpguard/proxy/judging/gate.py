@@ -75,13 +75,14 @@ BUSY = 2.0
 class Gate:
     """Judges the operations of one VM by a policy. ``timeout`` is in seconds, for the turn and the survey together.
 
-    ``own`` are the names of the sockets where QEMU is reached and where the guard listens. ``on_unanswered`` is called
+    ``given`` are the facts that the configuration tells: the names of the sockets where QEMU is reached and where the
+    guard listens, and the network back ends of QEMU's command line. ``on_unanswered`` is called
     when a question to QEMU has timed out.
     """
 
     def __init__(self, vm: str, policy: Policy, recorder: Recorder, schema: VmSchema, timeout: float) -> None:
         self.policy = policy
-        self.own: frozenset[str] = frozenset()
+        self.given = Facts()
         self.schema = schema
         self.turn = asyncio.Lock()
         self.surveyor = Surveyor()
@@ -114,7 +115,7 @@ class Gate:
 
     def renew(self) -> None:
         """Forget what was true of the last QEMU."""
-        self.memory = Memory()
+        self.memory = Memory(self.given.netdevs)
         self.baseline = Baseline()
         self.last_seen = LastSeen(time.time)
         self.schema.forget()
@@ -127,7 +128,7 @@ class Gate:
     @property
     def known(self) -> Facts:
         """What is remembered, and no survey asks for."""
-        return self.memory.facts(self.commands, self.own)
+        return self.memory.facts(self.commands, self.given.own)
 
     def read(self, request: Request) -> Operation | Unreadable | None:
         """Return what there is to judge about a request; None where it passes without a look at the machine."""

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from qmpguard.policy.facts import Facts
 from qmpguard.policy.migration import SNAPSHOTS
-from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
+from qmpguard.policy.operations import AddNetdev, OpenMonitor, RemoveNetdev, SetCapabilities, StartMigration
 from qmpguard.policy.problem import MAX_TEXT
 from qmpguard.policy.qemu_check import seen_in
 from qmpguard.policy.stale_capabilities import StaleCapabilities
-from qmpguard.proxy.judging.primaries import HiddenPrimaries
 from qmpguard.proxy.judging.refusal import was_accepted
+from qmpguard.proxy.judging.remembered import RememberedDevices
 
 if TYPE_CHECKING:
+    from qmpguard.policy.device import Device
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.reading.result import Unreadable
     from qmpguard.wire.qemu_messages import Reply
@@ -25,12 +26,15 @@ MAX_WAYS = 8
 class Memory:
     """Memory of one QEMU; the next QEMU gets another.
 
-    ``confirmed`` are the rules that this QEMU was seen to enforce by itself. ``ways_around`` is what was let through
-    and opened a way around the guard, none of which can be taken back. ``version`` is QEMU's, as numbers.
+    ``primaries`` are hidden failover primaries. ``netdevs`` are network back ends that access guest RAM; the argument
+    holds those of its command line. ``confirmed`` are the rules that this QEMU was seen to enforce by itself.
+    ``ways_around`` is what was let through and opened a way around the guard, none of which can be taken back.
+    ``version`` is QEMU's, as numbers.
     """
 
-    def __init__(self) -> None:
-        self.primaries = HiddenPrimaries()
+    def __init__(self, netdevs: tuple[Device, ...] = ()) -> None:
+        self.primaries = RememberedDevices()
+        self.netdevs = RememberedDevices(netdevs)
         self.stale = StaleCapabilities()
         self.confirmed: frozenset[str] = frozenset()
         self.ways_around: tuple[str, ...] = ()
@@ -40,6 +44,7 @@ class Memory:
         """Return it as facts, with the commands of QEMU's schema and the names of the guard's own sockets."""
         return Facts(
             hidden=self.primaries.devices,
+            netdevs=self.netdevs.devices,
             commands=commands,
             left_on=self.stale.left_on,
             confirmed=self.confirmed,
@@ -64,5 +69,14 @@ class Memory:
                 self.stale.switched_on(name for name, state in states if state)
             case OpenMonitor(how) if reply is None or was_accepted(reply):
                 self.ways_around = tuple(dict.fromkeys((*self.ways_around, how[:MAX_TEXT])))[:MAX_WAYS]
+            case AddNetdev(back_end) if reply is None or was_accepted(reply):
+                self.netdevs.add(back_end)
+            case RemoveNetdev(identity) if reply is not None and _is_gone(identity, reply):
+                self.netdevs.forget(identity)
             case _:
                 pass
+
+
+def _is_gone(netdev: str, reply: Reply) -> bool:
+    """Say whether a netdev is gone after the reply to `netdev_del`: removed, or there was none (net/net.c)."""
+    return was_accepted(reply) or f"Device '{netdev}' not found" in reply.text

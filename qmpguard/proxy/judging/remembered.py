@@ -1,4 +1,8 @@
-"""The failover primaries that QEMU keeps out of sight until the guest has negotiated failover (hw/net/virtio-net.c)."""
+"""Devices that the guard remembers, since QEMU accepts them and shows them nowhere.
+
+These are failover primaries, until the guest has negotiated failover (hw/net/virtio-net.c), and network back ends that
+access guest RAM, until `netdev_del` (net/net.c).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ if TYPE_CHECKING:
     from qmpguard.policy.device import Device
 
 
-class HiddenPrimaries:
-    """The failover primaries that QEMU has accepted and does not show in QOM. No event will ever tell of them."""
+class RememberedDevices:
+    """Devices of one kind that QEMU has accepted and does not show. No event will ever tell of them."""
 
-    def __init__(self) -> None:
-        self.devices: tuple[Device, ...] = ()
+    def __init__(self, devices: tuple[Device, ...] = ()) -> None:
+        self.devices = devices
 
     def add(self, device: Device) -> None:
         """Remember one, in place of an earlier one with its id."""
@@ -20,5 +24,5 @@ class HiddenPrimaries:
         self.devices = (*self.devices, device)
 
     def forget(self, identity: str | None) -> None:
-        """Forget the one with an id, which QEMU has given to another device."""
+        """Forget the one with an id, which is gone, or which QEMU has given to another device."""
         self.devices = tuple(device for device in self.devices if device.id != identity)

@@ -54,8 +54,8 @@ class NegotiatedConnection:
     where nothing can be begun twice: a process that has no descriptor left tries again.
     ``number`` is the id of the last request on it. ``qemu`` is what tells this QEMU from another; None where nothing
     does. ``same_qemu``: it is surely the QEMU of the connection before.
-    ``hidden`` are the failover primaries that the process before remembered; None where there was none.
-    ``process`` is QEMU's; None where it is not known.
+    ``hidden`` are the failover primaries that the process before remembered, ``netdevs`` the network back ends;
+    ``hidden`` is None where there was no process before. ``process`` is QEMU's; None where it is not known.
     """
 
     sock: socket.socket
@@ -66,6 +66,7 @@ class NegotiatedConnection:
     qemu: tuple[int, ...] | None = None
     same_qemu: bool = False
     hidden: tuple[Device, ...] | None = None
+    netdevs: tuple[Device, ...] = ()
     is_passed: bool = False
     process: ProcessIdentity | None = None
 
@@ -198,7 +199,7 @@ class QemuConnections:
             handover = left.handover
             connection = self._connection(sock, own, Negotiated(handover.greeting, [], handover.process))
             stack.pop_all()
-        return replace(connection, number=handover.number, hidden=handover.hidden)
+        return replace(connection, number=handover.number, hidden=handover.hidden, netdevs=handover.netdevs)
 
     def _connection(
         self, sock: socket.socket, own: tuple[socket.socket, socket.socket], negotiated: Negotiated

@@ -23,13 +23,17 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A link at rest: whose it is, what QEMU said first, the last number used, what QEMU hides, and QEMU's process."""
+    """A link at rest: whose it is, what QEMU said first, the last number used, what QEMU does not show, its process.
+
+    ``hidden`` are failover primaries, ``netdevs`` network back ends that access guest RAM.
+    """
 
     vm: str
     qemu: str
     greeting: Greeting
     number: int
     hidden: tuple[Device, ...] = ()
+    netdevs: tuple[Device, ...] = ()
     process: ProcessIdentity | None = None
 
     def encode(self) -> bytes:
@@ -41,6 +45,7 @@ class Handover:
             "greeting": self.greeting.line.decode("latin-1"),
             "number": self.number,
             "hidden": [asdict(device) for device in self.hidden],
+            "netdevs": [asdict(device) for device in self.netdevs],
             "process": self.process,
         }
         return json.dumps(state).encode()
@@ -66,7 +71,8 @@ def decode(data: bytes) -> Handover:
             Greeting(state["greeting"].encode("latin-1")),
             int(state["number"]),
             tuple(_device(values) for values in state["hidden"]),
-            None if (process := state.get("process")) is None else ProcessIdentity(*process),
+            tuple(_device(values) for values in state.get("netdevs", ())),  # a guard of before 2026-11-26 has none
+            _process(state.get("process")),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is no handover") from error
@@ -76,3 +82,10 @@ def _device(values: dict[str, object]) -> Device:
     if values.keys() != {field.name for field in fields(Device)}:
         raise ValueError("it has other devices")
     return Device(**values)  # type: ignore[arg-type]
+
+
+def _process(values: tuple[int, int, int, int, int | None] | None) -> ProcessIdentity | None:
+    if values is None:
+        return None
+    pid, uid, gid, parent, started = values
+    return ProcessIdentity(int(pid), int(uid), int(gid), int(parent), None if started is None else int(started))

@@ -8,10 +8,13 @@ import pytest
 
 from qmpguard.policy.combination import Capability, Combination, Moment
 from qmpguard.policy.device import Device
+from qmpguard.policy.netdevs import netdev
 from qmpguard.policy.operations import (
     AddDevice,
+    AddNetdev,
     OpenBlockNode,
     OpenMonitor,
+    RemoveNetdev,
     RunProgram,
     UseAddress,
     WriteHmp,
@@ -43,6 +46,14 @@ def taken_for(request: Request) -> object:
             qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-cmd:sh"}]),
             RunProgram("netdev_add with 'guestfwd' to a command"),
         ),
+        (qmp("netdev_add", type="vhost-vdpa", id="n", vhostdev="/d"), AddNetdev(netdev("vhost-vdpa", "n"))),
+        (qmp("netdev_add", type="vhost-user", id="n", chardev="c"), AddNetdev(netdev("vhost-user", "n"))),
+        (
+            qmp("netdev_add", type="passt", id="n", path="/x", **{"vhost-user": True}),
+            AddNetdev(netdev("vhost-user", "n"), program="netdev_add with 'path'"),
+        ),
+        (qmp("netdev_del", id="n"), RemoveNetdev("n")),
+        (qmp("netdev_del", id=5), Harmless()),  # QEMU refuses it
         (plug("e1000e"), Harmless()),
         (qmp("chardev-add", id="c", backend={"type": "null", "data": {}}), UseAddress(("c", "null"))),
         (qmp("nbd-server-start", addr={"type": "inet", "data": {"port": 5}}), UseAddress(("inet", ":5"))),
@@ -61,6 +72,7 @@ def test_what_a_request_is_taken_for(request_: Request, reading: object) -> None
     [
         qmp("device_add", id="x"),
         qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}] * 1025),
+        qmp("netdev_add", type="vhost-vdpa", id="n", more=MANY),
         qmp("chardev-add", id="c", backend=MANY),
         qmp("blockdev-add", driver="null-co", more=MANY),
     ],

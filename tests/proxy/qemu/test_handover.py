@@ -13,6 +13,7 @@ from qmpguard.address import UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import GuardedVm
 from qmpguard.policy.device import Device
+from qmpguard.policy.netdevs import netdev
 from qmpguard.policy.policy import Policy
 from qmpguard.proxy.listening.peer import ProcessIdentity
 from qmpguard.proxy.qemu.handover import Handover, decode
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
 
 HIDDEN = Device("", "vfio-pci", "vf0", host="65:00.0", failover_pair_id="net0")
 PROCESS = ProcessIdentity(7, 107, 108, 1, 4711)
-HANDOVER = Handover("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41, (HIDDEN,), PROCESS)
+VDPA = netdev("vhost-vdpa", "n")
+HANDOVER = Handover(
+    *("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41), (HIDDEN,), (VDPA,), PROCESS
+)
 
 
 def test_what_is_written_is_read() -> None:
     read = decode(HANDOVER.encode())
-    assert (read.vm, read.qemu, read.number, read.hidden) == ("web", "unix:/q", 41, (HIDDEN,))
+    assert (read.vm, read.qemu, read.number, read.hidden, read.netdevs) == ("web", "unix:/q", 41, (HIDDEN,), (VDPA,))
     assert (read.greeting.line, read.process) == (HANDOVER.greeting.line, PROCESS)
 
 
@@ -41,6 +45,12 @@ def test_a_guard_of_an_earlier_version_tells_no_process() -> None:
     state = json.loads(HANDOVER.encode())
     del state["process"]
     assert decode(json.dumps(state).encode()).process is None
+
+
+def test_a_guard_of_before_back_ends_were_remembered_has_none() -> None:
+    state = json.loads(HANDOVER.encode())
+    del state["netdevs"]
+    assert decode(json.dumps(state).encode()).netdevs == ()
 
 
 def changed(**values: Any) -> bytes:
@@ -61,6 +71,7 @@ def changed(**values: Any) -> bytes:
         changed(hidden=[None]),
         changed(process=7),
         changed(process=[]),
+        changed(process=["many", 1]),
     ],
 )
 def test_anything_else_is_not_gone_on_with(data: bytes) -> None:
@@ -88,6 +99,7 @@ async def test_the_next_guard_goes_on_with_the_same_connection(tmp_path: Path) -
             async with connected(tmp_path / "guard.sock") as qmp:
                 assert await qmp.ask("query-name") == {"return": {}}
             guard.vm.gate.memory.primaries.add(HIDDEN)
+            guard.vm.gate.memory.netdevs.add(VDPA)
             await guard.drain()
             inheritance = await guard.vm.release()
             assert inheritance is not None
@@ -95,6 +107,7 @@ async def test_the_next_guard_goes_on_with_the_same_connection(tmp_path: Path) -
         qemu.emit("RESUME")  # while there is no guard
         async with heir(qemu.path, inheritance) as after, connected(tmp_path / "heir.sock", oob=True) as qmp:
             assert after.vm.gate.memory.primaries.devices == (HIDDEN,)
+            assert after.vm.gate.memory.netdevs.devices == (VDPA,)
             assert await qmp.ask("query-name", id="mine") == {"return": {}, "id": "mine"}
             qmp.send({"exec-oob": "query-yank", "id": "mine"})
             await qemu.until("query-yank")
