@@ -148,7 +148,7 @@ class OptionValues:
         fallback: Mapping[str, str] | None = None,
     ) -> None:
         self._flags = flags
-        self._environ = environ
+        self._environ = _without_replaced(flags, environ)
         self._options: dict[Path, Option] = {}
         self.values: dict[str, object] = {}
         self.config = self._text_of(CONFIG)
@@ -221,3 +221,13 @@ class OptionValues:
     def _text_of(self, option: Option) -> str | None:
         flag = self._flag(option)
         return self._environ.get(option.variable) if flag is None else str(flag)
+
+
+def _without_replaced(flags: Mapping[str, object], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment without QEMU's address where the flag --qemu-listen replaces it.
+
+    An image and a unit set the variable, and a container or a drop-in cannot always remove it.
+    """
+    if flags.get("qemu_listen") is None:
+        return environ
+    return {name: value for name, value in environ.items() if name != "QMPGUARD_QEMU"}

@@ -97,7 +97,7 @@ async def test_the_guard_of_the_pod_answers_its_probes_and_the_scraper(pod: Any,
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     flags["admin_token_file"] = str(tmp_path / "token")
     flags["admin"] = f"{flags['admin'].rpartition(':')[0]}:{free_port()}"
-    flags |= {"qemu": str(tmp_path / "q"), "listen": str(tmp_path / "l")}
+    flags |= {"qemu_listen": str(tmp_path / "q"), "listen": str(tmp_path / "l")}
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
     async with guard_process(tmp_path, "run", *words) as process:
         await process.says("admin=")
@@ -126,7 +126,13 @@ def test_every_variable_in_the_image_and_the_examples_is_an_option(pod: Any, com
 
 
 def test_qemu_the_guard_and_the_tools_agree_on_the_paths(pod: Any, compose: Any) -> None:
-    at = f"unix:{IMAGE['QMPGUARD_QEMU']},server=on,wait=off"
-    assert at in pod["spec"]["containers"][0]["command"]
-    assert at in compose["services"]["qemu"]["command"]
+    (guard,) = pod["spec"]["initContainers"]
+    for (run, flag, path), command in (
+        (guard["args"], pod["spec"]["containers"][0]["command"]),
+        (compose["services"]["guard"]["command"], compose["services"]["qemu"]["command"]),
+    ):
+        assert (run, flag) == ("run", "--qemu-listen"), "QEMU has no socket of its own"
+        at = f"socket,id=qmp,path={path},server=off,reconnect-ms=1000"
+        assert command[command.index("-chardev") + 1] == at
+        assert command[command.index("-mon") + 1] == "chardev=qmp,mode=control"
     assert IMAGE["QMPGUARD_LISTEN"] == "/guard/qmp.sock"

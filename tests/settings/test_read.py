@@ -219,6 +219,15 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
         words(others, **{option.variable: bad})
 
 
+def test_the_flag_qemu_listen_replaces_the_variable_of_qemus_address() -> None:
+    """A unit and the image set QMPGUARD_QEMU."""
+    environ = {"QMPGUARD_QEMU": "/other", "QMPGUARD_LISTEN": "/l"}
+    (vm,) = read_options(OptionValues({"qemu_listen": "/q"}, environ)).config.vms
+    assert vm.qemu == Inbound(UnixAddress("/q"))
+    with pytest.raises(UsageError, match="QMPGUARD_QEMU=/other in the environment: it excludes QMPGUARD_QEMU_LISTEN"):
+        read_options(OptionValues({}, environ | {"QMPGUARD_QEMU_LISTEN": "/q"}))
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "says"),
     [
