@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile chaos docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile chaos model docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -174,6 +174,9 @@ conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU 
 
 soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
 	@$(BIN)/python -m tests.labs.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
+
+model: $(INSTALLED) ## all orders of events between two clients, the guard's own code and a simulated QEMU, MINUTES=2 each
+	@$(BIN)/python -m tests.model --minutes $(or $(MINUTES),2)
 
 hostile: $(INSTALLED) | packages ## hostile clients and hostile QEMUs at a guard, MINUTES=5
 	@$(BIN)/python -m tests.labs.hostile --minutes $(or $(MINUTES),5)

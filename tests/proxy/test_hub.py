@@ -214,9 +214,7 @@ async def test_of_a_link_that_is_gone_nothing_is_kept(tmp_path: Path) -> None:
             assert await qmp.closed()
         await eventually(lambda: guard.vm.link is None)
         names = guard.vm.hub._fd_names
-        assert not names._under_way
-        assert not names._givers
-        assert not names.attentive
+        assert (names._under_way, names._givers, names.attentive) == (set(), {}, False)
         await qemu.start()
 
 
