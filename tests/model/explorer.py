@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.model.fingerprint import fingerprint
+from tests.model.stand_ins import substituted
 from tests.model.streams import BrokenPromiseError
-from tests.model.world import World, substituted
+from tests.model.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Generator

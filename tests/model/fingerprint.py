@@ -117,7 +117,8 @@ def _text(value: object, known: dict[int, tuple[object, str]] = {}) -> str:  # n
 
 def _attributes(each: Any) -> list[Any]:
     found: list[Any] = []
-    for name in _slots(type(each)):
+    kind: Any = type(each)
+    for name in _slots(kind):
         found += name, getattr(each, name, None)
     for name, value in getattr(each, "__dict__", {}).items():
         if name not in LEFT_OUT:

@@ -7,7 +7,6 @@ import json
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from unittest.mock import patch
 
 from qmpguard.address import UnixAddress
 from qmpguard.config import Limits
@@ -21,15 +20,14 @@ from qmpguard.record import Peer
 from tests.model.client import Client, Step
 from tests.model.loop import SteppingLoop
 from tests.model.machine import Machine, Order
-from tests.model.own_client import OwnClient, OwnPipe
+from tests.model.own_client import OwnPipe
+from tests.model.stand_ins import OrderedSet, OwnEnd
 from tests.model.streams import BrokenPromiseError, ModelStream, Token
 from tests.support.conversation import GREETING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
-    from contextlib import AbstractContextManager
 
-    from qmpguard.proxy.sockets.stream import Outbox
 
 RULES = ("vfio-postcopy", "vfio-background-snapshot")
 LIMITS = Limits(watch=0.0)
@@ -50,25 +48,6 @@ class Scenario(NamedTuple):
     policy: Policy = Policy()
     reloaded: Policy = Policy()
     devices: tuple[str, ...] = ()
-
-
-class OrderedSet(set[Any]):
-    """A set in the order of insertion, so that an order of events is the same when it is played again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._order: dict[Any, None] = {}
-
-    def add(self, each: Any) -> None:
-        super().add(each)
-        self._order[each] = None
-
-    def discard(self, each: Any) -> None:
-        super().discard(each)
-        self._order.pop(each, None)
-
-    def __iter__(self) -> Any:
-        return iter(tuple(self._order))
 
 
 class Connections:
@@ -322,29 +301,3 @@ def is_lenient(policy: Policy) -> bool:
 
 
 QUEUES = ("_own_urgent", "_own_turns", "_urgent", "_cleared", "_turns", "_behind", "_carrying", "_in_band")
-
-
-class OwnEnd:
-    """The hub's end of the guard's own session, until `registry.attach` makes a stream of it."""
-
-    def __init__(self, stream: ModelStream) -> None:
-        self.stream = stream
-
-    def close(self) -> None:
-        """The session closes its stream."""
-
-
-def stream_of(sock: object, outbox: Outbox, **_: object) -> object:
-    """In the place of `Stream`: what is given for a socket is one already."""
-    return sock.stream if isinstance(sock, OwnEnd) else sock
-
-
-def substituted() -> list[AbstractContextManager[object]]:
-    """Return the patches that put streams, the guard's own client and a clock that stands in their places."""
-    return [
-        patch("qmpguard.proxy.clients.registry.Stream", stream_of),
-        patch("qmpguard.proxy.serving.Stream", stream_of),
-        patch("qmpguard.proxy.qemu.control.OwnClient", OwnClient),
-        patch("time.time", lambda: 0.0),
-        patch("time.monotonic", lambda: 0.0),
-    ]

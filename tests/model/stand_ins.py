@@ -1,0 +1,59 @@
+"""What the model puts in the places of sockets, of the guard's own client, of the clock, and of a set without an order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from tests.model.own_client import OwnClient
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from qmpguard.proxy.sockets.stream import Outbox
+    from tests.model.streams import ModelStream
+
+
+class OrderedSet(set[Any]):
+    """A set in the order of insertion, so that an order of events is the same when it is played again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order: dict[Any, None] = {}
+
+    def add(self, each: Any) -> None:
+        super().add(each)
+        self._order[each] = None
+
+    def discard(self, each: Any) -> None:
+        super().discard(each)
+        self._order.pop(each, None)
+
+    def __iter__(self) -> Any:
+        return iter(tuple(self._order))
+
+
+class OwnEnd:
+    """The hub's end of the guard's own session, until `registry.attach` makes a stream of it."""
+
+    def __init__(self, stream: ModelStream) -> None:
+        self.stream = stream
+
+    def close(self) -> None:
+        """The session closes its stream."""
+
+
+def stream_of(sock: object, outbox: Outbox, **_: object) -> object:
+    """In the place of `Stream`: what is given for a socket is one already."""
+    return sock.stream if isinstance(sock, OwnEnd) else sock
+
+
+def substituted() -> list[AbstractContextManager[object]]:
+    """Return the patches that put streams, the guard's own client and a clock that stands in their places."""
+    return [
+        patch("qmpguard.proxy.clients.registry.Stream", stream_of),
+        patch("qmpguard.proxy.serving.Stream", stream_of),
+        patch("qmpguard.proxy.qemu.control.OwnClient", OwnClient),
+        patch("time.time", lambda: 0.0),
+        patch("time.monotonic", lambda: 0.0),
+    ]
