@@ -1,4 +1,4 @@
-"""What the model puts in the places of sockets, of the guard's own client, of the clock, and of a set without an order."""
+"""What the model puts in the places of sockets, the guard's own client, the clock, and sets (which have no order)."""
 
 from __future__ import annotations
 
