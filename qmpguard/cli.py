@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: in the order of the help; each is a module of `qmpguard.commands`
 COMMANDS = (
-    "run", "exec", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules", "demo",
+    "run", "exec", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules",
+    "record", "replay", "simulate", "demo",
 )  # fmt: skip
 #: errors of an output that cannot be written
 _OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})

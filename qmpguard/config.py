@@ -123,7 +123,7 @@ class LogLevel(Enum):
 class LogConfig:
     """The log's level and format, and the files for audit and traffic. The traffic file omits the commands ``exclude``.
 
-    ``otel``: decisions are also exported to OpenTelemetry.
+    ``otel``: decisions are also exported to OpenTelemetry. ``record``: the file for the recording of all conversations.
     """
 
     level: LogLevel = LogLevel.INFO
@@ -132,6 +132,7 @@ class LogConfig:
     traffic: str | None = None
     exclude: frozenset[str] = frozenset()
     otel: bool = False
+    record: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

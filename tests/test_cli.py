@@ -148,6 +148,10 @@ WRONG = [
     "explain --machine MACHINE {", "explain --machine MACHINE nonsense", "explain --machine MACHINE []",
     "explain --machine MACHINE {}", 'explain --machine MACHINE {"execute":5}', "explain --machine MACHINE \udcff",
     "explain --machine MACHINE " + "[" * 5000, "explain --machine MACHINE", f"explain --profile nonsense {QUERY}",
+    # recordings and simulations
+    "replay", "replay /nowhere", "replay FOLDER", "replay CONFIG", "replay MACHINE --against", "replay \udcff",
+    "replay MACHINE --against /nowhere", "replay MACHINE --rules x=y", "simulate", "simulate /nowhere/at/all",
+    "simulate tcp:", "simulate fd:3", "simulate FOLDER", "simulate /nowhere/at/all MACHINE", "simulate /a FOLDER",
     # override
     "override --rule", "override --rule nonsense", "override --for 1h", "override --rule vfio-postcopy --for 1h",
     "override --all-rules --for x --reason x", "override --all-rules --rule x", "override --pid x", "override --pid -1",
@@ -173,6 +177,8 @@ RUNNING = [
     "run --takeover /a --listen /b", "run --qemu fd:99 --listen fd:98", "run --qemu /a --listen FOLDER",
     "run --qemu /a --listen /nowhere/at/all", "run --qemu /a --listen FOLDER/s --admin tcp:localhost:1",
     "run --qemu /a --listen tcp:localhost:99999", "run --qemu /a --listen FOLDER/s --audit FOLDER",
+    "record", "record /a", "record /a FOLDER", "record tcp: FOLDER/f",
+    "record /a FOLDER/f --listen /nowhere/at/all",
     "run --takeover /nowhere", "run --takeover CONFIG", "exec", "exec --listen /a", "exec -- true",
 ]  # fmt: skip
 

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from qmpguard.config import VmConfig
     from qmpguard.daemon.systemd import PassedSockets
+    from qmpguard.policy.policy import Policy
+    from qmpguard.proxy.clients.interfaces import TrafficLog
     from qmpguard.proxy.judging.schemas import Schemas
     from qmpguard.proxy.vm import Vm
-    from qmpguard.record import Entry, Peer, Run
-    from qmpguard.wire.client_messages import Request
+    from qmpguard.record import Entry, Run
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Supervisor:
         self._stopping: dict[GuardedVm, asyncio.Event] = {}  # each is set when the guard has released its QEMU
         self._listeners: list[Callable[[Entry], None]] = []
         self.remarks: list[Callable[[], str]] = []  # each returns a note about every VM; empty: no note
-        self._traffic: Callable[[str, Peer, Request], None] | None = None
+        self._traffic: TrafficLog | None = None
 
     @property
     def vms(self) -> list[Vm]:
@@ -82,8 +83,13 @@ class Supervisor:
         for guard in self.guards.values():
             guard.vm.journal.listen(listener)
 
-    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
-        """Call ``traffic`` with every request of every VM, also of VMs that are added later; None: stop calling."""
+    def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
+        """Return the policy of a VM at this moment, overrides included, and the names of the guard's own sockets."""
+        gate = self.guards[vm].vm.gate
+        return gate.policy, gate.given.own
+
+    def set_request_log(self, traffic: TrafficLog | None) -> None:
+        """Tell ``traffic`` every request and reply of every VM, also of VMs that are added later; None: stop it."""
         self._traffic = traffic
         for vm in self.vms:
             vm.hub.traffic = traffic

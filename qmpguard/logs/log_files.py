@@ -1,4 +1,4 @@
-"""The log outputs of a process: log, audit, traffic and systemd's journal, by its config, and changed by a reload."""
+"""The log outputs of a process, by its config: log, audit, traffic, recording, journal. A reload changes them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from qmpguard.config import LogConfig
 from qmpguard.errors import ConfigError
 from qmpguard.logs.audit import Audit
+from qmpguard.logs.conversation import ConversationLog
 from qmpguard.logs.journald import Journald, is_ours
 from qmpguard.logs.linefile import FLUSH_TIMEOUT, NOTICE_TIMEOUT, LineFile
 from qmpguard.logs.stderr import log_to_stderr, stderr_log
@@ -19,6 +20,9 @@ from qmpguard.logs.traffic import Traffic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.policy.policy import Policy
+    from qmpguard.proxy.clients.interfaces import TrafficLog
+    from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.record import Entry, Peer
     from qmpguard.wire.client_messages import Request
 
@@ -37,8 +41,12 @@ class EntrySource(Protocol):
         """Call ``listener`` with each new entry."""
         ...
 
-    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
-        """Call ``traffic`` with every request; None: stop calling."""
+    def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
+        """Return the policy of a VM at this moment, and the names of the guard's own sockets."""
+        ...
+
+    def set_request_log(self, traffic: TrafficLog | None) -> None:
+        """Tell ``traffic`` every request and reply; None: stop it."""
         ...
 
 
@@ -49,11 +57,28 @@ class PreparedLog:
     config: LogConfig
     audit: LineFile | None
     traffic: LineFile | None
+    record: LineFile | None = None
 
     @property
     def files(self) -> dict[str, LineFile]:
         """The files, by their names in ``lost``."""
-        return {name: file for name, file in (("audit", self.audit), ("traffic", self.traffic)) if file is not None}
+        named = {"audit": self.audit, "traffic": self.traffic, "record": self.record}
+        return {name: file for name, file in named.items() if file is not None}
+
+
+class _Both:
+    """A traffic file and a recording, told the same."""
+
+    def __init__(self, *logs: TrafficLog) -> None:
+        self._logs = logs
+
+    def on_request(self, vm: str, peer: Peer, request: Request) -> None:
+        for one in self._logs:
+            one.on_request(vm, peer, request)
+
+    def on_reply(self, vm: str, pending: PendingRequest, reply: bytes) -> None:
+        for one in self._logs:
+            one.on_reply(vm, pending, reply)
 
 
 class LogFiles:
@@ -62,11 +87,13 @@ class LogFiles:
     def __init__(self, config: LogConfig, source: EntrySource) -> None:
         self._ending: list[tuple[str, LineFile]] = []
         self._past: Counter[str] = Counter()  # lines lost in files that are closed
+        self._conversations: ConversationLog | None = None
         self._now = PreparedLog(LogConfig(), None, None)
         self._now = self._open_files(config)
         for file in self._now.files.values():
             file.wait_opened()
         self._source = source
+        self._recorded: LineFile | None = None  # the file that the present recording is in
         self._journal = Journald() if is_ours() else None
         if self._journal is not None and (handler := stderr_log()) is not None:
             handler.is_recorded = self._journal.has_last_entry
@@ -100,6 +127,8 @@ class LogFiles:
         """Reopen the files: they were rotated."""
         for file in self._now.files.values():
             file.reopen()
+        if self._conversations is not None:
+            self._conversations.begin()
 
     def close(self) -> None:
         """Flush and close all files at the same time, within `FLUSH_TIMEOUT` and `NOTICE_TIMEOUT`."""
@@ -126,7 +155,13 @@ class LogFiles:
     def _open_files(self, config: LogConfig) -> PreparedLog:
         """Return the files of a config: those that are open already, and new ones that begin to open."""
         self._forget()
-        return PreparedLog(config, _file(config.audit, self._now.audit), _file(config.traffic, self._now.traffic))
+        now = self._now
+        return PreparedLog(
+            config,
+            _file(config.audit, now.audit),
+            _file(config.traffic, now.traffic),
+            _file(config.record, now.record),
+        )
 
     def _new(self, prepared: PreparedLog) -> dict[str, LineFile]:
         used = self._now.files.values()
@@ -146,12 +181,19 @@ class LogFiles:
             raise ConfigError(f"{len(self._ending)} earlier log files hang, for example {self._ending[0][1].path}")
 
     def _apply_request_log(self) -> None:
-        traffic = self._now.traffic
-        self._source.set_request_log(None if traffic is None else Traffic(traffic, self._now.config.exclude).on_request)
+        now, exclude = self._now, self._now.config.exclude
+        traffic = None if now.traffic is None else Traffic(now.traffic, exclude)
+        if now.record is None or self._recorded is not now.record:
+            self._conversations = None if now.record is None else ConversationLog(now.record, self._source)
+        self._recorded = now.record
+        logs = [one for one in (traffic, self._conversations) if one is not None]
+        self._source.set_request_log(_Both(*logs) if logs else None)
 
     def _on_entry(self, entry: Entry) -> None:
         if self._now.audit is not None:
             Audit(self._now.audit).on_entry(entry)
+        if self._conversations is not None:
+            self._conversations.on_entry(entry)
         if self._journal is not None:
             self._journal.on_entry(entry)
 

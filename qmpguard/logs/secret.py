@@ -29,6 +29,8 @@ NAMES = frozenset({"data", "rawdata", "key", "keys", "psk", "args", "cpr-exec-co
 TYPED = frozenset(
     {"send-key", "input-send-event", "set_password", "expire_password", "change-vnc-password", "ringbuf-write"}
 )
+#: queries whose replies are secrets, or what a guest has written
+SHOWING = frozenset({"ringbuf-read", "query-sev-attestation-report", "query-sev-launch-measure"})
 #: members that name the property whose value another member holds
 NAMING = frozenset({"property", "name", "option", "param", "key"})
 #: members beside a secret's value that are not hidden
@@ -41,6 +43,8 @@ MAX_TEXT = 2048
 #: characters and values of one request that are written. They take two milliseconds of the event loop, at worst eight.
 #: A request of QEMU's own tools has a tenth of them
 MAX_REQUEST = 16384
+#: characters and values of one reply that are written: some ten milliseconds. A list of a hundred devices has a tenth
+MAX_REPLY = 262144
 #: characters of a name; QEMU's longest has 40
 MAX_NAME = 200
 
@@ -66,6 +70,36 @@ def redacted(command: str, arguments: Mapping[str, Value] | None) -> Value:
     return _Redaction().value(dict(arguments))
 
 
+def redacted_reply(command: str, arguments: Mapping[str, Value] | None, reply: dict[str, Value]) -> dict[str, Value]:
+    """Return a reply with secrets hidden. QEMU's schema has none, and stays whole."""
+    returned, about = reply.get("return"), (arguments or {}).get("property")
+    if "return" in reply and (command in SHOWING or (isinstance(about, str) and is_secret(about))):
+        return {"return": HIDDEN}
+    if command == "human-monitor-command" and isinstance(returned, str):
+        return {"return": _output((arguments or {}).get("command-line"), returned)}
+    members = {name: value for name, value in reply.items() if name in ("return", "error")}
+    if command == "query-qmp-schema" and "return" in reply:
+        return members
+    found = _Redaction(MAX_REPLY).value(members)
+    assert isinstance(found, dict)
+    return found
+
+
+def redacted_event(data: dict[str, Value]) -> dict[str, Value]:
+    """Return the data of an event with secrets hidden."""
+    found = _Redaction().value(data)
+    assert isinstance(found, dict)
+    return found
+
+
+def _output(line: Value, text: str) -> str:
+    """Return the output of an HMP line where it is an error or that of ``info``; else its errors and a mark."""
+    if isinstance(line, str) and parse_line(line[:MAX_TEXT]).name in ("info", "i"):
+        return without_secrets(text)
+    errors = "".join(one for one in text.splitlines(keepends=True) if one.startswith("Error"))
+    return without_secrets(errors) if errors or not text.strip() else HIDDEN
+
+
 def is_secret(name: str) -> bool:
     """Say whether a member or property of this name is secret."""
     plain = name[:MAX_NAME].lower().replace("_", "-")
@@ -81,10 +115,10 @@ def without_secrets(text: str) -> str:
 
 
 class _Redaction:
-    """The redaction of one request, within `MAX_REQUEST`."""
+    """The redaction of one message; ``limit`` is in characters and values."""
 
-    def __init__(self) -> None:
-        self._left = MAX_REQUEST
+    def __init__(self, limit: int = MAX_REQUEST) -> None:
+        self._left = limit
 
     def value(self, value: Value, depth: int = 0) -> Value:
         self._left -= 1 + (min(len(value), MAX_TEXT) if isinstance(value, str) else 0)

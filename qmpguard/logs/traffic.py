@@ -11,6 +11,7 @@ from qmpguard.wire.json import encode
 
 if TYPE_CHECKING:
     from qmpguard.logs.linefile import Sink
+    from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.record import Peer
     from qmpguard.wire.client_messages import Request
     from qmpguard.wire.json import Value
@@ -36,6 +37,9 @@ class Traffic:
             self._sink.count()
         else:
             self._sink.put(line)
+
+    def on_reply(self, vm: str, pending: PendingRequest, reply: bytes) -> None:
+        """Called with each reply; the traffic file has none."""
 
 
 def _line(vm: str, peer: Peer, request: Request) -> Value:

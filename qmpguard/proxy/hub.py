@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.reading.result import Unreadable
+    from qmpguard.proxy.clients.interfaces import TrafficLog
     from qmpguard.proxy.clients.pending import PendingRequest, Requester
     from qmpguard.proxy.clients.registry import SessionRegistry
     from qmpguard.proxy.judging.drift_watch import DriftWatch
@@ -38,16 +39,14 @@ if TYPE_CHECKING:
     from qmpguard.proxy.qemu.link import Link
     from qmpguard.proxy.sockets.stream import Outbox
     from qmpguard.proxy.state.recorder import Recorder
-    from qmpguard.record import Peer
-    from qmpguard.wire.client_messages import Request
     from qmpguard.wire.qemu_messages import QemuEvent
 
 
 class Hub:
     """Routes for one VM. ``link`` is the present one; None while there is none.
 
-    ``role`` is that of the clients. ``traffic`` is called with every request of a client, by VM and peer. ``tasks``
-    owns the judgments. ``is_alive`` is whether QEMU answers, as far as the heartbeat can tell.
+    ``role`` is that of the clients. ``traffic`` is told every request and reply. ``tasks`` owns the judgments.
+    ``is_alive`` is whether QEMU answers, as far as the heartbeat can tell.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Hub:
         self.link: Link | None = None
         self.is_alive = True
         self.role = Role.OPERATOR
-        self.traffic: Callable[[str, Peer, Request], None] | None = None
+        self.traffic: TrafficLog | None = None
         self.tasks = Tasks(f"vm={name}", recorder.counts.faults)
         self.on_link_down: Callable[[str], None] = _nothing
         self._gate = gate
@@ -174,9 +173,10 @@ class Hub:
     def _intercept(self, pending: PendingRequest) -> bool:
         request = pending.request
         if self.traffic is not None:
-            self.traffic(self.name, pending.session.peer, request)
+            self.traffic.on_request(self.name, pending.session.peer, request)
         if (refusal := self._barred(pending)) is not None:
             pending.drop_descriptor()
+            self._note(pending, refusal)
             pending.session.settle(pending, refusal)
             return True
         reading = self._gate.read(request)
@@ -235,8 +235,13 @@ class Hub:
         """Answer a request that was not sent, and let those follow that wait behind it."""
         with self.outbox:
             self._scheduler.release(pending)
+            self._note(pending, reply)
             pending.session.settle(pending, reply)
             self.route_all()
+
+    def _note(self, pending: PendingRequest, reply: bytes) -> None:
+        if self.traffic is not None:
+            self.traffic.on_reply(self.name, pending, reply)
 
     # down: called by the link
 
@@ -249,6 +254,7 @@ class Hub:
         if self._fd_names.attentive:
             self._fd_names.on_reply(pending, message)
         others_wait = self._scheduler.finish(pending)
+        self._note(pending, message)
         try:
             pending.session.settle(pending, reply)
         except Exception as error:  # noqa: BLE001 -- it concerns no other session

@@ -48,11 +48,11 @@ ALL_FACTS = (
 
 
 class RemoteVm:
-    """A QMP connection to a live QEMU, direct or through a guard."""
+    """A QMP connection to a live QEMU, direct or through a guard. ``client`` is the connection itself."""
 
     def __init__(self, client: QMPClient, address: Address, tell: Callable[[str], None]) -> None:
         self.version, self.package = _version(client)
-        self._client = client
+        self.client = client
         self._address = address
         self._tell = tell
 
@@ -69,7 +69,7 @@ class RemoteVm:
             raise UnavailableError(f"{self._address}: an answer of QEMU could not be read: {error}") from error
 
     async def _put(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
-        return tuple(await asyncio.gather(*(put(self._client, query) for query in queries)))
+        return tuple(await asyncio.gather(*(put(self.client, query) for query in queries)))
 
 
 def ignore(_: str) -> None:

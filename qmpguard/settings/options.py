@@ -128,6 +128,12 @@ OPTIONS = (
     Option("audit", ("log", "audit"), "FILE", "write every decision to a file, one JSON object a line"),
     Option("traffic", ("log", "traffic"), "FILE", "write every request to a file, without secrets"),
     Option("traffic-exclude", ("log", "traffic_exclude"), "COMMAND,...", "commands that the traffic file leaves out"),
+    Option(
+        "record",
+        ("log", "record"),
+        "FILE",
+        "record every command with its reply, without secrets, for `qmpguard replay`",
+    ),
     Option("otel", ("log", "otel"), "BOOL", "export decisions to OpenTelemetry; needs qmpguard[otel] (default: false)"),
 )
 

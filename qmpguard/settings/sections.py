@@ -165,6 +165,7 @@ def read_log(settings: Table) -> LogConfig:
         settings.take("traffic", values.path, None),
         frozenset(settings.take("traffic_exclude", values.names, NO_NAMES)),
         settings.take("otel", values.flag, False),
+        settings.take("record", values.path, None),
     )
     settings.reject_unknown()
     return log

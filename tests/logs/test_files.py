@@ -20,6 +20,7 @@ from qmpguard.logs import linefile
 from qmpguard.logs import log_files as module
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
+from qmpguard.policy.policy import Policy
 from tests.support.descriptors import open_files
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually
@@ -28,8 +29,8 @@ from tests.support.stderr import guard, listening
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qmpguard.record import Entry, Peer
-    from qmpguard.wire.client_messages import Request
+    from qmpguard.proxy.clients.interfaces import TrafficLog
+    from qmpguard.record import Entry
 
 POSTCOPY = capabilities(postcopy_ram=True)
 
@@ -98,8 +99,11 @@ class NoVms:
     def listen(self, listener: Callable[[Entry], None]) -> None:
         self.heard = listener
 
-    def set_request_log(self, traffic: Callable[[str, Peer, Request], None] | None) -> None:
+    def set_request_log(self, traffic: TrafficLog | None) -> None:
         self.traffic = traffic
+
+    def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
+        return Policy(), frozenset()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,9 @@ from qmpguard.policy.mode import Mode
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS, unknown_arguments
 from qmpguard.policy.schema import Schema
-from tests.support.replay import TRANSCRIPTS, Line, judged
+from qmpguard.recording.judge import reply_of
+from qmpguard.recording.lines import Exchange
+from tests.support.replay import TRANSCRIPTS, judged
 
 ALL = sorted(path.stem for path in TRANSCRIPTS.glob("*.jsonl"))
 POSTCOPY, SNAPSHOT, LOST = "vfio-postcopy", "vfio-background-snapshot", "(vfio-state-lost)"
@@ -83,45 +85,48 @@ SAID: dict[str, list[tuple[str, list[str]]]] = {
 }
 
 
-def called(line: Line) -> str:
-    command = line["arguments"]["command-line"] if line["execute"] == "human-monitor-command" else line["execute"]
-    return str(command) if line["who"] == "src" else f"dst {command}"
+def called(line: Exchange) -> str:
+    command = str((line.arguments or {}).get("command-line", line.command))
+    return command if line.vm == "src" else f"{line.vm} {command}"
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_what_the_guard_says_to_a_recorded_conversation(name: str) -> None:
     said = [
-        (called(line), [f.rule if f.mode is Mode.ENFORCE else f"({f.rule})" for f in verdict.findings])
-        for line, verdict, _ in judged(name, Policy())
-        if verdict is not None and verdict.findings
+        (called(one.line), [f.rule if f.mode is Mode.ENFORCE else f"({f.rule})" for f in one.verdict.findings])
+        for one in judged(name, Policy())
+        if one.verdict is not None and one.verdict.findings
     ]
     assert said == SAID[name.partition("-")[2]]
 
 
-def refusals() -> list[tuple[str, int, str]]:
-    """Where QEMU itself refused because of a VFIO device, and its words."""
+@pytest.mark.parametrize("name", ALL)
+def test_the_guard_says_what_it_said_when_the_recording_was_last_judged(name: str) -> None:
+    assert [(one.number, one.reason) for one in judged(name, Policy()) if one.differs or one.reason] == []
+
+
+def refusals() -> list[tuple[str, str]]:
+    """QEMU's own words where it refused because of a VFIO device, and the guard's."""
     found = []
     for name in ALL:
-        for number, (line, _, _) in enumerate(judged(name, Policy())):
-            reply = line.get("reply", {})
-            words = str(reply.get("error", {}).get("desc") or reply.get("return", ""))
+        for one in judged(name, Policy()):
+            words = reply_of(one.line).text
             if "VFIO migration is not supported with" in words:
-                found.append((name, number, words))
+                assert one.verdict is not None
+                assert one.verdict.refusal is not None
+                found.append((words, one.verdict.refusal.text()))
     return found
 
 
 def test_the_guard_begins_with_the_words_that_qemu_itself_said() -> None:
     assert len(refusals()) == 8  # postcopy by QMP, by HMP and to a peer, and background snapshot, on two versions
-    for name, number, words in refusals():
-        verdict = list(judged(name, Policy()))[number][1]
-        assert verdict is not None
-        assert verdict.refusal is not None
-        assert verdict.refusal.text().startswith(words.removeprefix("Error: ").rstrip())
+    for theirs, ours in refusals():
+        assert ours.startswith(theirs.removeprefix("Error: ").rstrip())
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_in_mode_warn_nothing_of_it_is_refused(name: str) -> None:
-    assert all(v is None or v.refusal is None for _, v, _ in judged(name, Policy(mode=Mode.WARN)))
+    assert all(one.verdict is None or one.verdict.refusal is None for one in judged(name, Policy(mode=Mode.WARN)))
 
 
 def test_readers_know_every_argument_of_the_recorded_versions() -> None:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from qmpguard.proxy.clients.pending import PendingRequest, Requester
     from qmpguard.proxy.closing import CloseReason
     from qmpguard.proxy.sockets.protocol import StreamProtocol
+    from qmpguard.record import Peer
+    from qmpguard.wire.client_messages import Request
 
 
 class Wakeups(Protocol):
@@ -100,4 +102,16 @@ class Upstream(Protocol):
         self, session: Requester, reason: CloseReason, detail: str, unsent: list[PendingRequest]
     ) -> None:
         """Called when a session has closed, with those of its requests that were not sent."""
+        ...
+
+
+class TrafficLog(Protocol):
+    """Writes down the requests of clients and their replies. Neither method raises."""
+
+    def on_request(self, vm: str, peer: Peer, request: Request) -> None:
+        """Called with each request of a client, before it is judged."""
+        ...
+
+    def on_reply(self, vm: str, pending: PendingRequest, reply: bytes) -> None:
+        """Called with the reply to each request, also of the guard's own session."""
         ...

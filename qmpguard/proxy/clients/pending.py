@@ -69,12 +69,13 @@ class PendingRequest:
     """One request, its session, and what is needed for its reply.
 
     ``id`` is the client's own as its reply repeats it, encoded. ``size`` is the bytes of the request and of its id in
-    memory. ``judged``: the gate need not look at it any more. ``reply`` waits for earlier replies of the same
-    client. ``on_outcome`` is called once with what came of the request, before its reply is sent.
+    memory. ``had_descriptor``: one came with it. ``judged``: the gate need not look at it any more. ``reply`` waits
+    for earlier replies of the same client. ``on_outcome`` is called once with what came of the request, before its
+    reply is sent.
     """
 
     __slots__ = (
-        *("descriptor", "id", "judged", "on_outcome", "oob", "reply"),
+        *("descriptor", "had_descriptor", "id", "judged", "on_outcome", "oob", "reply"),
         *("request", "sent", "session", "settled", "size"),
     )
 
@@ -87,6 +88,7 @@ class PendingRequest:
         self.oob = request.oob
         self.size = size if request.id is None else size + len(request.id)
         self.descriptor = descriptor
+        self.had_descriptor = descriptor is not None
         self.reply: bytes | None = None
         self.judged = False
         self.sent = False

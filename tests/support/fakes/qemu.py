@@ -121,14 +121,16 @@ class FakeQemu:
         with suppress(ConnectionError):
             messages = Messages(reader)
             while message := await messages.next():  # what was cut off by the end is no request
-                request = json.loads(message)
-                self.seen.append(request)
-                self._arrived.set()
-                if self.silent or request.get("execute") in self.hold:
-                    self._held.append(request)
-                else:
-                    self._answer(request)
+                self._take(json.loads(message))
         writer.close()
+
+    def _take(self, request: Request) -> None:
+        self.seen.append(request)
+        self._arrived.set()
+        if self.silent or request.get("execute") in self.hold:
+            self._held.append(request)
+        else:
+            self._answer(request)
 
     def _answer(self, request: Request) -> None:
         name = request.get("execute") or request.get("exec-oob")
