@@ -1,0 +1,1 @@
+"""A QEMU that is only simulated: it speaks QMP as QEMU does, for tests where a real one cannot be had."""
