@@ -56,7 +56,7 @@ class CommandTypes:
             members += self._entities[case]["members"]
         for member in members:
             name = member["name"]
-            if name in value:
+            if name in value and (closed or at or isinstance(value[name], str)):
                 yield from self._value(member["type"], value[name], f"{at}{name}")
             elif "default" not in member:
                 yield f"Parameter '{at}{name}' is missing"
@@ -75,7 +75,7 @@ class CommandTypes:
                     yield _wrong(at, _WORDS.get(entity["json-type"], entity["json-type"]))
             case "enum", str():
                 if value not in entity["values"]:
-                    yield f"Parameter '{at}' does not accept value '{value}'"
+                    yield f"Parameter '{_own_name(at)}' does not accept value '{value}'"
             case "enum", _:
                 yield _wrong(at, "string")
             case "array", list():
@@ -92,6 +92,11 @@ class CommandTypes:
 
 def _wrong(at: str, expected: str) -> str:
     return f"Invalid parameter type for '{at}', expected: {expected}"
+
+
+def _own_name(at: str) -> str:
+    """Return a value's own name: in this error QEMU leaves out where it is, and an element of a list has none."""
+    return "null" if at.endswith("]") else at.rpartition(".")[2]
 
 
 def _fits(kind: str, value: Value) -> bool:
