@@ -3,7 +3,7 @@ _qmpguard() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} words=qmpguard word
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$words $word" in
-      "qmpguard run"|"qmpguard exec"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard config schema"|"qmpguard rules"|"qmpguard record"|"qmpguard replay"|"qmpguard simulate"|"qmpguard demo") words="$words $word" ;;
+      "qmpguard run"|"qmpguard exec"|"qmpguard check"|"qmpguard explain"|"qmpguard override"|"qmpguard status"|"qmpguard tail"|"qmpguard healthcheck"|"qmpguard config"|"qmpguard config check"|"qmpguard config show"|"qmpguard config schema"|"qmpguard rules"|"qmpguard record"|"qmpguard replay"|"qmpguard learn"|"qmpguard simulate"|"qmpguard demo") words="$words $word" ;;
     esac
   done
   COMPREPLY=()
@@ -63,7 +63,7 @@ _qmpguard() {
     "qmpguard replay:--rules") COMPREPLY=($(compgen -W "vfio-postcopy=enforce vfio-postcopy=warn vfio-postcopy=off vfio-background-snapshot=enforce vfio-background-snapshot=warn vfio-background-snapshot=off vfio-colo=enforce vfio-colo=warn vfio-colo=off snapshot-foreign-dma=enforce snapshot-foreign-dma=warn snapshot-foreign-dma=off vdpa-postcopy=enforce vdpa-postcopy=warn vdpa-postcopy=off vfio-blocked=enforce vfio-blocked=warn vfio-blocked=off snapshot-runstate=enforce snapshot-runstate=warn snapshot-runstate=off snapshot-cpr=enforce snapshot-cpr=warn snapshot-cpr=off snapshot-multifd=enforce snapshot-multifd=warn snapshot-multifd=off ignore-shared=enforce ignore-shared=warn ignore-shared=off vfio-state-lost=enforce vfio-state-lost=warn vfio-state-lost=off qemu-crash=enforce qemu-crash=warn qemu-crash=off new-monitor=enforce new-monitor=warn new-monitor=off monitor-object=enforce monitor-object=warn monitor-object=off own-socket=enforce own-socket=warn own-socket=off vfio-property=enforce vfio-property=warn vfio-property=off hidden-primary=enforce hidden-primary=warn hidden-primary=off hmp-write=enforce hmp-write=warn hmp-write=off runs-program=enforce runs-program=warn runs-program=off unknown-command=enforce unknown-command=warn unknown-command=off unverified=enforce unverified=warn" -- "$cur")); return ;;
   esac
   case "$words" in
-    "qmpguard") COMPREPLY=($(compgen -W "run exec check explain override status tail healthcheck config rules record replay simulate demo --help --version" -- "$cur")) ;;
+    "qmpguard") COMPREPLY=($(compgen -W "run exec check explain override status tail healthcheck config rules record replay learn simulate demo --help --version" -- "$cur")) ;;
     "qmpguard run") COMPREPLY=($(compgen -W "--help --config --qemu --qemu-listen --listen --takeover --absent --end-with-qemu --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --max-request --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --record --otel" -- "$cur")) ;;
     "qmpguard exec") COMPREPLY=($(compgen -W "--help --listen --name --profile --mode --rules --extra-types --allow-failover-primary --survey-timeout --drift-interval --socket-mode --socket-group --allow-users --allow-groups --role --max-clients --max-request --admin --admin-token-file --admin-hosts --log-level --log-format --audit --traffic --traffic-exclude --record --otel --keep-pid --log-file" -- "$cur")) ;;
     "qmpguard check") COMPREPLY=($(compgen -W "--help --config --vm --profile --mode --rules --extra-types --json" -- "$cur")) ;;
@@ -79,6 +79,7 @@ _qmpguard() {
     "qmpguard rules") COMPREPLY=($(compgen -W "--help --json --markdown" -- "$cur")) ;;
     "qmpguard record") COMPREPLY=($(compgen -W "--help --listen --mode" -- "$cur")) ;;
     "qmpguard replay") COMPREPLY=($(compgen -W "--help --all --against --only --config --vm --profile --mode --rules --extra-types --json" -- "$cur")) ;;
+    "qmpguard learn") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     "qmpguard simulate") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     "qmpguard demo") COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
   esac

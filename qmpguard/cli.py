@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: in the order of the help; each is a module of `qmpguard.commands`
 COMMANDS = (
     "run", "exec", "check", "explain", "override", "status", "tail", "healthcheck", "config", "rules",
-    "record", "replay", "simulate", "demo",
+    "record", "replay", "learn", "simulate", "demo",
 )  # fmt: skip
 #: errors of an output that cannot be written
 _OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})

@@ -152,6 +152,7 @@ WRONG = [
     "replay", "replay /nowhere", "replay FOLDER", "replay CONFIG", "replay MACHINE --against", "replay \udcff",
     "replay MACHINE --against /nowhere", "replay MACHINE --rules x=y", "simulate", "simulate /nowhere/at/all",
     "simulate tcp:", "simulate fd:3", "simulate FOLDER", "simulate /nowhere/at/all MACHINE", "simulate /a FOLDER",
+    "learn", "learn /nowhere", "learn FOLDER", "learn CONFIG", "learn MACHINE",
     # override
     "override --rule", "override --rule nonsense", "override --for 1h", "override --rule vfio-postcopy --for 1h",
     "override --all-rules --for x --reason x", "override --all-rules --rule x", "override --pid x", "override --pid -1",

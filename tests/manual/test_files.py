@@ -93,7 +93,7 @@ echo "${{COMPREPLY[@]}}"
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (["r"], ["run", "rules"]),
+        (["ru"], ["run", "rules"]),
         (["run", "--qemu-"], ["--qemu-listen"]),
         (["run", "--qemu", ""], []),  # bash goes on with files
         (["run", "--mode", "warn", "--lis"], ["--listen"]),
@@ -119,7 +119,7 @@ def test_bash_offers_what_fits(typed: list[str], offered: list[str]) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("r", {"run", "rules"}),
+        ("ru", {"run", "rules"}),
         ("run --lis", {"--listen"}),
         ("config ", {"check", "show", "schema"}),
         ("run --profile s", {"standard", "strict"}),

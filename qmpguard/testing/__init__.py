@@ -1,0 +1,9 @@
+"""For tests of programs that drive QEMU: pytest fixtures with a real, a guarded and a simulated QEMU. docs/testing.md.
+
+The fixtures are in the pytest plugin, which pytest finds by itself. What tests import is here.
+"""
+
+from qmpguard.testing.assertions import assert_refused, refusal_of
+from qmpguard.testing.client import QmpSocket
+
+__all__ = ["QmpSocket", "assert_refused", "refusal_of"]
