@@ -57,7 +57,9 @@ systemctl() { # what is to be done now needs a running systemd
   command systemctl "${words[@]}"
 }
 curl() { command curl --fail --silent --show-error "$@"; }
-for name in NAME web; do qemu-system-x86_64 ... -qmp "unix:/run/qemu/$name.sock,server=on,wait=off"; done
+for path in /run/qemu/NAME.sock /run/qemu/web.sock /run/vm/qemu.sock; do
+  qemu-system-x86_64 ... -qmp "unix:$path,server=on,wait=off"
+done
 """
 #: what must be there before a block that begins so
 BEFORE = {"qmpguard override": "qmpguard run --name web --qemu /run/qemu/web.sock --listen /run/qmpguard/web.sock"}
