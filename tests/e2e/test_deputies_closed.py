@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,3 +180,37 @@ async def test_qemu_may_not_begin_an_override_at_the_console(tmp_path: Path, bin
         await guard.says(f"refused: process {qemu.process.pid} is the QEMU of VM vm")
         ((_, (vm,)),) = consoles.all_vms(guard.process.pid)
         assert vm["overrides"] == []
+
+
+#: asks the console at a path for an override, and leaves the answer in a file
+ASKS = """
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as console:
+    console.connect(sys.argv[1].replace("@", "\\0") if sys.argv[1].startswith("@") else sys.argv[1])
+    console.sendall(sys.argv[2].encode() + b"\\n")
+    answer = console.recv(9999)
+with open(sys.argv[3] + ".part", "wb") as file:
+    file.write(answer)
+os.rename(sys.argv[3] + ".part", sys.argv[3])
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("options", [(), ("--keep-pid",)])
+async def test_a_program_that_qemu_starts_may_not_begin_an_override(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """With `exec` the guard makes QEMU's socket itself, and with --keep-pid QEMU is the guard's parent."""
+    listen, answer, program = tmp_path / "guard.sock", tmp_path / "answer", tmp_path / "asks.py"
+    program.write_text(ASKS)
+    qemu = (str(system_qemu()), "-nodefaults", "-display", "none", "-accel", "tcg", "-M", "none")
+    async with guard_process(tmp_path, "exec", *options, "--listen", str(listen), "--", *qemu) as process:
+        await process.says(" ready: ")
+        children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
+        pids = process.process.pid, int(children[0])
+        guard, of_qemu = reversed(pids) if options else pids
+        (console,) = (one.path for one in consoles.all_consoles(guard))
+        begin = json.dumps({"begin": {"vm": "vm", "rule": None, "seconds": 60, "reason": "a program"}})
+        words = (sys.executable, str(program), console.replace("\0", "@"), begin, str(answer))
+        async with connected(listen) as qmp:
+            assert await qmp.ask("migrate", {"uri": f"exec:{shlex.join(words)}"}) == {"return": {}}
+            await eventually(answer.exists)
+    assert f"was started by the QEMU of VM vm (process {of_qemu})" in json.loads(answer.read_text())["error"]
