@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile chaos model docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile game chaos model docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -180,6 +180,10 @@ model: $(INSTALLED) ## all orders of events between two clients, the guard's own
 
 hostile: $(INSTALLED) | packages ## hostile clients and hostile QEMUs at a guard, MINUTES=5
 	@$(BIN)/python -m tests.labs.hostile --minutes $(or $(MINUTES),5)
+
+game: $(INSTALLED) | packages ## a random game of several clients against the guard's first promise, on each QEMU, ROUNDS=1000 SEED=1
+	@$(BIN)/python -m tests.labs.game --rounds $(or $(ROUNDS),1000) --seed $(or $(SEED),1) $(if $(QEMU),--qemu $(QEMU)) \
+	  --profile $(or $(PROFILE),standard)
 
 chaos: $(INSTALLED) | packages ## faults of the surroundings: a table of promises, kept or broken, MINUTES=0 for each once
 	@$(BIN)/python -m tests.labs.chaos --minutes $(or $(MINUTES),0)

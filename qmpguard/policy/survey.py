@@ -130,7 +130,6 @@ def _devices(facts: Facts, operation: Operation | None, policy: Policy) -> Quest
         facts,
         devices=tuple(d for d in found if is_vfio(d.driver, policy.extra_types)),
         others=tuple(d for d in found if not is_vfio(d.driver, policy.extra_types)),
-        hidden=tuple(h for h in facts.hidden if h.id not in {d.id for d in found}),
     )
 
 
@@ -152,7 +151,10 @@ def _details(facts: Facts, operation: Operation | None, policy: Policy) -> Quest
     answers = yield tuple(_get(device.path, name) for device in devices for name in _PROPERTIES)
     step = len(_PROPERTIES)
     detailed = [_with_details(device, answers[i * step : (i + 1) * step]) for i, device in enumerate(devices)]
-    return replace(facts, details=tuple(detailed))
+    # not by the id alone: QEMU gives the id of a hidden primary to another device, and goes on hiding the primary
+    shown = {(device.id, device.failover_pair_id) for device in detailed}
+    hidden = tuple(h for h in facts.hidden if (h.id, h.failover_pair_id) not in shown)
+    return replace(facts, details=tuple(detailed), hidden=hidden)
 
 
 def _with_details(device: Device, answers: tuple[Answer, ...]) -> Device:

@@ -130,7 +130,6 @@ class Vm:
             request = hmp(",".join([f"device_add {driver},id={identity}", *(f"{k}={v}" for k, v in pair.items())]))
         if self.passes(request) and identity not in self.devices and not (self.under_way and not self.incoming):
             hides = bool(pair) and self.standby and "vfio" in driver
-            self.hidden.pop(identity, None)
             (self.hidden if hides else self.devices)[identity] = Device(
                 f"/machine/peripheral/{identity}", driver, identity, failover_pair_id=pair.get("failover_pair_id")
             )

@@ -158,10 +158,13 @@ def test_a_failover_primary_is_known_by_its_standby() -> None:
 def test_a_hidden_primary_is_forgotten_with_its_standby_or_when_it_shows() -> None:
     primary = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
     hidden = Facts(hidden=(primary,))
-    for folders, left in ((DEVICES, ()), ({folder: [] for folder in DEVICES}, (primary,))):
+    for pair, left in (("net0", ()), ("", (primary,)), ("net1", (primary,))):  # another device may have its id
         world = World()
-        world.folders = folders
-        assert world.observe(hidden, Fact.DEVICES).hidden == left
+        world.folders = DEVICES
+        world.properties["/machine/peripheral/gpu0", "failover_pair_id"] = pair
+        assert world.observe(hidden, Fact.DEVICES).hidden == (primary,)
+        assert world.observe(hidden, Fact.DEVICES, Fact.DETAILS).hidden == left
+    assert World().observe(hidden, Fact.DEVICES, Fact.DETAILS).hidden == (primary,)
     assert World().observe(hidden, Fact.DEVICES, Fact.STANDBYS).hidden == ()
 
 

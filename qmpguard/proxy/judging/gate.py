@@ -50,7 +50,7 @@ from qmpguard.proxy.qemu.control import RefusedError
 from qmpguard.proxy.state.counters import Durations
 from qmpguard.proxy.state.last_seen import LastSeen
 from qmpguard.rate import LogRate
-from qmpguard.wire.qemu_messages import Reply, read_reply
+from qmpguard.wire.qemu_messages import read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,7 +247,7 @@ class Gate:
         accepted = reply is None or was_accepted(reply)
         match reading:
             case AddDevice(device) if accepted:
-                await self._on_added(device, reply, memory, control)
+                await self._on_added(device, memory, control)
             case StartMigration(start) if reply is not None and accepted and start not in SNAPSHOTS:
                 self.last_seen.started()
             case OpenBlockNode() if accepted:
@@ -255,17 +255,16 @@ class Gate:
             case _:
                 pass
 
-    async def _on_added(self, device: Device, reply: Reply | None, memory: Memory, control: AsksQemu | None) -> None:
+    async def _on_added(self, device: Device, memory: Memory, control: AsksQemu | None) -> None:
         """Look where a failover primary went: QEMU may hide it. Where that cannot be told, it counts as hidden."""
-        if reply is not None:
-            memory.primaries.forget(device.id)
-        if device.failover_pair_id is None:
+        if not device.failover_pair_id:
             return
         facts = Facts()
         with suppress(TimeoutError, UnavailableError, Unexpected):
             async with asyncio.timeout(self._timeout):
-                facts = await self.surveyor.ask(observe(self.policy, wanted=(Fact.DEVICES,)), control)
-        if device.id not in {found.id for found in facts.devices or ()}:
+                facts = await self.surveyor.ask(observe(self.policy, wanted=(Fact.DEVICES, Fact.DETAILS)), control)
+        shown = {(found.id, found.failover_pair_id) for found in facts.details or ()}
+        if (device.id, device.failover_pair_id) not in shown:
             memory.primaries.add(device)
             if (more := self._rate.admit("hidden", time.monotonic())) is not None:
                 log.warning(

@@ -24,5 +24,5 @@ class RememberedDevices:
         self.devices = (*self.devices, device)
 
     def forget(self, identity: str | None) -> None:
-        """Forget the one with an id, which is gone, or which QEMU has given to another device."""
+        """Forget the one with an id, which is gone."""
         self.devices = tuple(device for device in self.devices if device.id != identity)

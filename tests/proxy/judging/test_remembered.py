@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 POSTCOPY = capabilities(postcopy_ram=True)
 LEGACY = {"driver": "e1000", "id": "gpu0"}
+USER = {"driver": "vfio-user-pci", "id": "gpu0"}
 
 
 class Hiding(FakeQemu):
@@ -32,6 +33,8 @@ class Hiding(FakeQemu):
         return {}
 
     def _get(self, request: dict[str, Any]) -> Any:
+        if request["arguments"]["property"] == "failover_pair_id":
+            return "net0" if self.devices["gpu0"] == "vfio-pci" else ""
         return request["arguments"] == {"path": "/machine/peripheral/net0", "property": "failover"}
 
 
@@ -66,20 +69,32 @@ async def test_a_primary_that_qemu_refused_is_not_remembered(tmp_path: Path) -> 
         assert not await refuses(qmp)
 
 
-@pytest.mark.parametrize("gone", ["shown and unplugged", "its standby unplugged", "its id given away"])
+@pytest.mark.parametrize("gone", ["shown and unplugged", "its standby unplugged"])
 async def test_it_is_forgotten_when_it_is_gone(tmp_path: Path, gone: str) -> None:
     async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
         await hide(qmp)
-        match gone:
-            case "shown and unplugged":
-                qemu.devices["gpu0"] = "vfio-pci"
-                assert await refuses(qmp)
-                del qemu.devices["gpu0"]
-            case "its standby unplugged":
-                del qemu.devices["net0"]
-            case _:
-                assert await qmp.ask("device_add", LEGACY) == {"return": {}}
+        if gone == "shown and unplugged":
+            qemu.devices["gpu0"] = "vfio-pci"
+            assert not await refuses(qmp)  # a matched pair is warned of
+            del qemu.devices["gpu0"]
+        else:
+            del qemu.devices["net0"]
         assert not await refuses(qmp)
+
+
+@pytest.mark.parametrize("other", [LEGACY, USER], ids=str)
+@pytest.mark.parametrize("first", ["the primary", "the other device"])
+async def test_another_device_with_its_id_is_not_it(tmp_path: Path, first: str, other: dict[str, str]) -> None:
+    """QEMU takes the id for another device, before and after, and goes on hiding the primary."""
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        if first == "the primary":
+            await hide(qmp)
+        assert await qmp.ask("device_add", other) == {"return": {}}
+        if first == "the other device":
+            assert await qmp.ask("device_add", PRIMARY) == {"return": {}}
+        assert await refuses(qmp)
+        del qemu.devices["gpu0"]
+        assert await refuses(qmp)
 
 
 async def test_a_lost_connection_is_no_reason_to_forget_it(tmp_path: Path) -> None:
