@@ -49,6 +49,7 @@ async def look(behind: Client, place: Place, *, hidden: bool) -> set[str]:
     nodes = (await behind.ask("query-named-block-nodes", {"flat": True}))["return"]
     vfio = any("vfio" in entry["type"] for entry in plugged) or any(node["drv"] == "nvme" for node in nodes)
     seen = {"over"} if status in OVER else {"migrating"} if status != "none" else set()
+    seen.add(f"status {status}")
     seen |= {"lit"} if on & DANGEROUS else set()
     seen |= {"plugged"} if vfio else set()
     seen |= {"hidden"} if hidden else set()

@@ -23,6 +23,9 @@ ASKS = (
     execute("migrate-set-capabilities", capability("xbzrle", state=True)),
     execute("migrate-set-capabilities", capability("postcopy-ram", state=True)),
     execute("migrate", quoted({"uri": "exec:cat"})),
+    execute("migrate-set-capabilities", capability("x-ignore-shared", state=True)),
+    execute("snapshot-save", quoted({"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]})),
+    execute("chardev-add", quoted({"id": "c", "backend": {"type": "file", "data": {"out": "/x"}}})),
     execute(TRAP),
     execute("query-version"),
 )

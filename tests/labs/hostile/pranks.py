@@ -42,6 +42,32 @@ ODD = {
 }
 
 
+#: the guard's own questions, by command
+ASKED = (
+    *("query-migrate-capabilities", "query-migrate", "query-status", "qom-list", "qom-get", "query-qmp-schema"),
+    *("query-yank", "query-migrate-parameters", "query-memdev", "query-target"),
+    *("query-named-block-nodes", "query-chardev"),
+)
+#: answers to some of them that are nearly right
+NEARLY = {
+    "query-named-block-nodes": {
+        "no driver": b'[{"file": "x"}]',
+        "a driver that is a list": b'[{"drv": ["nvme"], "file": "x"}]',
+        "a file of a MiB": b'[{"drv": "nvme", "file": "' + b"0000:00:00" * (_MIB // 10) + b'"}]',
+        "a name that is an object": b'[{"drv": "nvme", "file": "x", "node-name": {"a": 1}}]',
+        "a name of controls": b'[{"drv": "nvme", "file": "x", "node-name": "\\n\\u001b[2J"}]',
+        "10,000 nodes": b"[" + b", ".join([b'{"drv": "nvme", "file": "x"}'] * 10_000) + b"]",
+    },
+    "query-chardev": {
+        "no filename": b'[{"label": "x"}]',
+        "a filename that is a number": b'[{"filename": 5}]',
+        "a filename of a MiB": b'[{"filename": "unix:' + b",tight=on" * (_MIB // 9) + b'"}]',
+        "a filename of colons": b'[{"filename": "tcp:' + b":" * _MIB + b',server=on"}]',
+        "10,000 devices": b"[" + b", ".join([b'{"filename": "unix:/x,server=on"}'] * 10_000) + b"]",
+    },
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Prank:
     """One connection of a hostile QEMU.
@@ -179,9 +205,8 @@ def _events() -> Iterator[Prank]:
 
 
 def _answers() -> Iterator[Prank]:
-    asked = ("query-migrate-capabilities", "query-migrate", "query-status", "qom-list", "qom-get", "query-qmp-schema")
-    for command in (*asked, "query-yank", "query-migrate-parameters"):
-        for name, value in ODD.items():
+    for command in ASKED:
+        for name, value in (ODD | NEARLY.get(command, {})).items():
             reply = b'{"return": %b, "id": @ID@}\r\n' % value
             yield Prank(f"{command}: {name}", replies={command: reply, TRAP: _REPLY})
         yield Prank(

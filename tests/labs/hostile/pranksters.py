@@ -33,7 +33,7 @@ async def pranks(folder: Path, played: Sequence[Prank]) -> list[str]:
     faults: list[str] = []
     async with AsyncExitStack() as stack:
         well = await stack.enter_async_context(SturdyQemu(folder / "w.qemu"))
-        qemus = [HostileQemu(folder / f"h{i}.qemu", dials=i % 3 == 2) for i in range(PRANKSTERS)]
+        qemus = [HostileQemu(folder / f"h{i}.qemu", dials=i % 3 == 2, strict=i % 2 == 1) for i in range(PRANKSTERS)]
         for qemu in qemus:
             await stack.enter_async_context(qemu)
         config = folder / "guard.toml"
@@ -54,6 +54,7 @@ async def pranks(folder: Path, played: Sequence[Prank]) -> list[str]:
 
 def _table(folder: Path, qemu: HostileQemu) -> str:
     more = {"qemu": "", "qemu_listen": f'"{qemu.path}"'} if qemu.dials else {}
+    more["policy"] = '{profile = "strict"}' if qemu.strict else ""
     return vm_table(folder, qemu.path.stem, **more)
 
 

@@ -21,17 +21,19 @@ PIECE = 1 << 20
 
 
 class HostileQemu(SturdyQemu):
-    """Plays `prank` with each connection, or is well where it is None; ``dials``: the guard listens, not QEMU.
+    """Plays `prank` with each connection, or is well where it is None.
 
-    ``begun`` is set when a connection begins with the prank, ``played`` when one is over.
+    ``dials``: the guard listens, not QEMU. ``strict``: the profile of its guard. ``begun`` is set when a connection
+    begins with the prank, ``played`` when one is over.
     """
 
-    def __init__(self, path: Path, *, dials: bool = False) -> None:
+    def __init__(self, path: Path, *, dials: bool = False, strict: bool = False) -> None:
         super().__init__(path)
         self.prank: Prank | None = None
         self.played = asyncio.Event()
         self.devices["gpu0"] = "vfio-pci"
         self.dials = dials
+        self.strict = strict
         self.begun = asyncio.Event()
 
     async def start(self) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
-from tests.labs.hostile.pranks import CUTS, PRANKS
+from qmpguard.policy import survey
+from tests.labs.hostile.pranks import ASKED, CUTS, PRANKS
 from tests.labs.hostile.pranksters import pranks
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 async def test_hostile_qemus_harm_their_own_vm_only_and_it_comes_back(tmp_path: Path) -> None:
     assert await pranks(tmp_path, (*PRANKS[::3], *CUTS[::9])) == []
+
+
+def test_there_are_pranks_for_every_question_of_the_survey() -> None:
+    asked = set(re.findall(r'Query\("([\w-]+)"', Path(survey.__file__).read_text()))
+    assert len(asked) > 8
+    assert asked <= set(ASKED)
