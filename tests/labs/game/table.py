@@ -15,7 +15,7 @@ from tests.e2e.test_hazards import qcow2
 from tests.e2e.test_races import sink
 from tests.labs.game.moves import CRAWL, WORDS, Place, moves
 from tests.labs.game.players import Player
-from tests.labs.game.watcher import FORBIDDEN, Hidden, look
+from tests.labs.game.watcher import FORBIDDEN, LASTING, Hidden, look
 from tests.support.guarding import connected, guarding
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PLAYERS = 3
 #: seconds for QEMU to answer the watcher; where it does, and not a player, the guard hangs
 ANSWER = 20.0
+#: rounds in which a migration may be in a state that it may never leave, before a new QEMU is taken
+PATIENCE = 15
 #: rounds that are told of when something is wrong
 TOLD = 12
 
@@ -81,7 +83,7 @@ async def _with_one_qemu(
     game: Game, place: Place, binary: Path, policy: Policy, image: Path, coming: Iterator[list[Request]]
 ) -> bool:
     """Play with one QEMU until it ends, its migration is stuck, or no round is left; return whether to go on."""
-    hidden = Hidden()
+    hidden, lasting = Hidden(), 0
     async with _started(place, binary, policy, image) as (qemu, behind, players):
         for requests in coming:
             try:
@@ -94,7 +96,8 @@ async def _with_one_qemu(
                 return True
             if game.is_lost:
                 return False
-            if "paused for good" in now:
+            lasting = lasting + 1 if now & LASTING else 0
+            if lasting > PATIENCE:
                 return True
         return False
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 FORBIDDEN = frozenset({"forbidden", "another monitor"})
 
 
+#: the states that a migration may never leave where its target is gone
+LASTING = frozenset({"status cancelling", "status postcopy-active", "status postcopy-paused"})
+
+
 class Hidden:
     """Whether QEMU hides a failover primary, which nothing shows, as far as the replies tell for certain."""
 
@@ -53,7 +57,6 @@ async def look(behind: Client, place: Place, *, hidden: bool) -> set[str]:
     seen |= {"lit"} if on & DANGEROUS else set()
     seen |= {"plugged"} if vfio else set()
     seen |= {"hidden"} if hidden else set()
-    seen |= {"paused for good"} if status == "postcopy-paused" else set()
     if {"migrating", "lit"} <= seen and (vfio or hidden):
         seen.add("forbidden")
     if place.way.exists() or any(entry["name"] in ("m0", "m1") for entry in objects):
