@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.cli import COMMANDS, main
+from qmpguard.remote import consoles
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, guarding
 from tests.support.visiting import visiting
@@ -186,8 +187,10 @@ RUNNING = [
 
 @pytest.mark.parametrize("words", WRONG, ids=[f"{number}" for number in range(len(WRONG))])
 async def test_what_is_typed_by_mistake_is_told_in_a_few_lines(
-    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    of_process = consoles._paths  # of all processes: other tests' guards may run meanwhile
+    monkeypatch.setattr(consoles, "_paths", lambda pid: iter(()) if pid is None else of_process(pid))
     where = places(tmp_path)
     typed = [where.get(word, word.replace("FOLDER/", f"{tmp_path}/")) for word in words.split()]
 
