@@ -16,10 +16,11 @@ from statistics import median
 from benchmarks import rig
 from benchmarks.client import Connection, Crowd, request
 from qmpguard.demo.qemu import Qemu, vfio_user_device
+from qmpguard.policy.bursts import Answer, Missing, Query
 from qmpguard.policy.operations import Operation
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
-from qmpguard.policy.survey import Answer, Missing, Query, inquire
+from qmpguard.policy.survey import inquire
 
 STATUS = request("query-status")
 SCHEMA = request("query-qmp-schema")

@@ -12,12 +12,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.policy.device import Device
+from qmpguard.policy.facts import read_together
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, POSTCOPY_RAM, Start
 from qmpguard.policy.mode import Mode
 from qmpguard.policy.netdevs import NETDEVS
 from qmpguard.policy.problem import Problem
-from qmpguard.policy.qemu_check import is_migrating_out
+from qmpguard.policy.qemu_check import is_migrating_out, read_for_start
 from qmpguard.wire.json import Number
 
 if TYPE_CHECKING:
@@ -160,19 +161,19 @@ class Combination:
         if not devices:
             return None
         if self.pair_message and not policy.strict and all(_is_matched(machine, device) for device in devices):
-            return self._pair_warning(devices)
+            return self._pair_warning(machine, devices)
         return self._problem(machine, devices)
 
-    def _pair_warning(self, devices: tuple[Device, ...]) -> Problem:
+    def _pair_warning(self, machine: Machine, devices: tuple[Device, ...]) -> Problem:
         labels = tuple(device.label for device in devices)
-        message = f"{devices[0].name}: {self.pair_message}"
+        message = f"{machine.name_of(devices[0])}: {self.pair_message}"
         return Problem(message, self.pair_fix, labels, self.setting.name, advisory=True)
 
     def _problem(self, machine: Machine, devices: tuple[Device, ...]) -> Problem:
-        name = devices[0].name
+        name = machine.name_of(devices[0]) if self.types is None else devices[0].name
         message = self.message.replace(DEVICE, name) if DEVICE in self.message else f"{name}: {self.message}"
         labels = tuple(device.label for device in devices)
-        fix = self.fix or _fix(machine, self.setting, devices)
+        fix = self.fix or _fix(machine, self.setting, devices, hint=self.types is None)
         match self.setting:
             case Parameter(parameter, value):
                 return Problem(message, fix, labels, parameter=f"{parameter} is {value}")
@@ -191,12 +192,25 @@ class Combination:
         return machine.starting is Start.POSTCOPY and self.setting.name == BACKGROUND_SNAPSHOT
 
     def _vfio(self, machine: Machine, policy: Strictness) -> tuple[Device, ...]:
-        if not machine.devices and not machine.blocks:
-            return ()
-        devices = (*(machine.detailed if machine.devices else ()), *machine.blocks)
+        if machine.starting is None:  # for a start the devices are mostly known, with the capabilities
+            read_together(lambda: machine.devices, lambda: machine.blocks)
+        devices = machine.devices
         if policy.allow_failover_primary:
-            devices = tuple(d for d in devices if not machine.has_standby(d))
-        return devices
+            machine.properties_of(devices, "failover_pair_id")
+            devices = tuple(device for device in devices if not machine.has_standby(device))
+        if devices and machine.starting is not None:
+            self._read_for_text(machine, devices)
+        return (*devices, *machine.blocks)
+
+    def _read_for_text(self, machine: Machine, devices: tuple[Device, ...]) -> None:
+        """Read all that the problem and QEMU's own check of it need, so that one burst queries it."""
+        read_together(
+            lambda: machine.blocks,
+            lambda: machine.name_of(devices[0]),
+            lambda: self.fix or _fix(machine, self.setting, devices, hint=self.types is None),
+            lambda: read_for_start(machine, devices[0]),
+            decided=True,
+        )
 
     def _of_types(self, machine: Machine) -> tuple[Device, ...]:
         devices = (*machine.devices, *machine.others, *machine.netdevs)
@@ -216,7 +230,7 @@ def _is_matched(machine: Machine, device: Device) -> bool:
     return is_hidden if machine.runstate == "inmigrate" else not is_hidden and machine.runstate != "prelaunch"
 
 
-def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str:
+def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...], *, hint: bool) -> str:
     if moment_of(machine) is Moment.PLUG and machine.runstate == "inmigrate":
         return "plug the device in after the migration has completed"
     if machine.starting is Start.POSTCOPY:
@@ -225,7 +239,8 @@ def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...]) -> str
         return "a migration is under way: cancel it with migrate_cancel, or try again when it has ended"
     if isinstance(setting, Parameter):
         return f"set it otherwise with migrate-set-parameters, or {_unplug(devices)}"
-    return f"turn it off with migrate-set-capabilities, or {_unplug(devices)}" + _failover_hint(machine, devices)
+    fix = f"turn it off with migrate-set-capabilities, or {_unplug(devices)}"
+    return fix + _failover_hint(machine, devices[0]) if hint else fix
 
 
 def _unplug(devices: tuple[Device, ...]) -> str:
@@ -234,8 +249,8 @@ def _unplug(devices: tuple[Device, ...]) -> str:
     return "unplug the device, and remove its back end with netdev_del" if back_ends else "unplug the device"
 
 
-def _failover_hint(machine: Machine, devices: tuple[Device, ...]) -> str:
-    """Return a hint at `allow_failover_primary` where a device is the primary of a failover pair; else nothing."""
-    if not any(machine.has_standby(device) for device in devices):
+def _failover_hint(machine: Machine, first: Device) -> str:
+    """Return a hint at `allow_failover_primary` where the first device is a failover primary; else nothing."""
+    if not machine.has_standby(first):
         return ""
     return "; allow_failover_primary lets failover pairs through, at your own risk"

@@ -6,12 +6,12 @@ as absent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from qmpguard.policy.device import Device
     from qmpguard.policy.migration import Migration
@@ -43,13 +43,40 @@ class Fact(Enum):
 
 
 class Unknown(Exception):  # noqa: N818  -- not an error: it tells the survey which fact to query next
-    """A fact was read that was not queried yet."""
+    """Facts were read that were not queried yet.
 
-    def __init__(self, fact: Fact) -> None:
-        super().__init__(fact.value)
-        self.fact = fact
+    ``properties`` are properties of VFIO devices, by the path and the name. ``decided``: the rule that needs the facts
+    refuses whatever they are; they are for its text.
+    """
+
+    def __init__(self, *facts: Fact, properties: tuple[Property, ...] = (), decided: bool = False) -> None:
+        super().__init__((facts or (Fact.DETAILS,))[0].value)
+        self.facts = facts
+        self.properties = properties
+        self.decided = decided
+
+    @classmethod
+    def of(cls, several: Iterable[Unknown], *, decided: bool = False) -> Unknown:
+        """Return one for the facts of several, each once."""
+        facts = dict.fromkeys(fact for each in several for fact in each.facts)
+        properties = dict.fromkeys(wanted for each in several for wanted in each.properties)
+        return cls(*facts, properties=tuple(properties), decided=decided)
 
 
+def read_together(*reads: Callable[[], object], decided: bool = False) -> None:
+    """Read several facts. Raises one `Unknown` for all that were not queried yet, so that one burst queries them."""
+    lacking: list[Unknown] = []
+    for read in reads:
+        try:
+            read()
+        except Unknown as unknown:
+            lacking.append(unknown)
+    if lacking:
+        raise Unknown.of(lacking, decided=decided)
+
+
+#: a property of a VFIO device: the device's path in QOM, and the property's name
+Property: TypeAlias = tuple[str, str]
 #: migration parameters by name, as `query-migrate-parameters` answers them
 Parameters: TypeAlias = "Mapping[str, Value]"
 
@@ -61,7 +88,7 @@ class Facts:
     capabilities: frozenset[str] | None = None
     devices: tuple[Device, ...] | None = None  # the VFIO devices, by QOM path
     others: tuple[Device, ...] | None = None  # all other devices in the same QOM containers, by QOM path
-    details: tuple[Device, ...] | None = None
+    details: tuple[Device, ...] | None = None  # all VFIO devices with all details
     standbys: frozenset[str] | None = None
     runstate: str | None = None
     migration: Migration | None = None
@@ -78,3 +105,4 @@ class Facts:
     netdevs: tuple[Device, ...] = ()  # network back ends that access guest RAM; the guard remembers them
     nics: tuple[tuple[str, str], ...] | None = None  # the virtio-net devices: the id of the netdev, and the device
     own: frozenset[str] = frozenset()  # names of QEMU's monitor socket and the guard's socket, from the configuration
+    properties: Mapping[Property, str | None] = field(default_factory=dict, hash=False)  # queried one by one

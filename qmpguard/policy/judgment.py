@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.crash_rule import qemu_crash
+from qmpguard.policy.facts import Unknown
 from qmpguard.policy.mode import Mode
 from qmpguard.policy.operations import (
     CallUnlisted,
@@ -76,24 +78,56 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
     """Return the verdict on an operation.
 
     A rule counts if the operation would newly violate it. If the operation starts a migration, every violated rule
-    counts. Raises `Unknown` where a rule needs a fact that was not queried yet.
+    counts. Raises `Unknown` for all facts that rules need and that were not queried yet. Rules that only warn need none
+    once the request is refused: they are judged as far as the facts are known.
     """
-    after = operation.after(before)
-    findings: list[Finding] = []
-    for rule in _rules_for(type(operation), policy):
-        mode = rule.mode(policy)
+    look = _Look(operation, before, operation.after(before), policy)
+    rules_for = _rules_for(type(operation), policy)
+    found, lacking = look.at(rules_for, Mode.ENFORCE)
+    warned, unknown = look.at(rules_for, Mode.WARN)
+    refused = any(finding.mode is Mode.ENFORCE for each in found.values() for finding in each)
+    if not refused and not any(each.decided for each in lacking):
+        lacking += unknown
+    if lacking:
+        raise Unknown.of(lacking)
+    findings = (found | warned).get
+    return _with_qemu_check(Verdict(tuple(f for rule in rules_for for f in findings(rule.id, ()))), operation, before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look at one operation, rule by rule."""
+
+    operation: Operation
+    before: Machine
+    after: Machine
+    policy: Policy
+
+    def at(self, rules_for: tuple[Rule, ...], mode: Mode) -> tuple[dict[str, list[Finding]], list[Unknown]]:
+        """Return the findings of the rules of a mode, by the rule's id, and the facts that others of them lack."""
+        found: dict[str, list[Finding]] = {}
+        lacking: list[Unknown] = []
+        for rule in rules_for:
+            if rule.mode(self.policy) is mode:
+                try:
+                    found[rule.id] = list(self._findings(rule, mode))
+                except Unknown as unknown:
+                    lacking.append(unknown)
+        return found, lacking
+
+    def _findings(self, rule: Rule, mode: Mode) -> Iterator[Finding]:
+        after, policy = self.after, self.policy
         try:
-            if mode is Mode.OFF or (problem := rule.fails(after, policy)) is None:
-                continue
-            if after.starting is None and _is_known(problem, rule.fails(before, policy)):
-                continue
+            if (problem := rule.fails(after, policy)) is None:
+                return
+            if after.starting is None and _is_known(problem, rule.fails(self.before, policy)):
+                return
         except PlugInFailed as failure:  # fail closed, unless the plug-in's own mode is weaker
-            findings += unverified(str(failure), Mode.weaker(mode, unverified_mode(policy))).findings
-            continue
-        if problem.advisory or _is_excused(problem, operation, before, policy):
+            yield from unverified(str(failure), Mode.weaker(mode, unverified_mode(policy))).findings
+            return
+        if problem.advisory or _is_excused(problem, self.operation, self.before, policy):
             mode = Mode.WARN
-        findings.append(Finding(rule.id, mode, problem))
-    return _with_qemu_check(Verdict(tuple(findings)), operation, before)
+        yield Finding(rule.id, mode, problem)
 
 
 def _is_known(problem: Problem, before: Problem | None) -> bool:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: the properties that are the address of a device on the host, and the types of VFIO devices that have none
+ADDRESSES, WITHOUT_ADDRESS = frozenset({"host", "sysfsdev"}), frozenset({"vfio-user-pci"})
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -113,6 +116,38 @@ class Machine:
         _known(self.facts.devices, Fact.DEVICES)
         return _known(self.facts.details, Fact.DETAILS) + self._hidden + self.added
 
+    def properties_of(self, devices: Iterable[Device], name: str) -> tuple[str | None, ...]:
+        """Return a property of several devices: ``host``, ``sysfsdev`` or ``failover_pair_id``.
+
+        It is queried for those of the devices that are VFIO devices in QOM. New and hidden ones have it themselves.
+        """
+        values, lacking = [], []
+        for device in devices:
+            try:
+                values.append(self._property(device, name))
+            except KeyError:
+                lacking.append((device.path, name))
+        if lacking:
+            raise Unknown(properties=tuple(lacking))
+        return tuple(values)
+
+    def _property(self, device: Device, name: str) -> str | None:
+        """Return a property of a device. Raises `KeyError` where it was not queried yet."""
+        facts = self.facts
+        if facts.details is not None and device in (facts.devices or ()):
+            device = next((each for each in facts.details if each.path == device.path), device)
+        elif device in (facts.devices or ()):
+            has_none = name in ADDRESSES and device.driver in WITHOUT_ADDRESS
+            return None if has_none else facts.properties[device.path, name]
+        value: str | None = getattr(device, name)
+        return value
+
+    def name_of(self, device: Device) -> str:
+        """Return the name that QEMU uses for a device in its errors. The host's address is queried where it decides."""
+        (sysfsdev,) = self.properties_of((device,), "sysfsdev")
+        (host,) = (None,) if sysfsdev else self.properties_of((device,), "host")
+        return replace(device, sysfsdev=sysfsdev, host=host).name
+
     @property
     def others(self) -> tuple[Device, ...]:
         """The devices that are not VFIO devices, without details: by QOM path, then new ones."""
@@ -155,7 +190,8 @@ class Machine:
 
     def has_standby(self, device: Device) -> bool:
         """Say whether a device is the primary of a failover pair whose standby is present."""
-        return bool(device.failover_pair_id) and device.failover_pair_id in self.standbys
+        (pair,) = self.properties_of((device,), "failover_pair_id")
+        return bool(pair) and pair in self.standbys
 
     @property
     def runstate(self) -> str:

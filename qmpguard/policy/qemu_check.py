@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qmpguard.policy.blocks import DRIVERS
 from qmpguard.policy.device import is_vfio
+from qmpguard.policy.facts import read_together
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, Start
 from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, SetProperty, StartMigration
 
@@ -121,6 +123,15 @@ def is_migrating_out(machine: Machine) -> bool:
     return machine.runstate != "inmigrate" and not arrives
 
 
+def read_for_start(after: Machine, first: Device) -> None:
+    """Read the facts that decide QEMU's own check of the start of a migration with a VFIO device."""
+    if after.starting is Start.POSTCOPY:
+        _ = after.migration
+        return
+    pair = partial(after.properties_of, (first,), "failover_pair_id")
+    read_together(pair, lambda: after.migration, lambda: after.runstate)
+
+
 def _of_blocked(before: Machine) -> QemuCheck:
     if any(P2P in blocker for blocker in before.migration.blockers):
         return QemuCheck(Refuses.YES, "since 8.2, also for a device that could be migrated with others")
@@ -140,7 +151,7 @@ def _of_combination(operation: Operation, before: Machine, finding: Finding) -> 
         case _ if is_migrating_out(before):
             return QemuCheck(Refuses.YES, "a migration is under way")
         case AddDevice(device) | OpenBlockNode(device):
-            return _of_device(device)
+            return _of_device(before, device)
         case _:
             return _of_capability(operation.after(before), finding.problem.capability)
 
@@ -151,14 +162,14 @@ def _of_check(operation: Operation, before: Machine, rule: str) -> QemuCheck:
     if rule not in QEMU_ERRORS:
         return QemuCheck(Refuses.NO, "it has no such check")
     after = operation.after(before)
-    if not after.devices or not any(map(_is_checked, after.detailed)):
+    if not any(_is_checked(after, device) for device in after.devices):
         return QemuCheck(Refuses.NO, "its check does not see such a device")
     return QemuCheck(Refuses.YES, _UNPROVEN)
 
 
-def _of_device(device: Device) -> QemuCheck:
+def _of_device(before: Machine, device: Device) -> QemuCheck:
     later = "it takes the device, and looks at the capabilities when a migration starts, if at all"
-    if not _is_checked(device):
+    if not _is_checked(before, device):
         return QemuCheck(Refuses.NO, later)
     return QemuCheck(Refuses.UNKNOWN, f"{later}; with -only-migratable it refuses one that cannot migrate")
 
@@ -183,8 +194,10 @@ def _of_capability(after: Machine, capability: str | None) -> QemuCheck:
     return QemuCheck(Refuses.NO, "it takes the capability, and looks at the devices when a migration starts, if at all")
 
 
-def _is_checked(device: Device) -> bool:
+def _is_checked(machine: Machine, device: Device) -> bool:
     """Say whether QEMU's check, where there is one, covers a device (hw/vfio/pci.c: vfio_pci_realize)."""
     if device.driver in DRIVERS:  # a block node
         return False
-    return is_vfio(device.driver) and device.driver != "vfio-user-pci" and not device.failover_pair_id
+    if not is_vfio(device.driver) or device.driver == "vfio-user-pci":
+        return False
+    return not any(machine.properties_of((device,), "failover_pair_id"))

@@ -70,7 +70,8 @@ def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
     """
     if machine.starting in (None, Start.POSTCOPY) or not machine.devices:
         return None
-    lost = [device for device in machine.detailed if _loses_state(machine, device)]
+    machine.properties_of((d for d in machine.devices if d.driver != "vfio-user-pci"), "failover_pair_id")
+    lost = [device for device in machine.devices if _loses_state(machine, device)]
     if not lost:
         return None
     is_snapshot = machine.starting in SNAPSHOTS
@@ -78,7 +79,7 @@ def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
         ("snapshot", "saved", "afterwards") if is_snapshot else ("migration", "migrated", "on the destination")
     )
     return Problem(
-        f"{lost[0].name}: the state of this VFIO device is not {moved} and will be lost",
+        f"{machine.name_of(lost[0])}: the state of this VFIO device is not {moved} and will be lost",
         f"unplug the device before the {what} and plug it in again {where}",
         _labels(lost),
     )
@@ -156,8 +157,7 @@ def hidden_primary(machine: Machine, policy: Policy) -> Problem | None:
     on = next((c for c in sorted(DANGEROUS) if machine.has(c)), None)
     if on is None or policy.allow_failover_primary or not machine.standbys:
         return None
-    paired = {device.failover_pair_id for device in machine.detailed} if machine.devices else set()
-    alone = sorted(machine.standbys - paired)
+    alone = sorted(machine.standbys.difference(machine.properties_of(machine.devices, "failover_pair_id")))
     if not alone:
         return None
     return Problem(
@@ -208,7 +208,7 @@ def unknown_command(machine: Machine, policy: Policy) -> Problem | None:
 def _loses_state(machine: Machine, device: Device) -> bool:
     if device.driver == "vfio-user-pci":
         return True
-    if device.failover_pair_id in (None, "") or machine.has_standby(device):
+    if not any(machine.properties_of((device,), "failover_pair_id")) or machine.has_standby(device):
         return False
     return machine.starting in SNAPSHOTS or machine.parameter("mode") not in KEEPS_RAM
 

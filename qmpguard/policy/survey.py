@@ -1,15 +1,17 @@
 """The survey: queries QEMU for the facts that the rules need, and only for those.
 
-It does no I/O: queries are yielded and answers sent in. So the gate, ``qmpguard check`` and the tests drive the same
-survey, each over its own connection (`drive`). QEMU is sent no query that is not in this file.
+It does no I/O: queries are yielded and answers sent in (`bursts`). So the gate, ``qmpguard check`` and the tests drive
+the same survey, each over its own connection. All facts that the rules are known to need are queried in one burst. QEMU
+is sent no query that is not in this file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from qmpguard.policy.blocks import listed_vfio_nodes
+from qmpguard.policy.bursts import Missing, Query, Unexpected, together
 from qmpguard.policy.device import Device, is_failover_standby, is_vfio
 from qmpguard.policy.facts import Fact, Facts, Unknown
 from qmpguard.policy.judgment import judge
@@ -20,56 +22,17 @@ from qmpguard.policy.schema import read_schema
 from qmpguard.policy.sockets import listening_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
+    from qmpguard.policy.bursts import Answer, Questions
+    from qmpguard.policy.facts import Property
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Policy
     from qmpguard.policy.verdict import Verdict
     from qmpguard.wire.json import Value
 
-T = TypeVar("T")
-
 PERIPHERAL = "/machine/peripheral"
 ANONYMOUS = "/machine/peripheral-anon"
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One query to QEMU. ``optional``: an error is a valid answer too, and means that the object is missing."""
-
-    command: str
-    arguments: tuple[tuple[str, str | bool], ...] = ()
-    optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """The answer to an optional query that QEMU has refused."""
-
-
-Answer: TypeAlias = "Value | Missing"
-Questions: TypeAlias = "Generator[tuple[Query, ...], tuple[Answer, ...], Facts]"
-
-
-class Unexpected(Exception):  # noqa: N818  -- a fault of the answer, not of our code
-    """An answer of QEMU does not have the form of its schema."""
-
-
-async def drive(
-    questions: Generator[tuple[Query, ...], tuple[Answer, ...], T],
-    ask: Callable[[tuple[Query, ...]], Awaitable[tuple[Answer, ...]]],
-) -> T:
-    """Return the result of a survey, after ``ask`` has answered each burst of its queries, in the same order.
-
-    Raises what ``ask`` raises, and what the survey raises.
-    """
-    try:
-        queries = next(questions)
-        while True:
-            queries = questions.send(await ask(queries))
-    except StopIteration as done:
-        result: T = done.value
-        return result
 
 
 def inquire(
@@ -86,8 +49,9 @@ def inquire(
         try:
             return judge(operation, Machine(facts), policy), facts
         except Unknown as unknown:
-            fact = unknown.fact
-        facts = yield from ASK[fact](facts, operation, policy)
+            lacking = unknown
+        asking = [ASK[fact](facts, operation, policy) for fact in lacking.facts]
+        facts = yield from together(facts, [*asking, _properties(facts, lacking.properties)])
 
 
 def observe(policy: Policy, facts: Facts = Facts(), wanted: tuple[Fact, ...] = ()) -> Questions:  # noqa: B008
@@ -143,6 +107,15 @@ def _children(folder: str, entries: list[Value]) -> Generator[Device]:
                 raise Unexpected("qom-list")
 
 
+def _properties(facts: Facts, wanted: tuple[Property, ...]) -> Questions:
+    """Query properties of VFIO devices. One that a device does not have is None, and so is an empty one."""
+    if not wanted:
+        return facts
+    answers = yield tuple(_get(path, name) for path, name in wanted)
+    found = {each: a if a and isinstance(a, str) else None for each, a in zip(wanted, answers, strict=True)}
+    return replace(facts, properties={**facts.properties, **found})
+
+
 _PROPERTIES = ("host", "sysfsdev", "failover_pair_id")
 
 
@@ -165,7 +138,7 @@ def _with_details(device: Device, answers: tuple[Answer, ...]) -> Device:
 
 def _standbys(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     candidates = [device for device in facts.others or () if is_failover_standby(device.driver) and device.id]
-    answers = yield tuple(_get(device.path, "failover") for device in candidates)
+    answers = (yield tuple(_get(device.path, "failover") for device in candidates)) if candidates else ()
     on = (device.id for device, answer in zip(candidates, answers, strict=True) if answer is True and device.id)
     ids = frozenset(on)
     # QEMU removes a hidden primary together with its standby
@@ -235,7 +208,7 @@ def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questi
 
 def _nics(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
     candidates = [device for device in facts.others or () if is_failover_standby(device.driver)]
-    answers = yield tuple(_get(device.path, "netdev") for device in candidates)
+    answers = (yield tuple(_get(device.path, "netdev") for device in candidates)) if candidates else ()
     pairs = zip(candidates, answers, strict=True)
     return replace(facts, nics=tuple((answer, device.label) for device, answer in pairs if isinstance(answer, str)))
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from qmpguard.policy.bursts import Unexpected
 from qmpguard.policy.facts import Fact, numbers
 from qmpguard.policy.judgment import concerns
 from qmpguard.policy.observer import RULE as OBSERVER
@@ -20,7 +21,7 @@ from qmpguard.policy.readers import READERS, read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import UNVERIFIED, passes_unjudged, unverified_mode
 from qmpguard.policy.schema import Schema, read_schema
-from qmpguard.policy.survey import PERIPHERAL, Unexpected, inquire, observe
+from qmpguard.policy.survey import PERIPHERAL, inquire, observe
 from qmpguard.policy.verdict import Verdict, refused_by_qemu, unverified
 from qmpguard.proxy.judging.memory import Memory
 from qmpguard.proxy.judging.refusal import was_accepted
@@ -31,10 +32,10 @@ from qmpguard.wire.qemu_messages import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from qmpguard.policy.bursts import Answer, Query
     from qmpguard.policy.device import Device
     from qmpguard.policy.facts import Facts
     from qmpguard.policy.operations import Operation
-    from qmpguard.policy.survey import Answer, Query
     from qmpguard.recording.lines import Line
     from qmpguard.wire.json import Value
 

@@ -9,16 +9,17 @@ import json
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.bursts import Missing
 from qmpguard.policy.hmp import parser
 from qmpguard.policy.hmp.translation import as_qmp
 from qmpguard.policy.migration import DANGEROUS
-from qmpguard.policy.survey import ANONYMOUS, PERIPHERAL, Missing
+from qmpguard.policy.survey import ANONYMOUS, PERIPHERAL
 from qmpguard.recording.lines import EventSeen, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qmpguard.policy.survey import Answer, Query
+    from qmpguard.policy.bursts import Answer, Query
     from qmpguard.recording.lines import Members
     from qmpguard.wire.json import Value
 

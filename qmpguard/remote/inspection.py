@@ -11,8 +11,8 @@ from qemu.qmp import QMPClient, QMPError
 
 from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.bursts import Unexpected, drive
 from qmpguard.policy.facts import Fact
-from qmpguard.policy.survey import Unexpected, drive
 from qmpguard.proxy.listening.moved_socket import takeover_hint
 from qmpguard.proxy.qemu.control import OwnClient, put
 from qmpguard.proxy.sockets.dial import connect
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from qmpguard.address import Address
-    from qmpguard.policy.survey import Answer, Query
+    from qmpguard.policy.bursts import Answer, Query
 
 T = TypeVar("T")
 

@@ -6,11 +6,18 @@ from dataclasses import fields
 
 import pytest
 
-from qmpguard.policy.facts import Fact, Facts, Unknown, numbers
+from qmpguard.policy.facts import Fact, Facts, Unknown, numbers, read_together
 from qmpguard.policy.survey import ASK
 
 #: the facts that are not asked of QEMU: the guard has them from elsewhere, or remembers them
-REMEMBERED = {"hidden": (), "netdevs": (), "left_on": frozenset(), "confirmed": frozenset(), "own": frozenset()}
+REMEMBERED = {
+    "hidden": (),
+    "netdevs": (),
+    "left_on": frozenset(),
+    "confirmed": frozenset(),
+    "own": frozenset(),
+    "properties": {},
+}
 
 
 def test_nothing_is_known_at_first() -> None:
@@ -25,7 +32,26 @@ def test_the_survey_can_ask_for_every_fact() -> None:
 @pytest.mark.parametrize("fact", Fact)
 def test_what_is_unknown_is_named(fact: Fact) -> None:
     error = Unknown(fact)
-    assert (error.fact, str(error)) == (fact, fact.value)
+    assert (error.facts, str(error)) == ((fact,), fact.value)
+
+
+def test_facts_that_are_read_together_are_unknown_together() -> None:
+    def lack(*facts: Fact, properties: tuple[tuple[str, str], ...] = ()) -> None:
+        raise Unknown(*facts, properties=properties)
+
+    read_together(lambda: 5, lambda: None)
+    with pytest.raises(Unknown, match="devices") as caught:
+        read_together(
+            lambda: lack(Fact.DEVICES, Fact.RUNSTATE),
+            lambda: 5,
+            lambda: lack(properties=(("/gpu", "host"),)),
+            lambda: lack(Fact.RUNSTATE, properties=(("/gpu", "host"), ("/gpu", "sysfsdev"))),
+            decided=True,
+        )
+    found = caught.value
+    assert (found.facts, found.decided) == ((Fact.DEVICES, Fact.RUNSTATE), True)
+    assert found.properties == (("/gpu", "host"), ("/gpu", "sysfsdev"))
+    assert str(Unknown(properties=(("/gpu", "host"),))) == "details of the VFIO devices"
 
 
 @pytest.mark.parametrize(

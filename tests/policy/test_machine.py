@@ -44,7 +44,7 @@ NODE = Device("node", "nvme", "node")
 def test_what_was_not_asked_is_named(read: Callable[[Machine], object], fact: Fact) -> None:
     with pytest.raises(Unknown) as caught:
         read(Machine())
-    assert caught.value.fact is fact
+    assert caught.value.facts == (fact,)
     read(Machine.of())
 
 
@@ -56,11 +56,38 @@ def test_details_and_standbys_are_asked_for_after_the_devices() -> None:
         _ = machine.standbys
 
 
+def test_a_device_is_asked_only_for_the_properties_that_are_read() -> None:
+    user = Device("/machine/peripheral/u", "vfio-user-pci", "u")
+    new = Device("/machine/peripheral/new", "vfio-pci", "new", host="01:00.0")
+    machine = Machine(Facts(devices=(GPU, user))).with_device(new)
+    with pytest.raises(Unknown) as caught:
+        machine.properties_of(machine.devices, "failover_pair_id")
+    assert caught.value.properties == ((GPU.path, "failover_pair_id"), (user.path, "failover_pair_id"))
+    assert (machine.name_of(user), machine.name_of(new)) == ("u", "0000:01:00.0"), "neither is asked for its address"
+    known: dict[tuple[str, str], str | None] = {}
+    for name, value, shown in (("sysfsdev", None, None), ("host", "0000:02:00.0", "0000:02:00.0")):
+        with pytest.raises(Unknown) as caught:
+            replace(machine, facts=replace(machine.facts, properties=known)).name_of(GPU)
+        assert caught.value.properties == ((GPU.path, name),)
+        known[GPU.path, name] = value
+        if shown:
+            assert replace(machine, facts=replace(machine.facts, properties=known)).name_of(GPU) == shown
+    known[GPU.path, "sysfsdev"] = "/sys/bus/mdev/devices/an-uuid/"
+    assert replace(machine, facts=replace(machine.facts, properties=known)).name_of(GPU) == "an-uuid"
+
+
+def test_details_that_were_all_queried_are_used() -> None:
+    detailed = replace(GPU, host="03:00.0", failover_pair_id="net")
+    machine = Machine(Facts(devices=(GPU,), details=(detailed,), standbys=frozenset({"net"})))
+    assert machine.name_of(GPU) == "0000:03:00.0"
+    assert machine.has_standby(GPU)
+
+
 def test_a_hidden_primary_counts_only_where_its_standby_can_be_known() -> None:
     hidden = Facts(devices=(GPU,), hidden=(PRIMARY,))
     with pytest.raises(Unknown, match="standbys"):
         _ = Machine(hidden).devices
-    machine = Machine(replace(hidden, standbys=frozenset({"n"})))
+    machine = Machine(replace(hidden, standbys=frozenset({"n"}), properties={(GPU.path, "failover_pair_id"): None}))
     assert machine.devices == (GPU, PRIMARY)
     assert machine.has_standby(PRIMARY)
     assert not machine.has_standby(GPU)

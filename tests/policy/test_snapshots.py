@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.bursts import Missing, Unexpected
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts, numbers
 from qmpguard.policy.judgment import judge
@@ -15,7 +16,7 @@ from qmpguard.policy.mode import Profile
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
-from qmpguard.policy.survey import Missing, Unexpected, inquire, observe
+from qmpguard.policy.survey import inquire, observe
 from tests.policy.test_survey import World
 
 OLD, NEW = (7, 2, 22), (11, 1, 3)
@@ -145,7 +146,7 @@ def test_shared_memory_is_asked_for_only_where_it_is_ignored() -> None:
     memory = [{"id": "ram0", "share": True, "size": 1}, {"share": True}, {"id": "ram1", "share": False}]
     world = World("x-ignore-shared", query_memdev=memory)
     world.answers[ON].append({"capability": "x-ignore-shared", "state": True})
-    assert asked(REMOTE, world, NEW)[:2] == [ON, "query-memdev"]
+    assert asked(REMOTE, world, NEW) == [ON, LIST, LIST, "query-memdev"]
     assert world.observe(Facts(), Fact.SHARED).shared_memory == ("ram0", "memory")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qmpguard.policy.bursts import Answer, Missing, Query, Unexpected, drive
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.migration import Progress
@@ -15,7 +16,7 @@ from qmpguard.policy.operations import AddDevice, CallUnlisted, SetCapabilities
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.reading.result import Harmless, Unreadable
-from qmpguard.policy.survey import Answer, Missing, Query, Unexpected, drive, inquire, observe
+from qmpguard.policy.survey import inquire, observe
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -37,6 +38,7 @@ class World:
 
     def __init__(self, *on: str, **answers: Any) -> None:
         self.asked: list[str] = []
+        self.bursts: list[list[str]] = []
         self.answers: dict[str, Any] = {
             "query-migrate-capabilities": [
                 {"capability": c, "state": c in on} for c in ("postcopy-ram", "background-snapshot", "xbzrle")
@@ -74,9 +76,15 @@ class World:
         try:
             queries = next(questions)
             while True:
+                self.bursts.append([f"{query.command} {_about(query)}".strip() for query in queries])
                 queries = questions.send(tuple(self.answer(q) for q in queries))
         except StopIteration as done:
             return done.value
+
+
+def _about(query: Query) -> str:
+    """What a query is about, in short."""
+    return " ".join(str(value).rpartition("/")[2] for _, value in query.arguments if value is not True)
 
 
 def set_on(name: str) -> tuple[str, dict[str, Any]]:
@@ -168,6 +176,16 @@ def test_a_hidden_primary_is_forgotten_with_its_standby_or_when_it_shows() -> No
     assert World().observe(hidden, Fact.DEVICES, Fact.STANDBYS).hidden == ()
 
 
+def test_a_look_asks_every_device_for_all_details() -> None:
+    world = with_devices(World(), 2)
+    world.properties["/machine/peripheral/gpu01", "failover_pair_id"] = "net0"
+    first, second = world.observe(Facts(), Fact.DEVICES, Fact.DETAILS).details or ()
+    assert (first.sysfsdev, first.failover_pair_id, second.failover_pair_id) == (
+        *("/sys/bus/pci/devices/0000:gpu00", None, "net0"),
+    )
+    assert world.asked.count("qom-get") == 6
+
+
 def test_the_type_of_an_object_is_asked_for_when_its_property_is_set() -> None:
     for kind, refused in (("vfio-pci", True), ("e1000e", False), (Missing(), False)):
         world = World()
@@ -245,6 +263,91 @@ def test_a_migrations_progress_is_read_and_never_an_obstacle(answer: dict[str, A
     facts: Facts = World(query_migrate=answer).drive(observe(Policy(), wanted=(Fact.MIGRATION,)))
     assert facts.migration is not None
     assert facts.migration.progress == progress
+
+
+CAPABILITIES, LISTS = "query-migrate-capabilities", ["qom-list peripheral", "qom-list peripheral-anon"]
+MIGRATE = ("migrate", {"uri": "unix:/x"})
+NODES = "query-named-block-nodes"
+
+
+def with_devices(world: World, count: int, driver: str = "vfio-pci", *others: str) -> World:
+    names = {f"gpu{i:02}": driver for i in range(count)} | {f"net{i}": kind for i, kind in enumerate(others)}
+    world.folders["/machine/peripheral"] = [{"name": n, "type": f"child<{kind}>"} for n, kind in names.items()]
+    for name in names:
+        world.properties[f"/machine/peripheral/{name}", "sysfsdev"] = f"/sys/bus/pci/devices/0000:{name}"
+        world.properties[f"/machine/peripheral/{name}", "failover_pair_id"] = ""
+    return world
+
+
+def test_one_burst_asks_all_where_there_is_no_vfio_device() -> None:
+    world = with_devices(World(), 0, "", "virtio-net-pci", "virtio-blk-pci")
+    assert not world.judge(*MIGRATE).findings
+    assert world.bursts == [[CAPABILITIES, *LISTS]]
+
+
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize("others", [(), ("virtio-net-pci", "virtio-net-pci")])
+def test_a_refusal_asks_for_the_first_device_alone_and_for_no_warning(count: int, others: tuple[str, ...]) -> None:
+    world = with_devices(World("postcopy-ram"), count, "vfio-pci", *others)
+    verdict = world.judge(*MIGRATE)
+    first = [f"qom-get gpu00 {name}" for name in ("sysfsdev", "failover_pair_id")]
+    assert world.bursts == [[CAPABILITIES, *LISTS], [NODES, "query-migrate", "query-status", *first]]
+    assert verdict.refusal is not None
+    assert verdict.refusal.problem.refusal.startswith("0000:gpu00: VFIO migration")
+    assert verdict.refusal.problem.devices == tuple(f"gpu{i:02}" for i in range(count))
+    assert (verdict.warnings, str(verdict.qemu_check)) == ((), "yes (upstream since 8.2; not proven on this VM)")
+
+
+def test_a_refusal_of_a_vfio_user_device_asks_it_nothing() -> None:
+    world = with_devices(World("postcopy-ram"), 16, "vfio-user-pci")
+    verdict = world.judge(*MIGRATE)
+    pair = "qom-get gpu00 failover_pair_id"
+    assert world.bursts == [[CAPABILITIES, *LISTS], [NODES, "query-migrate", "query-status", pair]]
+    assert [finding.rule for finding in verdict.findings] == ["vfio-postcopy", "vfio-state-lost"]
+    assert str(verdict.qemu_check) == "no (its check does not see such a device)"
+
+
+def test_a_device_without_sysfsdev_is_asked_for_its_host() -> None:
+    world = with_devices(World("postcopy-ram"), 1)
+    del world.properties["/machine/peripheral/gpu00", "sysfsdev"]
+    world.properties["/machine/peripheral/gpu00", "host"] = "65:00.0"
+    refusal = world.judge(*MIGRATE).refusal
+    assert world.bursts[2:] == [["qom-get gpu00 host"]]
+    assert refusal is not None
+    assert refusal.problem.refusal.startswith("0000:65:00.0: ")
+
+
+def test_a_rule_that_warns_asks_where_nothing_refuses() -> None:
+    world = with_devices(World(), 2, "vfio-pci", "virtio-net-pci")
+    assert not world.judge(*MIGRATE).findings
+    assert world.bursts == [[CAPABILITIES, *LISTS], [f"qom-get gpu0{i} failover_pair_id" for i in (0, 1)]]
+    world.properties["/machine/peripheral/gpu01", "failover_pair_id"] = "gone"
+    world.bursts.clear()
+    (warning,) = world.judge(*MIGRATE).warnings
+    assert world.bursts[2:] == [
+        ["qom-get net0 failover"],
+        ["query-migrate-parameters"],
+        ["qom-get gpu01 sysfsdev"],
+    ]
+    assert warning.problem.devices == ("gpu01",)
+
+
+def test_the_first_device_decides_whether_failover_is_hinted_at() -> None:
+    for name, hinted in (("gpu00", True), ("gpu01", False)):
+        world = with_devices(World("postcopy-ram"), 2, "vfio-pci", "virtio-net-pci")
+        world.properties[f"/machine/peripheral/{name}", "failover_pair_id"] = "net0"
+        world.properties["/machine/peripheral/net0", "failover"] = True
+        refusal = world.judge(*MIGRATE).refusal
+        assert refusal is not None
+        assert ("allow_failover_primary" in refusal.problem.fix) == hinted
+
+
+def test_what_a_rule_needs_to_refuse_is_asked_for_whatever_another_one_has_found() -> None:
+    """A finding that refuses keeps no other rule that refuses from its facts."""
+    world = with_devices(World("postcopy-ram", "background-snapshot"), 1)
+    world.answers["query-status"] = {"status": "prelaunch"}
+    verdict = world.judge(*MIGRATE)
+    assert [f.rule for f in verdict.findings] == ["vfio-postcopy", "vfio-background-snapshot", "snapshot-runstate"]
 
 
 async def test_the_driver_sends_each_burst_and_returns_the_result() -> None:

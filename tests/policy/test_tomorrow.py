@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qmpguard.policy.bursts import Missing, Unexpected
 from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.forecast import obstacle
 from qmpguard.policy.judgment import judge
@@ -20,7 +21,6 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read, unknown_arguments
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.schema import CAPABILITIES, Schema, read_schema
-from qmpguard.policy.survey import Missing, Unexpected
 from tests.policy.test_rules import WITH_GPU
 from tests.policy.test_survey import DEVICES, World
 from tests.support.replay import TRANSCRIPTS

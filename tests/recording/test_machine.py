@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmpguard.policy.survey import Missing, Query
+from qmpguard.policy.bursts import Missing, Query
 from qmpguard.recording.lines import EventSeen, Exchange, Members
 from qmpguard.recording.machine import NotRecorded, RecordedMachine, RefusedThen
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from qmpguard.config import DRIFT_INTERVAL
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.bursts import Unexpected
 from qmpguard.policy.migration import OVER
-from qmpguard.policy.survey import Unexpected
 
 if TYPE_CHECKING:
     from qmpguard.proxy.judging.gate import Gate

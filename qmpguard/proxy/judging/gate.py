@@ -31,6 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.bursts import Unexpected
 from qmpguard.policy.drift import Baseline
 from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.hmp.shown import shown
@@ -40,7 +41,7 @@ from qmpguard.policy.operations import AddDevice, CallUnlisted, OpenBlockNode, O
 from qmpguard.policy.readers import READERS, read
 from qmpguard.policy.reading.result import Harmless, Unreadable
 from qmpguard.policy.rules import passes_unjudged, unverified_mode
-from qmpguard.policy.survey import Unexpected, inquire, observe
+from qmpguard.policy.survey import inquire, observe
 from qmpguard.policy.verdict import Verdict, refused_by_qemu, unverified
 from qmpguard.proxy.clients.pending import Outcome, Unanswered
 from qmpguard.proxy.judging.memory import Memory

@@ -7,12 +7,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.bursts import Query, Unexpected
 from qmpguard.policy.readers import unknown_arguments
 from qmpguard.policy.schema import Schema, read_schema
-from qmpguard.policy.survey import Query, Unexpected
 
 if TYPE_CHECKING:
-    from qmpguard.policy.survey import Answer
+    from qmpguard.policy.bursts import Answer
     from qmpguard.proxy.judging.surveyor import AsksQemu
     from qmpguard.tasks import Tasks
     from qmpguard.wire.qemu_messages import Greeting

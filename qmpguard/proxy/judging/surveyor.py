@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.survey import drive
+from qmpguard.policy.bursts import drive
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from qmpguard.policy.survey import Answer, Query
+    from qmpguard.policy.bursts import Answer, Query
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from qmpguard.errors import UnavailableError
+from qmpguard.policy.bursts import Answer, Missing, Query
 from qmpguard.policy.problem import Refusal
-from qmpguard.policy.survey import Answer, Missing, Query
 from qmpguard.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Control:
     def __init__(self, vm: str = "") -> None:
         self._vm = vm
         self._client: QMPClient | None = None
+        self._abandoned: asyncio.Future[list[Answer]] | None = None  # the last burst that took too long
         self._decided = asyncio.Event()  # that it can be asked, or that it never will
         # it reports every lost connection as an error of its own; the hub has said why already
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -80,14 +81,23 @@ class Control:
     async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         """Return QEMU's answers, in order; the questions are sent in one burst.
 
-        The caller sets the limit. Raises `UnavailableError` when QEMU goes away, or refuses a question that is not
-        optional.
+        While QEMU still owes the answers to an earlier burst, they are sent one after the other: an abandoned question
+        takes a place in the window that clients need. The caller sets the limit. Raises `UnavailableError` when QEMU
+        goes away, or refuses a question that is not optional.
         """
         await self._decided.wait()
         client = self._client
         if client is None:
             raise UnavailableError("QEMU went away")
-        return tuple(await asyncio.gather(*(put(client, query) for query in queries)))
+        if self._abandoned is not None and not self._abandoned.done():
+            return tuple([await put(client, query) for query in queries])
+        burst = asyncio.gather(*(put(client, query) for query in queries))
+        burst.add_done_callback(_forget_error)
+        try:
+            return tuple(await asyncio.shield(burst))
+        except asyncio.CancelledError:
+            self._abandoned = burst
+            raise
 
     async def answers_out_of_band(self) -> bool:
         """Ask what QEMU answers even while its main loop is busy (``query-yank``)."""
@@ -99,6 +109,12 @@ class Control:
         except QMPError:
             return False
         return True
+
+
+def _forget_error(burst: asyncio.Future[list[Answer]]) -> None:
+    """Called when QEMU has answered a burst, perhaps after nothing waits for it any more."""
+    if not burst.cancelled():
+        burst.exception()
 
 
 async def put(client: QMPClient, query: Query) -> Answer:

@@ -202,7 +202,7 @@ async def test_a_survey_without_an_answer_ends_in_a_refusal(tmp_path: Path) -> N
         guarding(qemu.path, survey_timeout=0.1),
         connected(tmp_path / "guard.sock") as qmp,
     ):
-        qemu.hold.add("query-migrate-capabilities")
+        qemu.hold |= {"query-migrate-capabilities", "qom-list"}
         reply = await qmp.ask("migrate", {"uri": "exec:cat"})
         assert_refused(reply, "unverified")
         assert "0.1 s" in reply["error"]["desc"]

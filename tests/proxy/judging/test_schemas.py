@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.survey import Answer, Query, Unexpected
+from qmpguard.policy.bursts import Answer, Query, Unexpected
 from qmpguard.proxy.judging import schemas as module
 from qmpguard.proxy.judging.schemas import Schemas, VmSchema
 from qmpguard.tasks import Tasks

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.errors import UnavailableError
-from qmpguard.policy.survey import Answer, Query, Unexpected
+from qmpguard.policy.bursts import Answer, Query, Unexpected
 from qmpguard.proxy.judging.surveyor import Surveyor
 from tests.support.guarding import TIMEOUT
 

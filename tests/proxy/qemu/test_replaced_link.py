@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpguard.daemon.guard import GuardedVm
-    from qmpguard.policy.survey import Answer, Query
+    from qmpguard.policy.bursts import Answer, Query
     from qmpguard.proxy.judging.gate import Gate
 
 POSTCOPY = capabilities(postcopy_ram=True)
