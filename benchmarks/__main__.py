@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import measure, plot, report
+from benchmarks import flood, measure, plot, report
 from benchmarks.rig import ROOT, WAYS
 from qmpguard.demo.lab import LabUnavailable, system_qemu, version, vfio_qemu
 from qmpguard.demo.qemu import Qemu
@@ -29,7 +29,31 @@ async def run(folder: Path, rounds: int, machine: str) -> report.Results:
         fanout = measure.fanout(qemu, rounds // 4)
         memory = measure.memory(qemu, folder / "m", (1, 50, 200))
         start = measure.start(qemu, max(5, rounds // 10))
-    return report.Results(machine, traffic, crowds, fanout, await _verdicts(folder, rounds), memory, start)
+    floods = await _floods(folder, max(3, rounds // 12))
+    newer, verdicts = await _newer(folder, rounds), await _verdicts(folder, rounds)
+    return report.Results(machine, traffic, crowds, fanout, verdicts, memory, start, newer, floods)
+
+
+async def _floods(folder: Path, rounds: int) -> list[tuple[str, float, float]]:
+    _say("a flood at another VM")
+    where = folder / "f"
+    where.mkdir()
+    async with Qemu(system_qemu(), folder, monitors=2) as qemu:
+        for number, monitor in enumerate(qemu.monitors):
+            (where / f"{number}.qemu").symlink_to(monitor)
+        return list(flood.measure(where, rounds))
+
+
+async def _newer(folder: Path, rounds: int) -> tuple[measure.Series, measure.Series] | None:
+    try:
+        binary = vfio_qemu()
+    except LabUnavailable:
+        return None
+    _say("a newer QEMU")
+    where = folder / "n"
+    where.mkdir()
+    async with Qemu(binary, where, monitors=2 + len(WAYS)) as qemu:
+        return measure.short(qemu, rounds)
 
 
 async def _verdicts(folder: Path, rounds: int) -> list[measure.Verdicts]:
@@ -61,7 +85,8 @@ def _panels(traffic: measure.Traffic) -> dict[str, dict[str, float]]:
         return {way: costs[way] * 1e6 for way in report.WAYS if way in costs}
 
     return {
-        "round trip of query-status": series(traffic.round_trip),
+        "round trip of query-status, as libvirt writes it": series(traffic.round_trip),
+        "round trip of query-status, in the fewest bytes": series(traffic.least),
         "time per command, 32 in flight": series(traffic.pipelined[32]),
         "CPU time of the process between, per command": cpu(traffic.cpu),
         "CPU time of the process between, per command, 32 in flight": cpu(traffic.cpu_pipelined),

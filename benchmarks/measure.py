@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import rig
-from benchmarks.client import Connection, Crowd, request
+from benchmarks.client import Connection, Crowd, least, request
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.policy.bursts import Answer, Missing, Query
 from qmpguard.policy.operations import Operation
@@ -22,7 +22,8 @@ from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import read
 from qmpguard.policy.survey import inquire
 
-STATUS = request("query-status")
+#: as libvirt writes it, and in the fewest bytes
+STATUS, LEAST = request("query-status"), least("query-status")
 SCHEMA = request("query-qmp-schema")
 #: QEMU refuses it at once, since it has no such descriptor: there is no migration to be waited for
 MIGRATE = {"uri": "fd:none"}
@@ -42,6 +43,15 @@ class Series:
     def median(self, way: str) -> float:
         """Return the middle of a way's rounds."""
         return median(self.rounds[way])
+
+    def p99(self, way: str) -> float:
+        """Return what 99 of 100 of a way's rounds stay below."""
+        rounds = sorted(self.rounds[way])
+        return rounds[len(rounds) * 99 // 100]
+
+    def quotient(self, one: str, other: str) -> float:
+        """Return the quotient of two medians."""
+        return self.median(one) / self.median(other)
 
     def ratio(self, one: str, other: str) -> float:
         """Return how often the other goes into the one: the middle of the rounds' quotients."""
@@ -74,9 +84,15 @@ class Way:
 
 @dataclass(slots=True)
 class Traffic:
-    """What forwarding costs: series in seconds per command, CPU time in seconds per command and way."""
+    """What forwarding costs: series in seconds per command, CPU time in seconds per command and way.
+
+    ``least`` is with the fewest bytes, ``single`` and ``single_least`` have every round trip by itself.
+    """
 
     round_trip: Series
+    least: Series
+    single: Series
+    single_least: Series
     pipelined: dict[int, Series]
     schema: Series
     cpu: dict[str, float]
@@ -91,6 +107,8 @@ class Verdicts:
     refused: float | None
     allowed: float
     qemu: float
+    cpu_refused: float | None
+    cpu_allowed: float
     burst: float
     questions: int
     bursts: int
@@ -165,10 +183,41 @@ def traffic(qemu: Qemu, rounds: int) -> Traffic:
             return series, {name: way.cpu_per_command() for name, way in all_ways.items() if way.pid}
 
         round_trip, cpu = measure(lambda c: partial(c.round_trips, STATUS, 100), 100, rounds)
+        with_least = interleave(
+            {name: partial(way.connection.round_trips, least_for(name), 100) for name, way in all_ways.items()}, rounds
+        )
+        single = _singly(all_ways, lambda _: STATUS, rounds)
+        single_least = _singly(all_ways, least_for, rounds)
         deep, cpu_deep = measure(lambda c: partial(c.pipeline, STATUS, 160, 32), 160, rounds // 2)
         shallow, _ = measure(lambda c: partial(c.pipeline, STATUS, 160, 8), 160, rounds // 2)
         schema, _ = measure(lambda c: partial(c.round_trips, SCHEMA, 1), 1, rounds // 4)
-    return Traffic(round_trip, {8: shallow, 32: deep}, schema, cpu, cpu_deep)
+    return Traffic(round_trip, with_least, single, single_least, {8: shallow, 32: deep}, schema, cpu, cpu_deep)
+
+
+def least_for(way: str) -> bytes:
+    """Return the request in the fewest bytes that a way takes: the qemu.qmp relay reads lines."""
+    return LEAST + b"\n" if way == "qemu.qmp relay" else LEAST
+
+
+def _singly(all_ways: Mapping[str, Way], message: Callable[[str], bytes], rounds: int) -> Series:
+    """Measure every round trip by itself, in interleaved rounds of fifty."""
+    trips = {name: partial(way.connection.single_trips, message(name), 50) for name, way in all_ways.items()}
+    series: dict[str, list[float]] = {name: [] for name in trips}
+    for _ in range(rounds):
+        for name, take in trips.items():
+            series[name] += take()
+    return Series(series)
+
+
+def short(qemu: Qemu, rounds: int) -> tuple[Series, Series]:
+    """Measure round trips alone, as libvirt writes and with the fewest bytes: for another version of QEMU."""
+    with ways(qemu) as all_ways:
+
+        def measure(message: Callable[[str], bytes]) -> Series:
+            trips = {name: partial(way.connection.round_trips, message(name), 100) for name, way in all_ways.items()}
+            return interleave(trips, rounds)
+
+        return measure(lambda _: STATUS), measure(least_for)
 
 
 def crowds(qemu: Qemu, rounds: int) -> Series:
@@ -227,7 +276,7 @@ async def verdicts(binary: Path, folder: Path, devices: int, rounds: int) -> Ver
 def _verdicts(qemu: Qemu, devices: int, rounds: int) -> Verdicts:
     listen = qemu.monitors[0].with_suffix(".in")
     migrate = request("migrate", MIGRATE)
-    with rig.process(*rig.guard(qemu.monitors[0], listen)):
+    with rig.process(*rig.guard(qemu.monitors[0], listen)) as running:
         guarded, direct = Connection(listen), Connection(qemu.monitors[1])
         asking = Connection(qemu.monitors[2], oob=True)  # as the guard is: QEMU then reads ahead
         guarded.ask(migrate)
@@ -241,20 +290,22 @@ def _verdicts(qemu: Qemu, devices: int, rounds: int) -> Verdicts:
                 asking.burst(text, len(burst))
             return time.perf_counter() - start
 
+        way = Way(guarded, running.pid)
         measures: dict[str, Callable[[], float]] = {
             DIRECT: partial(direct.round_trips, STATUS, 20),
-            GUARD: partial(guarded.round_trips, migrate, 2),
+            GUARD: partial(way.counting, partial(guarded.round_trips, migrate, 2), 2),
             "qemu": partial(direct.round_trips, migrate, 2),
             "burst": ask,
         }
         assert b"fd set or file descriptor" in (answer := guarded.ask(migrate)) or b"has not been found" in answer
         allowed = interleave(measures, rounds)
-        refused = None
+        cpu_allowed = way.cpu_per_command()
+        refused = cpu_refused = None
         if devices:
             _postcopy(direct, on=True)
             assert b"rule vfio-postcopy" in guarded.ask(migrate)
             series = interleave({name: measures[name] for name in (DIRECT, GUARD)}, rounds)
-            refused = series.ratio(GUARD, DIRECT)
+            refused, cpu_refused = series.ratio(GUARD, DIRECT), way.cpu_per_command()
         for connection in (guarded, direct, asking):
             connection.close()
     return Verdicts(
@@ -262,6 +313,8 @@ def _verdicts(qemu: Qemu, devices: int, rounds: int) -> Verdicts:
         refused,
         allowed.ratio(GUARD, DIRECT),
         allowed.ratio("qemu", DIRECT),
+        cpu_refused,
+        cpu_allowed,
         allowed.ratio("burst", DIRECT),
         sum(map(len, questions)),
         len(questions),

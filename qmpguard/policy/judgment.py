@@ -82,16 +82,16 @@ def judge(operation: Operation, before: Machine, policy: Policy) -> Verdict:
     once the request is refused: they are judged as far as the facts are known.
     """
     look = _Look(operation, before, operation.after(before), policy)
-    rules_for = _rules_for(type(operation), policy)
-    found, lacking = look.at(rules_for, Mode.ENFORCE)
-    warned, unknown = look.at(rules_for, Mode.WARN)
+    modes = [(rule, rule.mode(policy)) for rule in _rules_for(type(operation), policy)]
+    found, lacking = look.at(modes, Mode.ENFORCE)
+    warned, unknown = look.at(modes, Mode.WARN)
     refused = any(finding.mode is Mode.ENFORCE for each in found.values() for finding in each)
     if not refused and not any(each.decided for each in lacking):
         lacking += unknown
     if lacking:
         raise Unknown.of(lacking)
     findings = (found | warned).get
-    return _with_qemu_check(Verdict(tuple(f for rule in rules_for for f in findings(rule.id, ()))), operation, before)
+    return _with_qemu_check(Verdict(tuple(f for rule, _ in modes for f in findings(rule.id, ()))), operation, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,12 @@ class _Look:
     after: Machine
     policy: Policy
 
-    def at(self, rules_for: tuple[Rule, ...], mode: Mode) -> tuple[dict[str, list[Finding]], list[Unknown]]:
+    def at(self, modes: list[tuple[Rule, Mode]], wanted: Mode) -> tuple[dict[str, list[Finding]], list[Unknown]]:
         """Return the findings of the rules of a mode, by the rule's id, and the facts that others of them lack."""
         found: dict[str, list[Finding]] = {}
         lacking: list[Unknown] = []
-        for rule in rules_for:
-            if rule.mode(self.policy) is mode:
+        for rule, mode in modes:
+            if mode is wanted:
                 try:
                     found[rule.id] = list(self._findings(rule, mode))
                 except Unknown as unknown:
