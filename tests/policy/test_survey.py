@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.policy.bursts import Answer, Missing, Query, Unexpected, drive
+from qmpguard.policy.combination import MIGRATION, Capability, Combination
 from qmpguard.policy.device import Device
 from qmpguard.policy.facts import Fact, Facts
 from qmpguard.policy.migration import Progress
@@ -340,6 +341,17 @@ def test_the_first_device_decides_whether_failover_is_hinted_at() -> None:
         refusal = world.judge(*MIGRATE).refusal
         assert refusal is not None
         assert ("allow_failover_primary" in refusal.problem.fix) == hinted
+
+
+def test_a_sites_own_combination_asks_a_device_nothing_and_hints_at_no_exemption() -> None:
+    row = Combination("own", ("vfio-pci",), Capability("xbzrle"), MIGRATION, "not here")
+    world = with_devices(World("xbzrle"), 1, "vfio-pci", "virtio-net-pci")
+    world.properties["/machine/peripheral/gpu00", "failover_pair_id"] = "net0"
+    world.properties["/machine/peripheral/net0", "failover"] = True
+    refusal = world.judge(*MIGRATE, Policy(combinations=(row,))).refusal
+    assert refusal is not None
+    assert "allow_failover_primary" not in refusal.problem.fix
+    assert not [query for burst in world.bursts for query in burst if "sysfsdev" in query]
 
 
 def test_what_a_rule_needs_to_refuse_is_asked_for_whatever_another_one_has_found() -> None:
