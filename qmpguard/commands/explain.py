@@ -164,6 +164,8 @@ async def _judge_live(
         verdict, facts = await vm.ask(inquire(operation, judged_by.policy, known))
         if _starts_migration(operation):
             facts = await vm.ask(observe(judged_by.policy, facts, (Fact.RUNSTATE, Fact.MIGRATION)))
+        elif _is_snapshot(operation):
+            facts = await vm.ask(observe(judged_by.policy, facts, (Fact.CAPABILITIES,)))
     return Explanation(request, verdict, _own_reason(operation, facts))
 
 
@@ -187,10 +189,20 @@ def _starts_migration(operation: Operation) -> bool:
     return isinstance(operation, StartMigration) and operation.start is Start.OUTGOING
 
 
+def _is_snapshot(operation: Operation) -> bool:
+    from qmpguard.policy.migration import SNAPSHOTS
+    from qmpguard.policy.operations import StartMigration
+
+    return isinstance(operation, StartMigration) and operation.start in SNAPSHOTS
+
+
 def _own_reason(operation: Operation, facts: Facts) -> QemuCheck | None:
     from qmpguard.policy.machine import Machine
     from qmpguard.policy.qemu_check import check_of_start
+    from qmpguard.policy.snapshots import check_of_snapshot
 
+    if _is_snapshot(operation):
+        return check_of_snapshot(Machine(facts))
     return check_of_start(Machine(facts)) if _starts_migration(operation) else None
 
 

@@ -14,7 +14,7 @@ from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, OVER, POSTCOPY_RAM, S
 from qmpguard.policy.operations import StartMigration
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.qemu_check import UNKNOWN_CHECK, QemuCheck, Refuses
-from qmpguard.policy.snapshots import MULTIFD, NORMAL
+from qmpguard.policy.snapshots import NORMAL, check_of_snapshot
 from qmpguard.policy.verdict import Verdict
 
 #: the ways to migrate out, each with the dangerous capability that it uses
@@ -29,8 +29,6 @@ WAYS_IN: Mapping[str, frozenset[str]] = {"incoming": frozenset(), "incoming post
 #: a migration with the capabilities and in the mode that are set, as a bare `migrate` begins it
 NOW = "as it stands now"
 SNAPSHOT, CPR = "snapshot to disk", "CPR"
-#: the error of QEMU 10.2 and later at a snapshot (migration/options.c: migrate_can_snapshot)
-_MULTIFD = "Snapshots are not compatible with multifd"
 #: the error of QEMU 9.0 and later for a VFIO device in mode cpr-reboot (hw/vfio/cpr.c)
 _SUSPENDED = "VFIO device only supports cpr-reboot for runstate suspended"
 
@@ -92,11 +90,10 @@ def others(facts: Facts, policy: Policy) -> tuple[Forecast, ...]:
 
 def _saved(facts: Facts, policy: Policy) -> Forecast:
     forecast = _in_mode(SNAPSHOT, Start.SAVE, Machine(facts), policy)
-    if forecast.passes is Passes.NO or MULTIFD not in (facts.capabilities or ()):
+    own = None if facts.capabilities is None else check_of_snapshot(Machine(facts))
+    if forecast.passes is Passes.NO or own is None:
         return forecast
-    return Forecast(
-        SNAPSHOT, Passes.NO, f"QEMU itself refuses: {_MULTIFD}", qemu_check=QemuCheck(Refuses.YES, _MULTIFD)
-    )
+    return Forecast(SNAPSHOT, Passes.NO, f"QEMU itself refuses: {own.reason}", qemu_check=own)
 
 
 def _cpr(facts: Facts, policy: Policy) -> Forecast:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import SNAPSHOTS, Start
 from qmpguard.policy.problem import Problem
+from qmpguard.policy.qemu_check import QemuCheck, Refuses
 
 if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
@@ -50,6 +51,16 @@ def snapshot_multifd(machine: Machine, policy: Policy) -> Problem | None:
         return None
     fix = "turn it off with migrate-set-capabilities first"
     return Problem("Snapshots are not compatible with multifd: QEMU would die", fix, capability=MULTIFD)
+
+
+def check_of_snapshot(machine: Machine) -> QemuCheck | None:
+    """Return QEMU's own refusal of a snapshot to disk; None where it would not refuse.
+
+    It is that of QEMU 10.2 and later (migration/options.c: migrate_can_snapshot); an older one dies.
+    """
+    if machine.is_older_than(REFUSES_MULTIFD, unknown=True) or not machine.has(MULTIFD):
+        return None
+    return QemuCheck(Refuses.YES, "Snapshots are not compatible with multifd")
 
 
 def ignore_shared(machine: Machine, policy: Policy) -> Problem | None:
