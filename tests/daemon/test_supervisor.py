@@ -176,6 +176,26 @@ async def test_what_cannot_be_had_changes_nothing(tmp_path: Path, fault: str) ->
     assert (tmp_path / "file").read_text() == "mine"
 
 
+async def test_a_group_that_cannot_be_given_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_path: str, group: int | None) -> None:
+        if group is not None:
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("qmpguard.proxy.listening.listener.set_group", forbidden)
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        FakeQemu(tmp_path / "r") as other,
+        fleet_of(vm(qemu), vm(other, "two")) as fleet,
+        connected(tmp_path / "one.sock") as qmp,
+    ):
+        for _ in range(2):  # what failed is not taken for what the file has
+            with pytest.raises(UnavailableError, match=r"two\.sock: Operation not permitted"):
+                fleet.apply([vm(qemu, policy=WARN, socket_mode=0o666), vm(other, "two", socket_group=1)])
+        assert [(tmp_path / f"{name}.sock").stat().st_mode & 0o777 for name in ("one", "two")] == [0o600, 0o600]
+        assert fleet.guards["one"].vm.gate.policy == Policy()
+        assert await qmp.ask("query-name") == {"return": {}}
+
+
 async def test_permissions_and_limits_change_without_a_new_socket(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, fleet_of(vm(qemu)) as fleet, connected(tmp_path / "one.sock") as qmp:
         fleet.apply([vm(qemu, socket_mode=0o660, socket_group=os.getgid(), max_clients=1)])

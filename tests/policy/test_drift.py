@@ -37,6 +37,7 @@ def test_a_look_that_did_not_ask_for_something_says_nothing_of_it() -> None:
     partial = Facts(capabilities=frozenset({"events"}))
     assert looks(PLUGGED, partial) == ["migration capabilities: none -> events"]
     assert looks(PLUGGED, Facts(), NOTHING) == ["devices: gpu0 -> none"]
+    assert looks(LIT, Facts(devices=()), NOTHING) == ["migration capabilities: events, postcopy-ram -> none"]
 
 
 @pytest.mark.parametrize(

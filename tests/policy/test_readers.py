@@ -121,3 +121,12 @@ def test_no_argument_however_odd_makes_a_reader_raise() -> None:
             for value in (deep(), [deep()], {"str": deep()}, Number("1e400"), "\ud800", [], {}, None, 5, True):
                 assert read(command, {name: value, "driver": "vfio-pci"}, Policy())
                 assert read(command, {name: value}, Policy())
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(1024, "does not know the argument"), (1025, "has more than 1024 arguments")]
+)
+def test_so_many_arguments_are_looked_at_and_no_more(count: int, said: str) -> None:
+    reading = taken_for(qmp("migrate-set-parameters", **{f"p{i}": 1 for i in range(count)}))
+    assert isinstance(reading, Unreadable)
+    assert said in reading.reason

@@ -204,6 +204,24 @@ async def test_the_death_of_qemu_closes_clients_at_once_and_a_new_qemu_is_served
         assert guard.vm.counts.links == 2
 
 
+async def test_a_hundred_thousand_events_at_once_reach_the_client_that_reads_and_its_reply_comes_behind_them(
+    tmp_path: Path,
+) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        event = b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RTC_CHANGE", "data": {"offset": 1}}\r\n'
+        qemu.send_raw(event * 100_000)
+        qmp.send({"execute": "query-name", "id": "behind"})
+        count = 0
+        while (line := await qmp.line()) == event:
+            count += 1
+        assert json.loads(line) == {"return": {}, "id": "behind"}
+        assert count == guard.vm.counts.events == 100_000
+
+
 async def test_of_a_link_that_is_gone_nothing_is_kept(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from qmpguard.proxy import serving
 from qmpguard.proxy.judging.drift_watch import DriftWatch
 from tests.support.fakes.qemu import FakeQemu
-from tests.support.guarding import connected, eventually, guarding
+from tests.support.guarding import TIMEOUT, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,3 +54,23 @@ async def test_a_link_is_released_at_rest_only(tmp_path: Path, monkeypatch: pyte
         assert link is not None
         assert not link.is_idle
         assert await guard.vm.release() is None, "QEMU owes a reply"
+
+
+async def test_a_link_that_comes_to_rest_in_time_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "REST", TIMEOUT)
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        async with connected(tmp_path / "guard.sock") as qmp:
+            qemu.hold.add("query-name")
+            qmp.send({"execute": "query-name"})
+            await qemu.until("query-name")
+        await eventually(lambda: not guard.vm.clients)
+        async with asyncio.TaskGroup() as tasks:
+            release = tasks.create_task(guard.vm.release())
+            await eventually(lambda: guard.vm.link is None)
+            await asyncio.sleep(0)
+            assert not release.done(), "QEMU owes a reply"
+            qemu.let_go()
+        inheritance = release.result()
+        assert inheritance is not None
+        assert inheritance.handover.number > 0
+        inheritance.sock.close()

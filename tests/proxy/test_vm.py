@@ -12,10 +12,12 @@ from qmpguard.policy.policy import Policy
 from qmpguard.proxy.state.snapshot import Pulse
 from qmpguard.proxy.vm import Vm
 from tests.support.fakes.qemu import FakeQemu
-from tests.support.guarding import assert_refused, connected, eventually, guarding
+from tests.support.guarding import assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 async def test_a_vm_without_a_link_is_shown_from_memory() -> None:
@@ -25,6 +27,28 @@ async def test_a_vm_without_a_link_is_shown_from_memory() -> None:
     assert (shot.name, shot.qemu.pulse, shot.clients, shot.remarks) == ("vm", Pulse.UNKNOWN, (), ("something to know",))
     assert (vm.link, vm.greeting, vm.clients) == (None, None, [])
     assert await vm.release() is None
+
+
+async def test_a_clock_that_jumps_changes_no_verdict_and_ends_no_override(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock is only shown: limits and overrides go by the clock of the event loop."""
+    now = 2e9
+    monkeypatch.setattr("time.time", lambda: now)
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path) as guard,
+        connected(tmp_path / "guard.sock") as qmp,
+    ):
+        qemu.devices["gpu0"] = "vfio-pci"
+        guard.vm.overrides.begin("vfio-postcopy", 3600, "a test", guard.vm.clients[0].peer)
+        for now in (3e9, 0.0, -5.0, 2e9):
+            assert await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=True)) == {"return": {}}
+            assert guard.vm.snapshot().time == now
+        assert len(guard.vm.overrides.active) == 1
+        assert guard.vm.overrides.end("vfio-postcopy")
+        now = 0.0
+        assert_refused(await qmp.ask("migrate", {"uri": "exec:cat"}), "vfio-postcopy")
 
 
 async def test_another_policy_and_other_limits_hold_at_once_for_the_clients_that_are_there(tmp_path: Path) -> None:

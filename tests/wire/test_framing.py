@@ -293,6 +293,11 @@ def test_brackets_in_strings_and_side_by_side_are_no_depth() -> None:
     assert read(data) == read(data, step=1) == good({"a": "a" * 3000})
 
 
+def test_as_many_tokens_are_read_as_qemu_reads_with_an_id_behind_them() -> None:
+    id_behind = len([",", '"id"', ":", "1"])
+    assert framing.MAX_TOKENS + id_behind == 2 << 20  # QEMU qobject/json-streamer.c: MAX_TOKEN_COUNT
+
+
 def test_tokens_are_counted_to_the_next_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framing, "MAX_TOKENS", 5)
     assert read(b"[1,2][1,2]", step=1) == good([1, 2], [1, 2])

@@ -301,6 +301,11 @@ def test_an_object_may_be_written_in_json_as_qemu_reads_it() -> None:
     assert read(f"object_add {long}") == ObjectAdd({"qom-type": "x", "id": "é" * 60_000})
 
 
+def test_a_line_of_65536_characters_is_read() -> None:
+    assert read("savevm a" + " " * (65_536 - 8)) == SaveVm("a")
+    assert isinstance(read("savevm a" + " " * (65_537 - 8)), UnreadableLine)
+
+
 def test_a_string_is_cut_at_1023_bytes_without_a_word() -> None:
     assert read("savevm " + "x" * MAX_STRING) == SaveVm("x" * 1023)
     assert read("savevm " + "x" * 1024) == SaveVm("x" * 1023)

@@ -36,6 +36,7 @@ def taken_for(request: Request) -> object:
             SetCapabilities((("background-snapshot", True), ("postcopy-ram", False))),
         ),
         (caps(("xbzrle", True)), Harmless()),
+        (caps(*(("xbzrle", False),) * 1024), Harmless()),  # 1,025 cannot be read
         (caps(("postcopy-ram", True), ("postcopy-ram", False)), Harmless()),
         (
             caps(("postcopy-ram", False), ("postcopy-ram", True)),

@@ -40,6 +40,7 @@ def taken_for(request: Request) -> object:
         (qmp("qom-set", path="m", property="close-action", value="delete"), CLOSE_ACTION),
         (qmp("yank", instances=[{"type": "chardev", "id": "c"}]), TurnAgainstMonitor("yank of a character device")),
         (qmp("yank", instances=[5, {"type": "migration"}]), Harmless()),
+        (qmp("yank", instances=[{"type": "migration"}] * 1024), Harmless()),
         (qmp("yank", instances=[{"type": "migration"}] * 1025), TurnAgainstMonitor("yank of a character device")),
         (qmp("object-add", **{"qom-type": "monitor-qmp"}), OpenMonitor("object-add of 'monitor-qmp'")),
         (qmp("add_client", protocol="vnc", fdname="f"), Harmless()),

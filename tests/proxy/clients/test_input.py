@@ -117,3 +117,16 @@ def test_the_rest_of_a_message_over_a_limit_is_read_as_the_connected_qemu_reads_
         each.follow(skips=skips)
         each.feed(b"[" * 1025 + b"]" * 2, [])
         assert len(messages(each)) == count
+
+
+def test_a_long_message_that_is_no_object_is_a_bad_request_as_a_short_one_is(negotiated: Input) -> None:
+    for message in (b'["id", "%b"]' % (b"x" * 100_000), b'"%b"' % (b"id" * 50_000), b"[%b 1]" % (b"2, " * 40_000)):
+        negotiated.feed(message, [])
+        while (received := negotiated.next()) is None:
+            assert negotiated.busy
+        assert isinstance(received.message, BadRequest)
+        assert received.message.id is None
+    negotiated.feed(b'{"execute": "query-name"}', [])
+    received = negotiated.next()
+    assert received is not None
+    assert isinstance(received.message, Request)

@@ -81,3 +81,8 @@ def test_where_nothing_is_refused_there_is_no_reply(verdict: Verdict) -> None:
 )
 def test_a_reply_of_hmp_is_a_success_where_no_line_of_it_is_an_error(said: Reply, *, accepted: bool) -> None:
     assert was_accepted(said) is accepted
+
+
+def test_a_command_of_qmp_fails_with_an_error_whatever_its_arguments_are_called() -> None:
+    arguments = {"driver": "vfio-pci", "id": "gpu0", "command-line": "info status"}
+    assert "error" in reply(refusal_reply(pending("device_add", arguments), decided()))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qmpguard.policy.device import Device
+from qmpguard.proxy.judging.primaries import HiddenPrimaries
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import Client, assert_refused, capabilities, connected, eventually, guarding
 from tests.support.scenes import PRIMARY
@@ -51,6 +53,15 @@ async def refuses(qmp: Client) -> bool:
         return True
     assert await qmp.ask("migrate-set-capabilities", capabilities(postcopy_ram=False)) == {"return": {}}
     return False
+
+
+def test_one_that_is_added_again_is_remembered_once() -> None:
+    primaries, device = HiddenPrimaries(), Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
+    primaries.add(device)
+    primaries.add(device)
+    assert [device.id for device in primaries.devices] == ["gpu0"]
+    primaries.forget("gpu0")
+    assert not primaries.devices
 
 
 async def test_a_primary_that_qemu_hides_is_remembered(tmp_path: Path) -> None:

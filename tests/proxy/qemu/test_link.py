@@ -222,3 +222,20 @@ def test_a_qemu_that_reads_nothing_is_noticed(link: Link, transport: Transport) 
     assert transport.paused
     link.close()
     assert transport.closed
+
+
+def test_a_link_is_at_rest_where_nothing_is_under_way_in_either_direction(link: Link, transport: Transport) -> None:
+    numbers = [link.number]
+    transport.pending = 1
+    numbers.append(link.number)
+    transport.pending = 0
+    for data in (b'{"event', b'": "STOP"}\r\n'):
+        link.data_received(data, [])
+        numbers.append(link.number)
+    link.send(request())
+    numbers.append(link.number)
+    link.data_received(b'{"return": {}, "id": 8}\r\n', [])
+    numbers.append(link.number)
+    link.lose("a test")
+    numbers.append(link.number)
+    assert numbers == [7, None, None, 7, None, 8, None]
