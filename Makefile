@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile game chaos model docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile game chaos model mutants docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -175,6 +175,9 @@ conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU 
 soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
 	@$(BIN)/python -m tests.labs.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
 
+mutants: $(INSTALLED) | packages lab ## which changes of the code do its own tests not notice? SAMPLE=160 (0: all, hours) SEED=1
+	@$(BIN)/python -m tests.labs.mutants --sample $(or $(SAMPLE),160) --seed $(or $(SEED),1)
+
 model: $(INSTALLED) ## all orders of events between two clients, the guard's own code and a simulated QEMU, MINUTES=2 each
 	@$(BIN)/python -m tests.model --minutes $(or $(MINUTES),2)
 
@@ -185,8 +188,8 @@ game: $(INSTALLED) | packages ## a random game of several clients against the gu
 	@$(BIN)/python -m tests.labs.game --rounds $(or $(ROUNDS),1000) --seed $(or $(SEED),1) $(if $(QEMU),--qemu $(QEMU)) \
 	  --profile $(or $(PROFILE),standard)
 
-chaos: $(INSTALLED) | packages ## faults of the surroundings: a table of promises, kept or broken, MINUTES=0 for each once
-	@$(BIN)/python -m tests.labs.chaos --minutes $(or $(MINUTES),0)
+chaos: $(INSTALLED) | packages ## faults of the surroundings: a table of promises, kept or broken, MINUTES=0 for each once, NAME=...
+	@$(BIN)/python -m tests.labs.chaos --minutes $(or $(MINUTES),0) $(if $(NAME),"$(NAME)")
 
 docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/python -m qmpguard.admin.metrics > docs/metrics.md

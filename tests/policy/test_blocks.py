@@ -189,3 +189,13 @@ def test_a_leftover_capability_excuses_a_node_as_it_does_a_device() -> None:
     verdict = judge(OpenBlockNode(NODE), left, Policy())
     assert verdict.refusal is None
     assert [finding.rule for finding in verdict.warnings] == ["vfio-postcopy"]
+
+
+def test_the_node_that_is_opened_is_named_with_its_address_where_it_has_one() -> None:
+    assert opened_vfio_node({**NVME, "node-name": "n0"}) == NODE
+    unnamed = opened_vfio_node({"driver": "nvme", "device": 5})
+    assert unnamed is not None
+    assert (unnamed.id, unnamed.host) == (None, None)
+    named = opened_vfio_node({"node-name": "n1", "file": f"nvme://{ADDRESS}/1"})
+    assert named is not None
+    assert named.id == "n1"

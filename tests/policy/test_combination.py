@@ -9,9 +9,11 @@ import pytest
 
 from qmpguard.policy.combination import DEVICE, Capability, Combination, Moment, Parameter, moment_of
 from qmpguard.policy.device import Device
+from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import Start
 from qmpguard.policy.mode import Profile
+from qmpguard.policy.operations import AddDevice
 from qmpguard.policy.policy import Policy
 from qmpguard.wire.json import Number
 
@@ -113,3 +115,11 @@ def test_what_helps_fits_the_moment() -> None:
 )
 def test_a_parameter_is_compared_as_text(answer: Any, value: str, equal: bool) -> None:
     assert Parameter("p", value).is_on(Machine.of(parameters={"p": answer})) == equal
+
+
+@pytest.mark.parametrize(("runstate", "waits"), [("inmigrate", True), ("running", False)])
+def test_where_a_migration_is_to_come_in_the_device_can_be_plugged_in_behind_it(runstate: str, waits: bool) -> None:
+    machine = Machine.of(capabilities=["postcopy-ram"], runstate=runstate)
+    refusal = judge(AddDevice(Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")), machine, Policy()).refusal
+    assert refusal is not None
+    assert ("plug the device in after the migration has completed" in refusal.problem.fix) is waits

@@ -24,3 +24,8 @@ def test_an_error_text_names_rule_devices_setting_advice_and_reference() -> None
 
 def test_a_refusal_that_is_qemus_own_is_told_as_it_is() -> None:
     assert Finding("unverified", Mode.ENFORCE, Problem("Not found", "", as_qemu=True)).text("7-1") == "Not found"
+
+
+def test_the_fix_is_cut_as_the_refusal_is() -> None:
+    problem = Problem("r" * 5000, "f" * 5000, ("d" * 5000,))
+    assert {len(problem.refusal), len(problem.fix), *map(len, problem.devices)} == {MAX_TEXT}

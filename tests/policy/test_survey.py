@@ -380,3 +380,9 @@ async def test_the_driver_raises_what_asking_raises() -> None:
 
     with pytest.raises(ConnectionError):
         await drive(observe(Policy(), wanted=(Fact.RUNSTATE,)), ask)
+
+
+def test_capabilities_are_asked_for_also_of_a_qemu_that_has_them_as_parameters() -> None:
+    questions = observe(Policy(), wanted=(Fact.CAPABILITIES,))
+    assert next(questions) == (Query("query-migrate-capabilities", optional=True),)
+    assert questions.send((Missing(),)) == (Query("query-migrate-parameters"),)

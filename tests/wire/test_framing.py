@@ -499,3 +499,8 @@ def read_in_steps(data: bytes, steps: Iterable[int]) -> list[Item]:
 @given(STREAMS)
 def test_no_bytes_raise_and_0xff_begins_anew(data: bytes) -> None:
     assert read(data + b"\xff\n{}")[-1] == Message({})
+
+
+@pytest.mark.parametrize(("depth", "too_deep"), [(512, False), (513, True)])
+def test_the_quick_way_counts_objects_and_arrays_together_too(depth: int, *, too_deep: bool) -> None:
+    assert (TOO_DEEP in read(b'{"a": [' * depth + b"1" + b"]}" * depth)) is too_deep

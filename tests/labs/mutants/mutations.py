@@ -63,10 +63,12 @@ def _code(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _forget_annotations(tree: ast.AST) -> None:
-    """Take away what only the type checker reads."""
+    """Take away what only the type checker reads, and what a class is decorated with: `frozen` is a promise to it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns, node.decorator_list = None, []
+        elif isinstance(node, ast.ClassDef):
+            node.decorator_list = []
         elif isinstance(node, ast.arg):
             node.annotation = None
         elif isinstance(node, ast.AnnAssign):

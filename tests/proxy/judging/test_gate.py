@@ -309,6 +309,18 @@ async def test_a_client_that_leaves_during_the_survey_has_nothing_executed(tmp_p
         assert qemu.commands().count("migrate") == 1
 
 
+async def test_where_qemu_would_refuse_the_request_as_it_refuses_the_question_its_words_are_used(
+    tmp_path: Path,
+) -> None:
+    early = "The command {} is permitted only after machine initialization has completed"
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qemu.answers["qom-list"] = lambda _: {"class": "GenericError", "desc": early.format("qom-list")}
+        reply = await qmp.ask("migrate-set-capabilities", POSTCOPY)
+        assert reply["error"] == {"class": "GenericError", "desc": early.format("migrate-set-capabilities")}
+        qemu.answers["qom-list"] = lambda _: {"class": "GenericError", "desc": "something else"}
+        assert_refused(await qmp.ask("migrate-set-capabilities", POSTCOPY), "unverified")
+
+
 async def test_a_snapshot_to_disk_is_judged_and_is_no_migration(tmp_path: Path) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
