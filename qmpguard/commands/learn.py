@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 SUMMARY = "find the smallest policy in profile strict that lets recorded work pass"
 DESCRIPTION = (
     "Read recordings and audit files, find what profile strict would have refused, and print the smallest policy that "
-    "lets it pass, as TOML with the lines that need each rule. A recording is judged again; an audit file only tells "
-    "of the rules that were on then. Exit code 0: strict refuses nothing of it; 1: the policy has exceptions; 2: FILE "
-    "is neither a recording nor an audit file."
+    "lets it pass, as TOML with the lines that need each rule. What profile standard refuses too stays refused. A "
+    "recording is judged again; an audit file only tells of the rules that were on then. Exit code 0: strict refuses "
+    "nothing of it; 1: something is refused; 2: FILE is neither a recording nor an audit file."
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import struct
 import sys
 import tempfile
@@ -27,8 +28,8 @@ STEP = 20.0
 
 _BOLD, _RED, _GREEN, _DIM, _END = "\033[1m", "\033[31m", "\033[32m", "\033[2m", "\033[0m"
 
-_POSTCOPY = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
-_SNAPSHOT = {"capabilities": [{"capability": "background-snapshot", "state": True}]}
+POSTCOPY = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+SNAPSHOT = {"capabilities": [{"capability": "background-snapshot", "state": True}]}
 _AWAY = {"uri": "exec:cat >/dev/null"}
 #: bytes per second, so that the migration takes long enough to be observed
 _SLOWLY = {"max-bandwidth": 50_000, "max-postcopy-bandwidth": 10_000}
@@ -40,10 +41,29 @@ _SLOWLY = {"max-bandwidth": 50_000, "max-postcopy-bandwidth": 10_000}
 _HAS_ALL = struct.pack(">HHIHHI", 2, 4, 0x42, 1, 4, 0)
 
 
-async def tell() -> int:
-    """Run the demo and return 0. Raises `UnavailableError` if there is no QEMU for it, or it fails."""
+#: why the demo is told with a simulated QEMU
+_NONE = "no QEMU 10.1 or later with vfio-user-pci is here: `make lab` gets QEMU 11.1"
+
+
+def _found() -> Path | None:
+    """Return the QEMU of the demo; None where there is none. Raises `LabUnavailable` for one that is named wrongly."""
     try:
-        await _tell(vfio_qemu())
+        return vfio_qemu()
+    except LabUnavailable:
+        if "QMPGUARD_QEMU11_BINARY" in os.environ or "QMPGUARD_QEMU_BINARY" in os.environ:
+            raise
+        return None
+
+
+async def tell() -> int:
+    """Run the demo and return 0; where there is no QEMU for it, with a simulated one, and the first line says so.
+
+    Raises `UnavailableError` if it fails.
+    """
+    from qmpguard.demo.simulated import tell_simulated
+
+    try:
+        await (_tell(binary) if (binary := _found()) is not None else tell_simulated(_NONE))
     except (LabUnavailable, QemuDied, QMPError, EOFError, TimeoutError, ExceptionGroup) as error:
         raise UnavailableError(f"the demo cannot go on: {_reason(error)}") from error
     print(
@@ -96,7 +116,7 @@ class Story:
             client(qemu.monitors[0]) as qmp,
         ):
             await say(qmp, "query-version")
-            await say(qmp, "migrate-set-capabilities", _POSTCOPY)
+            await say(qmp, "migrate-set-capabilities", POSTCOPY)
             await qmp.execute("migrate-set-parameters", _SLOWLY)
             await say(qmp, "migrate", {"uri": uri})
             await reached(qmp, "active")
@@ -109,17 +129,17 @@ class Story:
         chapter(2, "The same QEMU behind qmpguard")
         async with (
             self._qemu("guarded", device=True) as qemu,
-            self._guard(qemu) as socket,
+            guard_process(qemu.monitors[0]) as socket,
             client(socket) as qmp,
             client(qemu.monitors[1]) as behind,
         ):
             await say(qmp, "query-status")
-            await say(qmp, "migrate-set-capabilities", _POSTCOPY)
-            await say(qmp, "migrate-set-capabilities", _SNAPSHOT)
+            await say(qmp, "migrate-set-capabilities", POSTCOPY)
+            await say(qmp, "migrate-set-capabilities", SNAPSHOT)
             note("QEMU never received these commands, as its second monitor shows:")
             await say(behind, "query-migrate-capabilities", only=("postcopy-ram", "background-snapshot"))
             note("Now another client switches it on through that second monitor, without the guard:")
-            await say(behind, "migrate-set-capabilities", _POSTCOPY)
+            await say(behind, "migrate-set-capabilities", POSTCOPY)
             await say(qmp, "migrate", _AWAY)
             note(
                 "The client may switch it off again and start a plain migration; the guard warns of the device's state:"
@@ -136,10 +156,10 @@ class Story:
         async with (
             self._qemu("plain", device=False) as qemu,
             self._destination("plain-to", device=False) as uri,
-            self._guard(qemu) as socket,
+            guard_process(qemu.monitors[0]) as socket,
             client(socket) as qmp,
         ):
-            await say(qmp, "migrate-set-capabilities", _POSTCOPY)
+            await say(qmp, "migrate-set-capabilities", POSTCOPY)
             await say(qmp, "migrate", {"uri": uri})
             await reached(qmp, "completed")
 
@@ -160,33 +180,34 @@ class Story:
         async with self._qemu(name, device=device, arguments=("-incoming", "defer")) as qemu:
             uri = f"unix:{qemu.monitors[0].with_name('migration.sock')}"
             async with client(qemu.monitors[0]) as qmp:
-                await qmp.execute("migrate-set-capabilities", _POSTCOPY)
+                await qmp.execute("migrate-set-capabilities", POSTCOPY)
                 await qmp.execute("migrate-incoming", {"uri": uri})
             yield uri
 
-    @contextlib.asynccontextmanager
-    async def _guard(self, qemu: Qemu) -> AsyncGenerator[Path]:
-        """Run `qmpguard run` as a user would, and print its warnings."""
-        socket = qemu.monitors[0].with_name("guard.sock")
-        note(f"$ qmpguard run --qemu {qemu.monitors[0].name} --listen {socket.name}")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qmpguard", "run", "--qemu", str(qemu.monitors[0]), "--listen", str(socket)),
-            *("--log-level", "warning"),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        async with Tasks() as tasks:
-            try:
-                async with asyncio.timeout(STEP):
-                    first = (await process.stderr.readline()).decode().rstrip()
-                note(first.replace(str(self._folder) + "/", ""))
-                tasks.start("demo log", _echo(process.stderr))
-                yield socket
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                async with asyncio.timeout(STEP):
-                    await process.wait()
+
+@contextlib.asynccontextmanager
+async def guard_process(qemu: Path) -> AsyncGenerator[Path]:
+    """Run `qmpguard run` as a user would, and print its warnings; yield its socket, which is beside QEMU's."""
+    socket = qemu.with_name(f"guard-{qemu.name}")
+    note(f"$ qmpguard run --qemu {qemu.name} --listen {socket.name}")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qmpguard", "run", "--qemu", str(qemu), "--listen", str(socket)),
+        *("--log-level", "warning"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with Tasks() as tasks:
+        try:
+            async with asyncio.timeout(STEP):
+                first = (await process.stderr.readline()).decode().rstrip()
+            note(first.replace(f"{qemu.parent}/", ""))
+            tasks.start("demo log", _echo(process.stderr))
+            yield socket
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            async with asyncio.timeout(STEP):
+                await process.wait()
 
 
 @contextlib.asynccontextmanager

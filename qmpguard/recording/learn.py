@@ -98,13 +98,19 @@ def _of_audit(lessons: Lessons, name: str, texts: Iterable[str]) -> None:
 
 def as_toml(lessons: Lessons) -> str:
     """Return the smallest policy that lets all of it pass, with the commands that need each of its lines."""
-    strict = {rule: mode for rule, _, mode, _ in table()}
-    needed = {rule: hits for rule, hits in sorted(lessons.hits.items()) if strict.get(rule) == "enforce"}
+    rows = {rule: (standard, strict) for rule, standard, strict, _ in table()}
+    found = {rule: hits for rule, hits in sorted(lessons.hits.items()) if rule in rows}
+    needed = {rule: hits for rule, hits in found.items() if rows[rule][0] != "enforce" and rows[rule][1] == "enforce"}
+    harmful = {rule: hits for rule, hits in found.items() if rows[rule][0] == "enforce"}
     lines = [*_head(lessons), "[policy]", 'profile = "strict"']
     if needed:
         lines += ["", "[policy.rules]"]
     for rule, hits in needed.items():
         lines += [f"# {_places(hits)}", f'{rule} = "warn"']
+    if harmful:
+        lines += ["", "# Profile standard refuses these too: they harm the VM. They are left out, and stay refused."]
+    for rule, hits in harmful.items():
+        lines += [f"# {_places(hits)}", f'#rules.{rule} = "warn"']
     if OBSERVER in lessons.hits:
         lines += ["", '# These commands need a socket of operators (role = "operator"):']
         lines += [f"# {_places(lessons.hits[OBSERVER])}"]
@@ -113,8 +119,8 @@ def as_toml(lessons: Lessons) -> str:
 
 def _head(lessons: Lessons) -> Iterator[str]:
     refused = len({hit.place for hits in lessons.hits.values() for hit in hits})
-    yield f"# Of {lessons.judged} judged commands, profile strict refuses {refused}. With this policy all of them pass:"
-    yield "# a rule in mode warn refuses nothing, and logs. Read what each line lets through before you use it."
+    yield f"# Of {lessons.judged} judged commands, profile strict refuses {refused}. With this policy it lets pass what"
+    yield "# standard lets pass: a rule in mode warn logs only. Read what each line lets through before you use it."
     for reason, count in lessons.unjudged.items():
         yield f"# Not judged: {count} commands, since {reason}."
 

@@ -42,10 +42,22 @@ async def test_the_story_is_told_to_its_end(
     assert told.count(" ← error: gpu0: ") == 3
 
 
+async def test_where_no_qemu_can_be_had_it_is_told_with_a_simulated_one_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    nothing_here(monkeypatch, tmp_path)
+    assert await asyncio.to_thread(main, ["demo"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("SIMULATED: the QEMU of this demo is only simulated, since no QEMU 10.1 or later")
+    assert [line for line in told.splitlines() if line.startswith("   the migration: ")] == [
+        "   the migration: completed"
+    ] * 2
+    assert told.count(" ← error: gpu0: ") == 2
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (None, "no QEMU 10.1 or later with vfio-user-pci here: `make lab` gets QEMU 11.1"),
         ("#!/bin/sh\necho sorry >&2\necho no >&2\nexit 1\n", "ended before it was ready: sorry no"),
     ],
 )
@@ -53,12 +65,11 @@ def test_a_demo_that_cannot_go_on_says_why_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    script: str | None,
+    script: str,
     reason: str,
 ) -> None:
     nothing_here(monkeypatch, tmp_path)
-    if script:
-        monkeypatch.setenv("QMPGUARD_QEMU11_BINARY", str(program(tmp_path / "qemu", script)))
+    monkeypatch.setenv("QMPGUARD_QEMU11_BINARY", str(program(tmp_path / "qemu", script)))
     assert main(["demo"]) == 69
     said = capsys.readouterr().err
     assert said.startswith("qmpguard: the demo cannot go on: ")

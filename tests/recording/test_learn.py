@@ -51,6 +51,14 @@ def test_what_strict_would_refuse_is_named_with_its_place() -> None:
     assert "# migrate (file:7), migrate (file:8), migrate (file:9), and 2 more\nruns-program" in text
 
 
+def test_what_harms_the_vm_stays_refused() -> None:
+    device = QemuStarted("vm", ("qemu", "-device", "vfio-pci,id=gpu0"))
+    on: Members = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+    text = as_toml(learn([("file", texts(device, Exchange("vm", "migrate-set-capabilities", on, {"return": {}}, 1)))]))
+    assert tomllib.loads(text) == {"policy": {"profile": "strict"}}
+    assert '# migrate-set-capabilities (file:8)\n#rules.vfio-postcopy = "warn"' in text
+
+
 def test_what_passes_needs_no_exception() -> None:
     lessons = learn([("file", texts(migrate("tcp:a:1"), Exchange("vm", "query-status", None, {"return": {}}, 1)))])
     assert tomllib.loads(as_toml(lessons)) == {"policy": {"profile": "strict"}}
