@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile game chaos model mutants docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile game chaos model mutants peers docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -172,6 +172,9 @@ fuzz: $(INSTALLED) | packages lab ## play generated scripts to QEMU and to the g
 conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU and on the guard; writes docs/conformance.md
 	@$(BIN)/python -m tests.labs.conformance.report
 
+peers: $(INSTALLED) | packages lab ## other people's clients at QEMU and at the guard, with counts
+	@$(BIN)/python -m tests.labs.peers
+
 soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
 	@$(BIN)/python -m tests.labs.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
 
@@ -198,7 +201,8 @@ docs: $(INSTALLED) ## write the documents that come from the code
 	@$(BIN)/qmpguard config schema > examples/qmpguard.schema.json
 	@$(BIN)/python -m tests.labs.conformance.report --differences
 
-demo: lab ## see what a real QEMU answers with and without the guard
+demo: $(RUNS) | packages ## see what a real QEMU answers with and without the guard; without one, a simulated QEMU
+	@$(BIN)/python -m qmpguard.demo.lab fetch || true
 	@$(BIN)/qmpguard demo
 
 bench: $(INSTALLED) lab | packages ## measure what the guard costs beside other ways to QEMU: docs/performance.md
