@@ -26,7 +26,7 @@ NOT_HERE = (
         "in QEMU's source tree only: no package of PyPI or Debian has them",
     ),
     ("qemu.qmp's own test suite", "it tests its protocol class against itself, and talks to no QEMU"),
-    ("avocado-vt, tp-qemu", "they need guest images and drive QEMU by QEMUMachine-like code of their own"),
+    ("avocado-vt, tp-qemu", "they need guest images; not tried"),
     ("libvirt", "`make libvirt-lab` runs it, directly and behind the guard"),
 )
 
