@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpguard.policy.device import Device
-from qmpguard.proxy.judging.primaries import HiddenPrimaries
+from qmpguard.proxy.judging.remembered import RememberedDevices
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import Client, assert_refused, capabilities, connected, eventually, guarding
 from tests.support.scenes import PRIMARY
@@ -56,7 +56,7 @@ async def refuses(qmp: Client) -> bool:
 
 
 def test_one_that_is_added_again_is_remembered_once() -> None:
-    primaries, device = HiddenPrimaries(), Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
+    primaries, device = RememberedDevices(), Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
     primaries.add(device)
     primaries.add(device)
     assert [device.id for device in primaries.devices] == ["gpu0"]
