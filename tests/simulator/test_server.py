@@ -167,3 +167,10 @@ def test_what_is_no_description_is_said(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason) as caught:
         read_description(text, "file")
     assert str(caught.value).startswith("file:")
+
+
+def test_the_description_in_the_manual_can_be_read() -> None:
+    text = (TRANSCRIPTS.parents[1] / "docs/testing.md").read_text()
+    (block,) = [block for block in text.split("```") if "[migration]" in block and "[[fault]]" in block]
+    found = read_description(block, "testing.md")
+    assert (found.version, found.migration, found.faults[0].kind) == ("11.1", 5.0, FaultKind.SLOW)
