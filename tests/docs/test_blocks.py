@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from tests.labs.deploy.docs_run import BEFORE, DOCUMENTS, blocks, script
@@ -27,3 +28,11 @@ def test_what_a_block_needs_before_it_is_a_block_of_a_document() -> None:
 
 def test_the_script_is_one_that_bash_reads() -> None:
     assert subprocess.run(["bash", "-n"], input=script(), text=True, check=False, timeout=60).returncode == 0
+
+
+def test_no_instruction_installs_from_a_name_that_is_not_ours() -> None:
+    """No index has a package of this name, so anybody could register it."""
+    named = re.compile(r"pip install [^`\n#]*(?<![\w./-])qmpguard(?![\w/-])")
+    paths = [path for pattern in ("*.md", "docs/*.md", "examples/**/*") for path in ROOT.glob(pattern)]
+    texts = [path for path in paths if path.is_file()]
+    assert not [str(path) for path in texts if named.search(path.read_text(errors="replace"))]
