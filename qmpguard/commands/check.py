@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from qmpguard.policy.facts import Facts
     from qmpguard.policy.forecast import Forecast
+    from qmpguard.policy.migration import Migration
     from qmpguard.remote.report import Report
 
 SUMMARY = "show which migrations of a live VM would be refused, why, and the fix"
@@ -91,7 +92,7 @@ def _text(report: Report) -> str:
         *(f"network back end: {back_end.id} ({back_end.driver})" for back_end in facts.netdevs),
         *_on_unknown(_unknown_back_ends(facts)),
         f"capabilities that are on: {', '.join(sorted(facts.capabilities or ())) or 'none'}",
-        f"last migration: {migration.status if migration else 'none'}",
+        f"last migration: {migration.status if migration else 'none'}{_vfio_share(migration)}",
         *(f"QEMU's own blocker: {blocker}" for blocker in (migration.blockers if migration else ())),
         "",
         f"Judged by {report.judged_by}.",
@@ -100,6 +101,12 @@ def _text(report: Report) -> str:
     for forecast, obstacle in report.forecasts:
         lines += _forecast_text(forecast, obstacle)
     return "\n".join(lines)
+
+
+def _vfio_share(migration: Migration | None) -> str:
+    """Return what the VFIO devices have transferred, as QEMU reports it; empty where it reports nothing."""
+    progress = migration.progress if migration else None
+    return "" if progress is None or progress.vfio is None else f"; {progress.vfio} bytes of VFIO devices"
 
 
 _HAZARD = "With vhost-vdpa, postcopy and background snapshot are not safe; with vhost-user, background snapshot is not."

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qmpguard.admin import serialize
 from qmpguard.cli import main
+from qmpguard.commands import status
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu, vfio_user_device
 from qmpguard.demo.vfio_user import VfioUserServer
+from qmpguard.record import Run
 from qmpguard.remote import inspection
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import capabilities, connected, guarding
@@ -267,6 +270,19 @@ async def test_nobody_at_all(tmp_path: Path, shell: Shell) -> None:
         code, _, err = await shell.run(*words)
         assert code == 69
         assert err == f"qmpguard: unix:{tmp_path / 'q'}: No such file or directory\n"
+
+
+async def test_check_and_status_tell_the_bytes_of_vfio_devices(tmp_path: Path, shell: Shell) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        _, out, _ = await shell.run("check", tmp_path / "guard.sock")
+        assert "last migration: none\n" in out
+        assert list(status.lines([("", [serialize.vm(guard.vm.snapshot(), Run())])]))[2:] == []
+        qemu.migration, qemu.progress = "completed", {"vfio": {"transferred": 60}}
+        _, out, _ = await shell.run("check", tmp_path / "guard.sock")
+        assert "last migration: completed; 60 bytes of VFIO devices\n" in out
+        await guard.vm.gate.look()
+        shown = list(status.lines([("", [serialize.vm(guard.vm.snapshot(), Run())])]))
+        assert shown[-1] == "test: migration completed; VFIO devices have transferred 60 bytes"
 
 
 ODD = [(5, "could not be read"), ({"class": "CommandNotFound", "desc": "gone"}, "query-migrate-capabilities")]

@@ -56,12 +56,12 @@ async def refuses(qmp: Client) -> bool:
 
 
 def test_one_that_is_added_again_is_remembered_once() -> None:
-    primaries, device = RememberedDevices(), Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
-    primaries.add(device)
-    primaries.add(device)
-    assert [device.id for device in primaries.devices] == ["gpu0"]
-    primaries.forget("gpu0")
-    assert not primaries.devices
+    remembered, device = RememberedDevices(), Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0")
+    remembered.add(device)
+    remembered.add(device)
+    assert [device.id for device in remembered.devices] == ["gpu0"]
+    remembered.forget("gpu0")
+    assert not remembered.devices
 
 
 async def test_a_primary_that_qemu_hides_is_remembered(tmp_path: Path) -> None:
