@@ -16,8 +16,8 @@ HEAD = f"{'scenario':40} {'turns':>5} {'states':>8} {'steps':>8} {'depth':>6} {'
 
 
 def told(name: str, found: Coverage, *, fine: bool) -> str:
-    """Return a line of the table. A depth with ``all`` behind it is that of the longest order that there is."""
-    depth = f"{found.depth} all" if found.complete else str(found.depth)
+    """Return a line of the table. ``all``: the longest order that there is; ``part``: the time was over."""
+    depth = f"{found.depth} all" if found.complete else "part" if found.is_cut_short else str(found.depth)
     return (
         f"{name:40} {'each' if fine else 'none':>5} {found.states:8} {found.steps:8} {depth:>6}"
         f" {found.orders:10.2g} {found.seconds:8.1f}\n"

@@ -52,6 +52,7 @@ class Coverage:
     """What was covered: states, steps from one state to another, and orders of at most ``depth`` events.
 
     ``complete``: there is nothing behind the states that were seen, and ``depth`` is that of the longest order.
+    ``is_cut_short``: the time was over, so not all orders of that depth were tried.
     """
 
     states: int = 0
@@ -59,6 +60,7 @@ class Coverage:
     orders: int = 0
     depth: int = 0
     complete: bool = False
+    is_cut_short: bool = False
     seconds: float = 0.0
     failure: Failure | None = None
 
@@ -85,15 +87,15 @@ def play(scenario: Scenario, events: tuple[str, ...], *, fine: bool) -> World:
 
 def explore(scenario: Scenario, *, depth: int, fine: bool = False, seconds: float = float("inf")) -> Coverage:
     """Go through all orders of at most ``depth`` events, or until the time is over; stop at a broken promise."""
-    begun = clock()
+    begun, more = clock(), True
     explorer = Explorer(scenario, depth, fine=fine)
     with modelled():
-        while explorer.failure is None and clock() - begun < seconds and explorer.walk():
-            pass
+        while more and explorer.failure is None and clock() - begun < seconds:
+            more = explorer.walk()
         if explorer.failure is not None:
             explorer.failure = shortened(scenario, explorer.failure, fine=fine)
     found = explorer.coverage()
-    found.seconds = clock() - begun
+    found.seconds, found.is_cut_short = clock() - begun, more
     return found
 
 
