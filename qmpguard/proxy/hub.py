@@ -254,7 +254,8 @@ class Hub:
         if self._fd_names.attentive:
             self._fd_names.on_reply(pending, message)
         others_wait = self._scheduler.finish(pending)
-        self._note(pending, message)
+        if self.traffic is not None:
+            self.traffic.on_reply(self.name, pending, message)
         try:
             pending.session.settle(pending, reply)
         except Exception as error:  # noqa: BLE001 -- it concerns no other session

@@ -251,7 +251,7 @@ HONEST: list[Row] = [
     ("libvirt", LIT_SNAP, plug("virtio-net-pci")),
     ("libvirt", COLO, plug("vhost-vdpa-device-pci")),
     ("Incus", BARE, qmp("netdev_add", type="vhost-vdpa", id="n0", vhostfd="nothing")),
-    ("Incus", LIT, qmp("netdev_add", type="tap", id="n0", vhost=True)),
+    ("Incus", LIT, qmp("netdev_add", type="tap", id="n0", fd="nothing", vhost=True)),
     ("libvirt", LIT, qmp("netdev_add", type="vhost-user", id="n0", chardev="nothing")),
     ("libvirt", LIT, qmp("netdev_del", id="nobody")),
     ("qmp-shell", LIT, hmp("netdev_del nobody")),

@@ -232,10 +232,10 @@ def test_a_link_is_at_rest_where_nothing_is_under_way_in_either_direction(link: 
     for data in (b'{"event', b'": "STOP"}\r\n'):
         link.data_received(data, [])
         numbers.append(link.number)
-    link.send(request())
+    link.send(request(oob=True))
     numbers.append(link.number)
-    link.data_received(b'{"return": {}, "id": 8}\r\n', [])
+    link.data_received(b'{"return": {}, "id": 42}\r\n', [])
     numbers.append(link.number)
     link.lose("a test")
     numbers.append(link.number)
-    assert numbers == [7, None, None, 7, None, 8, None]
+    assert numbers == [41, None, None, 41, None, 42, None]
