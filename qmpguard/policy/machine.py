@@ -177,10 +177,19 @@ class Machine:
 
     @property
     def _hidden(self) -> tuple[Device, ...]:
-        """The remembered hidden primaries. The standbys must be known first: QEMU may have removed them."""
-        if self.facts.hidden:
-            _known(self.facts.standbys, Fact.STANDBYS)
-        return self.facts.hidden
+        """The remembered hidden primaries, without those that show themselves by now.
+
+        The standbys must be known first: QEMU may have removed them. An id alone does not tell: QEMU gives the id of a
+        hidden primary to another device, and goes on hiding the primary.
+        """
+        if not self.facts.hidden:
+            return ()
+        _known(self.facts.standbys, Fact.STANDBYS)
+        ids = {device.id for device in self.facts.hidden}
+        namesakes = [device for device in _known(self.facts.devices, Fact.DEVICES) if device.id in ids]
+        pairs = self.properties_of(namesakes, "failover_pair_id")
+        shown = {(device.id, pair) for device, pair in zip(namesakes, pairs, strict=True)}
+        return tuple(device for device in self.facts.hidden if (device.id, device.failover_pair_id) not in shown)
 
     @property
     def standbys(self) -> frozenset[str]:

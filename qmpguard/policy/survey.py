@@ -113,7 +113,14 @@ def _properties(facts: Facts, wanted: tuple[Property, ...]) -> Questions:
         return facts
     answers = yield tuple(_get(path, name) for path, name in wanted)
     found = {each: a if a and isinstance(a, str) else None for each, a in zip(wanted, answers, strict=True)}
-    return replace(facts, properties={**facts.properties, **found})
+    properties = {**facts.properties, **found}
+    pairs = [(device.id, properties.get((device.path, "failover_pair_id"))) for device in facts.devices or ()]
+    return replace(facts, properties=properties, hidden=_still_hidden(facts, pairs))
+
+
+def _still_hidden(facts: Facts, shown: list[tuple[str | None, str | None]]) -> tuple[Device, ...]:
+    """Return the remembered primaries that no device is: ``shown`` are the devices' ids and failover partners."""
+    return tuple(device for device in facts.hidden if (device.id, device.failover_pair_id) not in shown)
 
 
 _PROPERTIES = ("host", "sysfsdev", "failover_pair_id")
@@ -124,10 +131,8 @@ def _details(facts: Facts, operation: Operation | None, policy: Policy) -> Quest
     answers = yield tuple(_get(device.path, name) for device in devices for name in _PROPERTIES)
     step = len(_PROPERTIES)
     detailed = [_with_details(device, answers[i * step : (i + 1) * step]) for i, device in enumerate(devices)]
-    # not by the id alone: QEMU gives the id of a hidden primary to another device, and goes on hiding the primary
-    shown = {(device.id, device.failover_pair_id) for device in detailed}
-    hidden = tuple(h for h in facts.hidden if (h.id, h.failover_pair_id) not in shown)
-    return replace(facts, details=tuple(detailed), hidden=hidden)
+    pairs = [(device.id, device.failover_pair_id) for device in detailed]
+    return replace(facts, details=tuple(detailed), hidden=_still_hidden(facts, pairs))
 
 
 def _with_details(device: Device, answers: tuple[Answer, ...]) -> Device:

@@ -86,7 +86,7 @@ async def test_it_is_forgotten_when_it_is_gone(tmp_path: Path, gone: str) -> Non
         await hide(qmp)
         if gone == "shown and unplugged":
             qemu.devices["gpu0"] = "vfio-pci"
-            assert not await refuses(qmp)  # a matched pair is warned of
+            assert not await refuses(qmp)  # a matched pair is warned of, though no look has come between
             del qemu.devices["gpu0"]
         else:
             del qemu.devices["net0"]
