@@ -48,7 +48,7 @@ OF_VMS = {
 }
 #: those that are tried elsewhere: tests/daemon/test_lasting.py, tests/admin, tests/e2e/test_exec.py
 ELSEWHERE = {*RAISES, *admin(), "child"}
-#: those that end with what waits for them, and raise nothing that it does not see: a drain, `guarding`, the demo, a simulation
+#: those that end with what waits for them, and raise nothing that it does not see: drains, `guarding`, demo, simulator
 WAITED_FOR = {"drain", "left", "bequeath", "guard", "demo log", "simulator"}
 
 
