@@ -402,6 +402,7 @@ def test_of_several_guards_each_line_names_the_process(
         "profile": "strict",
     }
     row |= {"counts": {"refused": 0, "warned": 0}, "faults": [], "notes": ["a note"]}
+    row["migration"] = {"status": None, "vfio_transferred": None}
     monkeypatch.setattr(consoles, "all_vms", lambda pid: iter([(7, [row]), (8, [row | {"state": "down"}])]))
     monkeypatch.delenv("QMPGUARD_ADMIN", raising=False)
     assert main(["status"]) == 1
