@@ -25,6 +25,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("qom-get", {"path": "/objects/secret0", "property": "data"}),
     ("qom-list-get", {"paths": ["/objects/secret0"]}),
     ("qom-list-types", {}),
+    ("qom-list-properties", {"typename": "qxl-vga"}),  # it loads modules, and can end QEMU
+    ("qom-get", {"path": "/machine", "property": []}),  # no value of a client's may raise
+    ("qom-get", {"path": "/machine", "property": {"data": 1}}),
+    ("human-monitor-command", {"command-line": ["info qtree"]}),
     ("device-list-properties", {"typename": "x"}),
     ("human-monitor-command", {"command-line": "info qdm"}),
     ("human-monitor-command", {"command-line": "stop"}),

@@ -107,7 +107,8 @@ async def test_every_survey_notices_drift_too(tmp_path: Path, caplog: pytest.Log
         assert drifts(caplog) == ["migration capabilities: none -> xbzrle"]
 
 
-async def test_an_idle_guard_sends_nothing_between_two_looks(tmp_path: Path) -> None:
+async def test_an_idle_guard_sends_nothing_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmpguard.proxy.judging.drift_watch.SETTLE", 0.01)  # a second look too soon would show
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path, watch=3600), connected(tmp_path / "guard.sock"):
         await qemu.until("query-migrate")
         first = [
