@@ -11,10 +11,14 @@ import json
 import re
 from dataclasses import dataclass
 
-from qmpguard.wire.json import Value, encode
+from qmpguard.wire.json import Number, Value, encode
 
 #: bytes of the largest reply; QEMU's largest is its schema, a quarter of a megabyte
 MAX_REPLY = 64 << 20
+#: bytes of the largest event, of which QEMU's own have some hundred; and of a reply that must be parsed
+MAX_ODD = 1 << 20
+#: bytes of a reply that is parsed; the replies of judged commands are short, but for the output of HMP
+MAX_READ = 1 << 20
 
 #: the largest part of a version, and characters of a package's name
 MAX_VERSION, MAX_PACKAGE = 9999, 256
@@ -28,11 +32,11 @@ _TAIL_SIZE = 64
 
 
 class Splitter:
-    """Splits QEMU's bytes into messages. The time is linear in the bytes, however they arrive."""
+    """Splits QEMU's bytes into messages. Time and memory are linear in the bytes, however they arrive."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of an incomplete line
-        self._lines: list[bytes] = []  # of an incomplete message with pretty=on
+        self._line = bytearray()  # an incomplete line
+        self._message = bytearray()  # the lines of an incomplete message with pretty=on
         self.held = 0
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -41,33 +45,36 @@ class Splitter:
         Raises `OverflowError` where a message is longer than `MAX_REPLY`.
         """
         end = data.find(b"\n") + 1
-        if end == len(data) and data[-3:] == b"}\r\n" and not self._pieces and not self._lines:
+        if end == len(data) and data[-3:] == b"}\r\n" and not self.held:
             return [data]  # usually: one complete message
         if not end:
-            self._hold(self._pieces, data)
+            self._hold(self._line, data)
             return []
-        if self._pieces:
-            data = b"".join((*self._pieces, data))
-            self._pieces.clear()
-            self.held = sum(map(len, self._lines))
-        messages = []
-        for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                self._hold(self._pieces, line)
-            elif self._lines:
-                self._hold(self._lines, line)
-                if line[:1] == b"}":
-                    messages.append(b"".join(self._lines))
-                    self._lines.clear()
-                    self.held = 0
-            elif line[:1] == b"{" and line.rstrip(b"\r\n")[-1:] != b"}":
-                self._hold(self._lines, line)
-            else:
-                messages.append(line)
+        if self._line:
+            data = bytes(self._line) + data
+            self._line.clear()
+            self.held = len(self._message)
+        *lines, rest = data.split(b"\n")
+        messages = [message for line in lines if (message := self._take(line + b"\n"))]
+        if rest:
+            self._hold(self._line, rest)
         return messages
 
-    def _hold(self, where: list[bytes], data: bytes) -> None:
-        where.append(data)
+    def _take(self, line: bytes) -> bytes:
+        """Take a line, and return the message that it completes; empty where it completes none."""
+        begins = line[:1] == b"{" and line.rstrip(b"\r\n")[-1:] != b"}"
+        if not self._message and not begins:
+            return line
+        self._hold(self._message, line)
+        if line[:1] != b"}":
+            return b""
+        message = bytes(self._message)
+        self._message.clear()
+        self.held = 0
+        return message
+
+    def _hold(self, where: bytearray, data: bytes) -> None:
+        where += data
         self.held += len(data)
         if self.held > MAX_REPLY:
             raise OverflowError(f"a message of QEMU is longer than {MAX_REPLY} bytes")
@@ -142,7 +149,9 @@ class OddReply:
     """A message without an id at QEMU's usual place: an event, or a reply that must be parsed."""
 
     def __init__(self, message: bytes) -> None:
-        """Parse a message; raises `ValueError` where it is not a JSON object, or is an event without a name."""
+        """Parse a message; raises `ValueError` for no JSON object, for an event without a name, and above `MAX_ODD`."""
+        if len(message) > MAX_ODD:
+            raise ValueError(f"neither a reply nor an event of up to {MAX_ODD} bytes")
         try:
             members = json.loads(message)
         except RecursionError as error:
@@ -150,15 +159,17 @@ class OddReply:
         if not isinstance(members, dict):
             raise ValueError("not an object")
         self.event = _event(message, members) if "event" in members else None
-        number = members.pop("id", None)
+        number = members.get("id")
         self.number = number if type(number) is int else None
-        self._members: dict[str, Value] = members
+        self._message = message
 
     def with_id(self, identity: bytes | None) -> bytes:
-        """Return the reply with another id, or with none."""
+        """Return the reply with another id, or with none. Numbers keep their spelling."""
+        members = json.loads(self._message, parse_float=Number, parse_constant=Number)
+        del members["id"]
         if identity is None:
-            return encode(self._members) + b"\r\n"
-        return encode(self._members)[:-1] + b', "id": ' + identity + b"}\r\n"
+            return encode(members) + b"\r\n"
+        return encode(members)[:-1] + b', "id": ' + identity + b"}\r\n"
 
 
 def _event(message: bytes, members: dict[str, Value]) -> QemuEvent:
@@ -177,11 +188,13 @@ class Reply:
 
 
 def read_reply(message: bytes) -> Reply | None:
-    """Return the parsed reply; None where it cannot be parsed. Never raises.
+    """Return the parsed reply; None where it cannot be parsed, or is longer than `MAX_READ`. Never raises.
 
     ``message`` is as QEMU sent it, with the guard's id: a client's id may be a number or a nesting that the parser
     refuses.
     """
+    if len(message) > MAX_READ:
+        return None
     try:
         members = json.loads(message)
     except (ValueError, RecursionError):

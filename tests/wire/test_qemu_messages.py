@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from qmpguard.wire import qemu_messages as replies
@@ -21,6 +23,24 @@ def test_messages_are_cut_apart_however_they_arrive(messages: list[bytes], step:
         found += splitter.feed(data[i : i + step])
     assert found == messages
     assert splitter.held == 0
+
+
+def test_a_bare_carriage_return_ends_no_line() -> None:
+    splitter = Splitter()
+    assert splitter.feed(b'{"a": 1}\r {"b": 2}\r\n{"c"') == [b'{"a": 1}\r {"b": 2}\r\n']
+    assert splitter.feed(b": 3}\r\n") == [b'{"c": 3}\r\n']
+
+
+def test_many_short_lines_of_one_message_take_no_more_memory_than_their_bytes() -> None:
+    splitter = Splitter()
+    splitter.feed(b"{\n")
+    tracemalloc.start()
+    for _ in range(100):
+        splitter.feed(b"a\n" * 1000 + b"a")  # the last line is incomplete
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert splitter.held == 2 + 100 * 2001
+    assert kept < 2 * splitter.held
 
 
 def test_a_message_that_comes_whole_is_handed_on_as_it_is() -> None:
@@ -89,6 +109,21 @@ def test_an_odd_reply_is_parsed() -> None:
     line = b'{"event": "STOP", "data": [1]}'
     assert OddReply(line).event == QemuEvent(line, "STOP", {})
     assert OddReply(b'{"id": true}').number is None
+
+
+@pytest.mark.parametrize("number", [b"1.5", b"-0.0", b"1e999", b"NaN", b"-Infinity"])
+@pytest.mark.parametrize("other", [b'"\\u00e9"', b'"\x7f"', b"[" * 900 + b"]" * 900])
+def test_an_odd_reply_keeps_its_numbers(number: bytes, other: bytes) -> None:
+    reply = OddReply(b'{"id": 5 , "return": %b, "x": %b, "y": 0}' % (number, other)).with_id(b"7")
+    assert reply.startswith(b'{"return": %b, "x": ' % number)
+    assert reply.endswith(b', "y": 0, "id": 7}\r\n')
+
+
+def test_an_endless_event_or_odd_reply_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "MAX_ODD", 1000)
+    OddReply(b'{"event": "STOP"}'.ljust(1000))
+    with pytest.raises(ValueError, match="1000 bytes"):
+        OddReply(b'{"event": "STOP"}'.ljust(1001))
 
 
 @pytest.mark.parametrize("message", [b"[]", b"junk", b"[" * 100_000 + b"]" * 100_000])
@@ -161,6 +196,13 @@ def test_what_a_packager_calls_it_is_cut_and_has_no_control_characters() -> None
 )
 def test_a_reply_is_read_or_it_is_none(message: bytes, read: Reply | None) -> None:
     assert read_reply(message) == read
+
+
+def test_a_reply_that_is_too_long_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "MAX_READ", 100)
+    message = b'{"return": "", "id": 1}\r\n'
+    assert read_reply(message.rjust(100)) == Reply(accepted=True)
+    assert read_reply(message.rjust(101)) is None
 
 
 def test_an_event_has_a_name() -> None:

@@ -123,9 +123,6 @@ class _Conversation:
         """Return the next message. Raises `OSError` or `AbsentError`."""
         while not self._messages:
             await self._receive()
-        self._count += 1
-        if self._count > MAX_MESSAGES:
-            raise AbsentError(Cause.HUNG, f"QEMU sent {MAX_MESSAGES} messages, and none answers the negotiation")
         return self._messages.pop()
 
     async def rest(self) -> list[bytes]:
@@ -145,7 +142,12 @@ class _Conversation:
         self._head = self._head or data[: 4 * SHOWN]
         if self._bytes > (MAX_BEFORE if self.greeted else MAX_GREETING):
             raise self._endless()
-        self._messages = [*reversed(self._splitter.feed(data)), *self._messages]
+        messages = self._splitter.feed(data)
+        self._count += len(messages)
+        if self._count > MAX_MESSAGES:
+            raise AbsentError(Cause.HUNG, f"QEMU sent more than {MAX_MESSAGES} messages, where one answer was due")
+        self._messages = [*reversed(messages), *self._messages]
+        await asyncio.sleep(0)  # what sends one byte after the other would keep the event loop from everything else
 
     def too_late(self) -> AbsentError:
         """Return what it means that the time is over."""

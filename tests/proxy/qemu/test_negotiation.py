@@ -174,7 +174,7 @@ async def test_one_that_answers_everybody_else_is_given_up(monkeypatch: pytest.M
     async with talking() as (qemu, task):
         await qemu.greet()
         await qemu.say(LATE * 20)
-        with pytest.raises(AbsentError, match="QEMU sent 10 messages, and none answers the negotiation") as caught:
+        with pytest.raises(AbsentError, match="QEMU sent more than 10 messages, where one answer was due") as caught:
             await task
         assert caught.value.absence.cause is Cause.HUNG
 
@@ -219,3 +219,39 @@ async def test_who_greets_at_once_was_never_silent() -> None:
         await qemu.say(reply(await qemu.greet()))
         await task
     assert told == []
+
+
+@pytest.mark.parametrize("greeting", [b"", GREETING.encode() + b"\r\n"])
+async def test_bytes_that_come_one_by_one_leave_the_event_loop_to_others(
+    monkeypatch: pytest.MonkeyPatch, greeting: bytes
+) -> None:
+    monkeypatch.setattr(module, "MAX_GREETING", 1000)
+    monkeypatch.setattr(module, "MAX_BEFORE", 1000)
+    coming = [greeting] if greeting else []
+    turns = 0
+
+    async def always_ready(sock: socket.socket, size: int) -> tuple[bytes, None]:
+        return (coming.pop() if coming else b" "), None
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(module, "receive_with_sender", always_ready)
+    async with talking() as (_, task):
+        others = asyncio.ensure_future(take_turns())  # noqa: TID251 -- cancelled below
+        with pytest.raises(AbsentError):
+            await task
+        others.cancel()
+    assert turns > 500
+
+
+async def test_messages_behind_the_negotiations_reply_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_MESSAGES", 10)
+    async with talking() as (qemu, task):
+        request = await qemu.greet()
+        await qemu.say(reply(request) + STOP * 20)
+        with pytest.raises(AbsentError, match="more than 10 messages"):
+            await task
