@@ -26,8 +26,9 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print the policy."""
     from qmpguard.commands.replay import opened
     from qmpguard.recording.learn import as_toml, learn
+    from qmpguard.recording.reader import lines_of_file
 
     with ExitStack() as stack:
-        lessons = learn([(name, stack.enter_context(opened(name))) for name in arguments.files])
+        lessons = learn([(name, lines_of_file(stack.enter_context(opened(name)), name)) for name in arguments.files])
     print(as_toml(lessons), end="")
     return 1 if lessons.hits else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qmpguard.commands.policy_options import add_policy_arguments, configured_policy, tell, with_options
 from qmpguard.errors import UsageError
 from qmpguard.policy.policy import Policy
+from qmpguard.recording.lines import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from qmpguard.recording.replay import Rejudged
     from qmpguard.remote.playing import Played
+
+#: characters of a difference that are shown
+MAX_TEXT = 4096
 
 SUMMARY = "judge a recording again, and show where the verdicts differ"
 DESCRIPTION = (
@@ -55,10 +59,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _judged(name: str, choose: Callable[[Policy], Policy]) -> Iterator[Rejudged]:
+    from qmpguard.recording.reader import lines_of_file
     from qmpguard.recording.replay import replay
 
     with opened(name) as file:
-        yield from replay(file, name, choose)
+        yield from replay(lines_of_file(file, name), name, choose)
 
 
 @contextmanager
@@ -92,7 +97,7 @@ def _is_news(one: Rejudged) -> bool:
 
 
 def _line(name: str, one: Rejudged) -> str:
-    head = f"{name}:{one.number}: vm={one.line.vm} {one.line.command}:"
+    head = f"{name}:{one.number}: vm={printable(one.line.vm)} {printable(one.line.command)}:"
     if one.reason:
         return f"{head} not judged again: {one.reason}"
     if one.differs:
@@ -126,13 +131,15 @@ def _said(one: Rejudged, said: object) -> dict[str, object] | None:
 
 
 def _play(arguments: argparse.Namespace, choose: Callable[[Policy], Policy]) -> int:
+    from qmpguard.recording.reader import lines_of_file
     from qmpguard.remote.playing import play
 
     if len(arguments.files) != 1:
         raise UsageError("--against ADDR plays one FILE")
     (name,) = arguments.files
     with opened(name) as file:
-        played = asyncio.run(play(arguments.against, file, name, choose, only=arguments.only, tell=tell))
+        texts = lines_of_file(file, name)
+        played = asyncio.run(play(arguments.against, texts, name, choose, only=arguments.only, tell=tell))
     if arguments.json:
         print(json.dumps([_played_json(one) for one in played], indent=2))
     else:
@@ -143,7 +150,7 @@ def _play(arguments: argparse.Namespace, choose: Callable[[Policy], Policy]) -> 
 def _played_text(name: str, played: list[Played], *, everything: bool) -> str:
     said = [(one, (one.skipped and f"not sent: {one.skipped}") or one.difference or "the same reply") for one in played]
     lines = [
-        f"{name}:{one.number}: {one.line.command}: {text}"
+        f"{name}:{one.number}: {printable(one.line.command)}: {printable(text, MAX_TEXT)}"
         for one, text in said
         if everything or one.skipped or one.difference
     ]

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from qmpguard.logs.secret import MAX_NAME, redacted, redacted_event, redacted_reply
+from qmpguard.logs.secret import LEFT_OUT, MAX_NAME, redacted, redacted_event, redacted_reply
 from qmpguard.policy.hmp.shown import COMMAND, shown
 from qmpguard.policy.hmp.syntax import parse_line
 from qmpguard.policy.machine_json import policy_to_json
@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 
 #: verdicts whose replies are not seen yet: one for each client of a process whose request is at QEMU
 MAX_VERDICTS = 4096
+
+
+#: bytes of a reply that is parsed, as for a verdict (`qmpguard.wire.qemu_messages.MAX_READ`)
+MAX_REPLY = 1 << 20
 
 
 class PolicySource(Protocol):
@@ -108,7 +112,9 @@ class ConversationLog:
                 self._links.pop(vm, None)
                 self._put(LinkLost(vm, reason, at))
             case Event(name, data):
-                self._put(EventSeen(vm, name, redacted_event(json.loads(data, parse_float=Number)), at))
+                self._put(
+                    EventSeen(vm, name, redacted_event(json.loads(data, parse_float=Number, parse_constant=Number)), at)
+                )
             case Decision() as decision:
                 self._note_policy(vm)
                 self._keep(vm, decision)
@@ -138,13 +144,24 @@ class ConversationLog:
             vm,
             command,
             _arguments(request),
-            redacted_reply(command, request.arguments, json.loads(reply, parse_float=Number)),
+            _reply(command, request.arguments, reply),
             GUARD if session.privileged else session.peer.number,
             request.oob,
             pending.had_descriptor,
             None if session.privileged else self._verdicts.pop((vm, session.peer.number, command), None),
             time.time(),
         )
+
+
+def _reply(command: str, arguments: Members | None, reply: bytes) -> Members:
+    """Return a reply without secrets. What no QEMU sends, or is longer than `MAX_REPLY`, is left out as a whole."""
+    if len(reply) > MAX_REPLY:
+        return {"return": LEFT_OUT}
+    try:
+        members = json.loads(reply, parse_float=Number, parse_constant=Number)
+    except (ValueError, RecursionError):
+        return {"return": LEFT_OUT}
+    return redacted_reply(command, arguments, members) if isinstance(members, dict) else {"return": LEFT_OUT}
 
 
 def _arguments(request: Request) -> Members | None:

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from qmpguard.wire.json import Value
 
 
+#: digits of a part of a version
+MAX_DIGITS = 9
+
+
 def numbers(version: str) -> tuple[int, ...] | None:
     """Return a version's numbers, for comparisons; None for an invalid version."""
     parts = version.split(".")
-    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
+    valid = all(part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS for part in parts)
+    return tuple(map(int, parts)) if valid else None
 
 
 class Fact(Enum):

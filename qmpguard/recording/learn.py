@@ -7,6 +7,7 @@ lines count with the rules that they name.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from qmpguard.errors import UsageError
 from qmpguard.policy.mode import Mode, Profile
 from qmpguard.policy.observer import RULE as OBSERVER
 from qmpguard.policy.rules import table
+from qmpguard.recording.lines import printable
 from qmpguard.recording.replay import replay
 
 if TYPE_CHECKING:
@@ -91,9 +93,15 @@ def _of_audit(lessons: Lessons, name: str, texts: Iterable[str]) -> None:
             raise UsageError(f"{name}:{number}: this is neither a recording nor an audit file")
         if line["kind"] == "decision":
             lessons.judged += 1
-            for found in (line, *line.get("others", ())):
-                if isinstance(rule := found.get("rule"), str):
-                    lessons.take(Hit(f"{name}:{number}", str(line.get("command")), rule))
+            for rule in _rules_of(line):
+                lessons.take(Hit(f"{name}:{number}", str(line.get("command")), rule))
+
+
+def _rules_of(decision: Mapping[str, object]) -> Iterator[str]:
+    others = decision.get("others", [])
+    for found in (decision, *(others if isinstance(others, list) else ())):
+        if isinstance(found, Mapping) and isinstance(rule := found.get("rule"), str):
+            yield rule
 
 
 def as_toml(lessons: Lessons) -> str:
@@ -122,9 +130,10 @@ def _head(lessons: Lessons) -> Iterator[str]:
     yield f"# Of {lessons.judged} judged commands, profile strict refuses {refused}. With this policy it lets pass what"
     yield "# standard lets pass: a rule in mode warn logs only. Read what each line lets through before you use it."
     for reason, count in lessons.unjudged.items():
-        yield f"# Not judged: {count} commands, since {reason}."
+        yield f"# Not judged: {count} commands, since {printable(reason)}."
 
 
 def _places(hits: list[Hit]) -> str:
-    named = ", ".join(f"{hit.command} ({hit.place})" for hit in hits[:MAX_NAMED])
+    # a client has chosen the command: a line's end in it would begin a line of the policy
+    named = ", ".join(f"{printable(hit.command)} ({printable(hit.place)})" for hit in hits[:MAX_NAMED])
     return f"{named}, and {len(hits) - MAX_NAMED} more" if len(hits) > MAX_NAMED else named

@@ -5,6 +5,7 @@ A line is written when its fact is known: a command stands where its reply came.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,10 +13,18 @@ from qmpguard.wire.json import Number, Value
 
 #: the version of the format; a reader refuses a later one
 FORMAT = 1
+#: characters of a name that are printed
+MAX_PRINTED = 100
 #: the client of the guard's own queries
 GUARD = "guard"
 
 Members: TypeAlias = "dict[str, Value]"
+
+
+def printable(text: str, limit: int = MAX_PRINTED) -> str:
+    """Return a text of a recording for people, cut to ``limit``, as JSON where it could end a line or move a cursor."""
+    short = text if len(text) <= limit else f"{text[:limit]}..."
+    return short if short.isprintable() else json.dumps(short)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class RecordedMachine:
             if option == "-global" and value.startswith("migration"):
                 self._capabilities = None  # it may switch some on
             elif option == "-device":
-                self._plugged(json.loads(value) if value.startswith("{") else _options(value))
+                self._plugged(_json(value) if value.startswith("{") else _options(value))
             elif option == "-incoming":
                 self._runstate = "inmigrate"
 
@@ -182,6 +182,8 @@ class RecordedMachine:
                 pass  # it changes nothing that rules look at
 
     def _plugged(self, arguments: Members) -> None:
+        if not isinstance(arguments.get("driver"), str):
+            return  # QEMU has no such device
         number = sum(path.startswith(ANONYMOUS) for path in self.devices)
         place = f"{PERIPHERAL}/{arguments['id']}" if "id" in arguments else f"{ANONYMOUS}/device[{number}]"
         defaults = {} if arguments.get("driver") == "vfio-user-pci" else _UNSET
@@ -221,6 +223,15 @@ def _children(folder: str, entries: list[Value]) -> Iterable[tuple[str, str]]:
                 yield f"{folder}/{name}", kind[6:-1]
             case _:
                 pass  # a property
+
+
+def _json(text: str) -> Members:
+    """Return the device that is given as JSON. What cannot be read is no device: QEMU has not started with it."""
+    try:
+        device = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return device if isinstance(device, dict) else {}
 
 
 def _options(text: str) -> Members:

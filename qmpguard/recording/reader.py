@@ -25,9 +25,12 @@ from qmpguard.wire.json import Number, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import TextIO
 
 #: characters of one line; the longest has QEMU's schema, a quarter of a megabyte
 MAX_LINE = 64 << 20
+#: levels of one line; what is deeper is hidden when a line is written (`qmpguard.logs.secret.MAX_DEPTH`)
+MAX_DEPTH = 100
 
 
 def read_lines(texts: Iterable[str], name: str) -> Iterator[tuple[int, Line]]:
@@ -51,17 +54,40 @@ def read_lines(texts: Iterable[str], name: str) -> Iterator[tuple[int, Line]]:
         yield number, line
 
 
+def lines_of_file(file: TextIO, name: str) -> Iterator[str]:
+    """Yield the lines of a file. Raises `UsageError` for one longer than `MAX_LINE`: the file may have no end."""
+    while text := file.readline(MAX_LINE + 1):
+        if len(text) > MAX_LINE:
+            raise UsageError(f"{name}: it has a line of more than {MAX_LINE >> 20} MiB; is it the right file?")
+        yield text
+
+
 def parse_line(text: str) -> Line:
     """Return the line in a JSON text. Raises `ValueError` with the reason. Unknown members are passed over."""
     if len(text) > MAX_LINE:
         raise ValueError(f"it is longer than {MAX_LINE} characters")
-    members = json.loads(text, parse_float=Number)
+    members = json.loads(text, parse_float=Number, parse_constant=Number)
     if not isinstance(members, dict):
         raise ValueError("it is no object")
+    if _is_too_deep(members):
+        raise ValueError(f"it has more than {MAX_DEPTH} levels")
     for key, reader in _READERS.items():
         if key in members:
             return reader(members)
     raise ValueError(f"it has none of {', '.join(_READERS)}")
+
+
+def _is_too_deep(value: Value) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [member for one in level for member in _members(one)]
+        if not level:
+            return False
+    return True
+
+
+def _members(value: Value) -> Iterable[Value]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _begins(members: Members) -> Line:

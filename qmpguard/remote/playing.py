@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from qemu.qmp import ExecuteError, QMPError
 
 from qmpguard.address import parse_address
 from qmpguard.errors import UnavailableError, UsageError
+from qmpguard.policy.facts import Fact
 from qmpguard.policy.judgment import concerns
+from qmpguard.policy.operations import AddDevice, CallUnlisted
 from qmpguard.policy.policy import Policy
-from qmpguard.policy.readers import read
+from qmpguard.policy.readers import READERS, read
 from qmpguard.policy.reading.result import Harmless, Unreadable
-from qmpguard.policy.survey import inquire
-from qmpguard.recording.judge import HIDDEN, has_hidden
+from qmpguard.policy.survey import inquire, observe
+from qmpguard.proxy.judging.memory import Memory
+from qmpguard.proxy.judging.refusal import was_accepted
+from qmpguard.recording.judge import HIDDEN, has_hidden, reply_of
 from qmpguard.recording.lines import GUARD, Exchange
 from qmpguard.recording.reader import read_lines
 from qmpguard.remote.inspection import ignore, open_vm
@@ -24,9 +28,12 @@ from qmpguard.wire.json import Number
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from qmpguard.policy.facts import Facts
+    from qmpguard.policy.operations import Operation
     from qmpguard.recording.lines import Members
     from qmpguard.remote.inspection import RemoteVm
     from qmpguard.wire.json import Value
+    from qmpguard.wire.qemu_messages import Reply
 
 #: seconds for one reply; `device_add` of a large VFIO device takes the longest
 REPLY_TIMEOUT = 60.0
@@ -60,7 +67,8 @@ async def play(
     policy = choose(Policy())
     async with open_vm(parse_address(address), tell) as vm:
         tell(f"the commands of {name} are sent to {address}, and change its VM")
-        return [await _play(vm, number, line, policy) for number, line in exchanges]
+        player = _Player(vm, policy)
+        return [await player.play(number, line) for number, line in exchanges]
 
 
 def _exchanges(texts: Iterable[str], name: str, only: str | None) -> list[tuple[int, Exchange]]:
@@ -73,29 +81,64 @@ def _exchanges(texts: Iterable[str], name: str, only: str | None) -> list[tuple[
     return [(n, line) for n, line in lines if line.client != GUARD and only in (None, line.vm)]
 
 
-async def _play(vm: RemoteVm, number: int, line: Exchange, policy: Policy) -> Played:
-    if reason := await _why_not(vm, line, policy):
-        return Played(number, line, skipped=reason)
-    return Played(number, line, difference=difference(line.reply, await _send(vm, line)))
+class _Player:
+    """Plays one recording. It remembers what a guard would remember of the commands that QEMU has executed."""
+
+    def __init__(self, vm: RemoteVm, policy: Policy) -> None:
+        self._vm = vm
+        self._policy = policy
+        self._memory = Memory()
+        self._commands: frozenset[str] | None = None
+
+    async def play(self, number: int, line: Exchange) -> Played:
+        """Send one command, unless it must not or cannot be sent."""
+        reading = self._read(line)
+        if reason := _unsendable(line) or await self._why_not(reading):
+            return Played(number, line, skipped=reason)
+        reply = await _send(self._vm, line)
+        await self._remember(reading, reply_of(replace(line, reply=reply)))
+        return Played(number, line, difference=difference(line.reply, reply))
+
+    def _read(self, line: Exchange) -> Operation | Unreadable | None:
+        """Return what there is to judge; the gate reads the same way."""
+        if line.command in READERS:
+            reading = read(line.command, line.arguments or {}, self._policy)
+            return None if isinstance(reading, Harmless) or not concerns(type(reading), self._policy) else reading
+        return CallUnlisted(line.command) if concerns(CallUnlisted, self._policy) else None
+
+    async def _why_not(self, reading: Operation | Unreadable | None) -> str:
+        """Return why the policy does not let a command pass; empty: it does."""
+        if reading is None:
+            return ""
+        if isinstance(reading, Unreadable):
+            return reading.reason
+        verdict, facts = await self._vm.ask(inquire(reading, self._policy, self._known))
+        self._commands = facts.commands
+        self._memory.saw(facts)
+        return "" if verdict.refusal is None else f"the policy refuses it by rule {verdict.refusal.rule}"
+
+    @property
+    def _known(self) -> Facts:
+        return self._memory.facts(self._commands, frozenset())
+
+    async def _remember(self, reading: Operation | Unreadable | None, reply: Reply) -> None:
+        if reading is None:
+            return
+        self._memory.on_reply(reading, reply)
+        if isinstance(reading, AddDevice) and was_accepted(reply) and reading.device.failover_pair_id:
+            facts = await self._vm.ask(observe(self._policy, wanted=(Fact.DEVICES, Fact.DETAILS)))
+            shown = {(found.id, found.failover_pair_id) for found in facts.details or ()}
+            if (reading.device.id, reading.device.failover_pair_id) not in shown:
+                self._memory.primaries.add(reading.device)
 
 
-async def _why_not(vm: RemoteVm, line: Exchange, policy: Policy) -> str:
-    """Return why a command must not or cannot be sent; empty: it may."""
+def _unsendable(line: Exchange) -> str:
+    """Return why a command cannot be sent, whatever the policy is; empty: it can."""
     if line.command == "qmp_capabilities":
         return "this connection is negotiated already"
     if line.descriptor:
         return "its descriptor is not in the recording"
-    if has_hidden(line.arguments):
-        return "its arguments are hidden in the recording"
-    reading = read(line.command, line.arguments or {}, policy)
-    if reading is None or isinstance(reading, Harmless):
-        return ""
-    if isinstance(reading, Unreadable):
-        return reading.reason
-    if not concerns(type(reading), policy):
-        return ""
-    verdict, _ = await vm.ask(inquire(reading, policy))
-    return "" if verdict.refusal is None else f"the policy refuses it by rule {verdict.refusal.rule}"
+    return "its arguments are hidden in the recording" if has_hidden(line.arguments) else ""
 
 
 async def _send(vm: RemoteVm, line: Exchange) -> Members:

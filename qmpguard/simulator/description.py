@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from qmpguard.errors import UsageError
+from qmpguard.policy.facts import numbers
 from qmpguard.recording.lines import EventSeen, Exchange, LinkUp
 from qmpguard.recording.reader import read_lines
 from qmpguard.simulator.versions import versions
@@ -15,7 +16,7 @@ from qmpguard.simulator.versions import versions
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from qmpguard.recording.lines import Members
+from qmpguard.recording.lines import Members
 
 #: seconds of a fault or a migration at most
 MAX_SECONDS = 3600.0
@@ -64,6 +65,8 @@ def read_description(text: str, name: str) -> Description:
         return _of_recording(text.splitlines(keepends=True), name)
     try:
         return _description(tomllib.loads(text))
+    except RecursionError as error:
+        raise UsageError(f"{name}: its arrays or tables are nested too deeply") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{name}: {error}") from error
 
@@ -85,8 +88,8 @@ def _nearest(version: str) -> str:
     return next((each for each in reversed(versions()) if _parts(each) <= wanted), versions()[0])
 
 
-def _parts(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")[:2] if part.isdigit()]
+def _parts(version: str) -> tuple[int, ...]:
+    return (numbers(version) or ())[:2]
 
 
 def _description(table: dict[str, Any]) -> Description:

@@ -7,12 +7,15 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from qmpguard.logs.conversation import MAX_VERDICTS, ConversationLog
+import pytest
+
+from qmpguard.logs.conversation import MAX_REPLY, MAX_VERDICTS, ConversationLog, _reply
 from qmpguard.logs.secret import HIDDEN, redacted_reply
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Entry, LinkChange, Peer
 from qmpguard.recording.replay import replay
+from qmpguard.wire.json import encode
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import Client, assert_refused, capabilities, connected, guarding
 
@@ -127,6 +130,26 @@ def test_the_schema_stays_whole_and_long_replies_do_not() -> None:
     long: list[Any] = ["x" * 1000] * 1000
     assert redacted_reply("query-qmp-schema", None, {"return": long}) == {"return": long}
     assert "[left out]" in str(redacted_reply("query-block", None, {"return": long}))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b'{"return": {"a": %b}}' % (b"7" * 5000),
+        b'{"return": "\xff"}',
+        b'{junk, "id": 3}',
+        b'{"return": %b%b}' % (b"[" * 3000, b"]" * 3000),
+        b"[1]",
+        b'{"return": "%b"}' % (b"x" * MAX_REPLY),
+    ],
+)
+def test_a_reply_that_no_qemu_sends_is_left_out(reply: bytes) -> None:
+    assert _reply("query-name", None, reply) == {"return": "[left out]"}
+
+
+def test_numbers_that_are_none_keep_their_spelling() -> None:
+    reply = _reply("query-name", None, b'{"return": [NaN, -Infinity, 1.50, "\\u00e9"]}')
+    assert encode(reply) == b'{"return": [NaN, -Infinity, 1.50, "\\u00E9"]}'
 
 
 def test_a_rotated_file_begins_as_a_new_one() -> None:

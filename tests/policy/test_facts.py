@@ -73,3 +73,8 @@ def test_a_version_is_numbers_or_none(text: str, version: tuple[int, ...] | None
 
 def test_versions_are_compared_as_numbers() -> None:
     assert (numbers("9.2.0") or ()) < (numbers("10.0.0") or ())
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, "8.\u00b2", "", "8..1", "x", "8.1234567890"])
+def test_what_is_no_version_has_no_numbers(version: str) -> None:
+    assert numbers(version) is None

@@ -87,3 +87,20 @@ def test_an_audit_file_counts_with_the_rules_that_it_names(tmp_path: Path, capsy
 def test_a_file_of_no_kind_is_said(text: str) -> None:
     with pytest.raises(UsageError, match="file:1: this is neither a recording nor an audit file"):
         learn([("file", [text + "\n"])])
+
+
+@pytest.mark.parametrize(
+    "command", ['x\n[policy]\nmode = "off"\n#', "x\r\nmode = 1", "\u2028x", "\x1b[2J", "y" * 10_000]
+)
+def test_a_command_that_a_client_has_made_up_writes_no_line_of_the_policy(command: str) -> None:
+    audit = json.dumps({"kind": "decision", "rule": "unknown-command", "command": command}) + "\n"
+    made_up = Exchange("vm", command, None, {"return": {}}, 1)
+    for text in (as_toml(learn([("a\nb", [audit])])), as_toml(learn([("file", texts(made_up))]))):
+        assert tomllib.loads(text) == {"policy": {"profile": "strict", "rules": {"unknown-command": "warn"}}}
+        assert all(line.isprintable() and len(line) < 400 for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("others", [5, None, [5, None, {"rule": 5}], {"rule": "x"}])
+def test_odd_members_of_an_audit_file_are_passed_over(others: object) -> None:
+    line = json.dumps({"kind": "decision", "rule": "hmp-write", "command": "x", "others": others})
+    assert set(learn([("audit", [line])]).hits) == {"hmp-write"}

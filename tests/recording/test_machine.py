@@ -126,3 +126,9 @@ def test_parameters_that_were_set_are_not_known_until_they_are_asked_again() -> 
     machine.happened(did("migrate-set-parameters", {"mode": "cpr-reboot"}))
     with pytest.raises(NotRecorded):
         machine.answer(PARAMETERS)
+
+
+@pytest.mark.parametrize("device", ["{", "{}", '{"driver": 5}', '{"driver":' + "[" * 5000, '{"id": "x"}'])
+def test_a_device_that_cannot_be_read_is_none(device: str) -> None:
+    machine = started("qemu", "-device", device)
+    assert machine.answer(PERIPHERAL) == machine.answer(ANONYMOUS) == []

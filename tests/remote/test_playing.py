@@ -9,6 +9,8 @@ import pytest
 
 from qmpguard.cli import main
 from qmpguard.errors import UnavailableError, UsageError
+from qmpguard.policy.mode import Profile
+from qmpguard.policy.policy import Policy
 from qmpguard.recording.lines import Exchange, Line, Members, RecordingBegins, write_line
 from qmpguard.remote.playing import Played, difference, play
 from qmpguard.wire.json import Number, encode
@@ -37,6 +39,36 @@ async def test_what_the_policy_refuses_is_never_sent(tmp_path: Path) -> None:
         (one,) = await played(qemu, Exchange("vm", "migrate", {"uri": "u", "odd": 1}, DONE))
         assert "does not know the argument 'odd'" in one.skipped
         assert {"migrate-set-capabilities", "migrate"} & set(qemu.commands()) == set()
+
+
+async def test_what_a_guard_would_remember_counts_too(tmp_path: Path) -> None:
+    vdpa = Exchange("vm", "netdev_add", {"type": "vhost-vdpa", "id": "n0", "vhostdev": "/dev/x"}, DONE)
+    primary: Members = {"driver": "vfio-pci", "id": "p0", "host": "01:00.0", "failover_pair_id": "net0"}
+    snapshot: Members = {"capabilities": [{"capability": "background-snapshot", "state": True}]}
+    async with FakeQemu(tmp_path / "q") as qemu:
+        qemu.devices["net0"] = "virtio-net-pci"
+        qemu.answers["device_add"] = lambda _: {}  # QEMU hides it
+        qemu.answers["qom-get"] = lambda request: request["arguments"]["property"] == "failover"
+        sent = await played(
+            qemu,
+            vdpa,
+            Exchange("vm", "migrate-set-capabilities", ON, DONE),
+            Exchange("vm", "netdev_del", {"id": "n0"}, DONE),
+            Exchange("vm", "device_add", primary, DONE),
+            Exchange("vm", "migrate-set-capabilities", snapshot, DONE),
+        )
+        assert [one.skipped.rpartition(" ")[2] for one in sent] == [
+            *("", "vdpa-postcopy", "", "", "vfio-background-snapshot"),
+        ]
+        assert "migrate-set-capabilities" not in qemu.commands()
+
+
+async def test_a_command_that_the_schema_does_not_have_is_refused_where_the_policy_says_so(tmp_path: Path) -> None:
+    lines = [Exchange("vm", command, None, DONE) for command in ("__vendor", "query-status", "nonsense")]
+    async with FakeQemu(tmp_path / "q") as qemu:
+        sent = await play(str(qemu.path), texts(*lines), "file", lambda _: Policy(profile=Profile.STRICT))
+        assert [one.skipped.rpartition(" ")[2] for one in sent] == ["unknown-command", "", "unknown-command"]
+        assert not {"__vendor", "nonsense"} & set(qemu.commands())
 
 
 async def test_replies_are_compared(tmp_path: Path) -> None:
