@@ -34,15 +34,17 @@ capability that was on in the last migration, and is still on, is stale: a devic
 the next migration is refused. In profile strict, and where the guard has not seen that migration, the capability must
 be switched off first.
 
-The primary of a matched failover pair passes with a warning: its standby is there, with `failover=on`, and the guest
-has negotiated failover. QEMU unplugs it on the source. If the postcopy phase has begun, the destination cannot map
-guest RAM for its primary (`-14`, EFAULT) and only logs a warning: the primary leaves QOM without an event, and the
-guest goes on with its virtio-net. Its memory is that of the source. Seen on QEMU 10.0 and 11.1. Afterwards switch
-`postcopy-ram` off, and plug the primary in with `device_add`. If the phase has not begun, the destination has its
-primary.
+The primary of a matched failover pair passes with a warning: its standby is there, with `failover=on`, it has no other
+primary, and the guard has seen QEMU's event FAILOVER_NEGOTIATED. QEMU unplugs it on the source. If the postcopy phase
+has begun, the destination cannot map guest RAM for its primary (`-14`, EFAULT) and only logs a warning: the primary
+leaves QOM without an event, and the guest goes on with its virtio-net. Its memory is that of the source. Seen on QEMU
+10.0 and 11.1. Afterwards switch `postcopy-ram` off, and plug the primary in with `device_add`. If the phase has not
+begun, the destination has its primary.
 
 The primary of any other pair is refused: a type other than `vfio-pci`, without a standby, while QEMU hides it on a
-running VM, when it is plugged in with the capability on, and on a destination where it is not hidden. Profile strict
+running VM, when it is plugged in with the capability on, and on a destination where it is not hidden. So is one whose
+guest negotiated before the guard was there: a primary that was plugged in before its standby shows itself without any
+negotiation, and QEMU does not unplug it. Profile strict
 refuses every pair. With `allow_failover_primary = true` in `[policy]` a primary passes in both profiles, without a
 warning, if its standby is there; it passes `vfio-background-snapshot` and `vfio-colo` too, at your own risk.
 

@@ -220,14 +220,23 @@ class Combination:
 def _is_matched(machine: Machine, device: Device) -> bool:
     """Say whether a device is the primary of a failover pair that QEMU unplugs for the migration by itself.
 
-    On the source the guest has negotiated failover: QEMU hides the primary until then (hw/net/virtio-net.c:
-    failover_hide_primary_device). A destination learns of the negotiation by the migration, so there the primary must
-    still be hidden: one that is plugged in has pinned the RAM that postcopy discards.
+    On the source the guest must have negotiated failover, which QEMU tells by the event FAILOVER_NEGOTIATED. That the
+    primary is plugged in does not show it: QEMU hides only one that comes after its standby (hw/net/virtio-net.c:
+    failover_hide_primary_device, virtio_net_handle_migration_primary). A destination learns of the negotiation by the
+    migration, so there the primary must still be hidden: one that is plugged in has pinned the RAM that postcopy
+    discards. Of two primaries of one standby QEMU unplugs one.
     """
     if device.driver != "vfio-pci" or device in machine.added or not machine.has_standby(device):
         return False
+    if not machine.is_sole_primary(device):
+        return False
     is_hidden = device in machine.facts.hidden
-    return is_hidden if machine.runstate == "inmigrate" else not is_hidden and machine.runstate != "prelaunch"
+    return is_hidden if machine.runstate == "inmigrate" else not is_hidden and _has_negotiated(machine, device)
+
+
+def _has_negotiated(machine: Machine, device: Device) -> bool:
+    (standby,) = machine.properties_of((device,), "failover_pair_id")
+    return standby in machine.facts.negotiated and machine.runstate != "prelaunch"
 
 
 def _fix(machine: Machine, setting: Setting, devices: tuple[Device, ...], *, hint: bool) -> str:

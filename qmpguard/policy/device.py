@@ -24,7 +24,16 @@ def is_vfio(driver: str, extra_types: frozenset[str] = frozenset()) -> bool:
 
 
 def is_failover_standby(driver: str) -> bool:
-    """Say whether a QOM type can be the standby of a failover pair (QEMU hw/net/virtio-net.c)."""
+    """Say whether a QOM type can be the standby of a failover pair (QEMU hw/net/virtio-net.c).
+
+    A `virtio-net-device` cannot: only a PCI or CCW device has the name by which QEMU finds the primary
+    (virtio_net_set_netclient_name).
+    """
+    return is_virtio_net(driver) and driver != "virtio-net-device"
+
+
+def is_virtio_net(driver: str) -> bool:
+    """Say whether a QOM type is a virtio-net device, on any bus."""
     return driver.startswith("virtio-net")
 
 

@@ -100,6 +100,7 @@ class Facts:
     type: str | None = None
     commands: frozenset[str] | None = None  # every command of QEMU's schema
     hidden: tuple[Device, ...] = ()  # failover primaries that are not in QOM yet; the guard remembers them
+    negotiated: frozenset[str] = frozenset()  # standbys whose guest has negotiated failover; the guard remembers them
     left_on: frozenset[str] = frozenset()  # stale capabilities of the last migration; the guard remembers them
     confirmed: frozenset[str] = frozenset()  # rules that this QEMU has enforced itself
     parameters: Parameters | None = None

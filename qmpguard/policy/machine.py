@@ -81,13 +81,17 @@ class Machine:
         sockets: Iterable[str] = (),
         netdevs: Iterable[Device] = (),
         nics: Iterable[tuple[str, str]] = (),
+        negotiated: Iterable[str] | None = None,
     ) -> Machine:
-        """Return a machine with every fact known."""
+        """Return a machine with every fact known. ``negotiated``: None: the guest has done so for all ``standbys``."""
         vfio = tuple(devices)
         status = Migration(migration, tuple(blockers))
         on = frozenset(capabilities)
-        known = frozenset(standbys), runstate, status, changed_type, frozenset(commands), tuple(hidden)
-        facts = Facts(on, vfio, tuple(others), vfio, *known, frozenset(left_on), version=version, blocks=tuple(blocks))
+        pairs = frozenset(standbys)
+        known = pairs, runstate, status, changed_type, frozenset(commands), tuple(hidden)
+        known_pairs = pairs if negotiated is None else frozenset(negotiated)
+        facts = Facts(on, vfio, tuple(others), vfio, *known, known_pairs, frozenset(left_on), version=version)
+        facts = replace(facts, blocks=tuple(blocks))
         facts = replace(facts, netdevs=tuple(netdevs), nics=tuple(nics))
         return cls(
             replace(facts, parameters=parameters or {}, shared_memory=tuple(shared_memory), sockets=frozenset(sockets))
@@ -201,6 +205,12 @@ class Machine:
         """Say whether a device is the primary of a failover pair whose standby is present."""
         (pair,) = self.properties_of((device,), "failover_pair_id")
         return bool(pair) and pair in self.standbys
+
+    def is_sole_primary(self, device: Device) -> bool:
+        """Say whether no other device has the standby of a device: QEMU unplugs one primary for a migration."""
+        pairs = self.properties_of(self.devices, "failover_pair_id")
+        (own,) = self.properties_of((device,), "failover_pair_id")
+        return pairs.count(own) == 1
 
     @property
     def runstate(self) -> str:

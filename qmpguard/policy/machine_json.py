@@ -101,6 +101,7 @@ def memory_to_json(facts: Facts) -> JsonObject:
     """Return the facts that a guard remembers, and no query returns, as a JSON object."""
     return {
         "hidden": [_device_to_json(device) for device in facts.hidden],
+        "negotiated": sorted(facts.negotiated),
         "left_on": sorted(facts.left_on),
         "confirmed": sorted(facts.confirmed),
         "netdevs": [_netdev_to_json(back_end) for back_end in facts.netdevs],
@@ -112,6 +113,7 @@ def memory_from_json(value: object) -> Facts:
     members = _members(value, "a memory", frozenset(memory_to_json(Facts())))
     return Facts(
         hidden=tuple(_device(entry) for entry in _list(members, "hidden")),
+        negotiated=frozenset(_texts(members, "negotiated")) if "negotiated" in members else frozenset(),
         left_on=frozenset(_texts(members, "left_on")),
         confirmed=frozenset(_texts(members, "confirmed")),
         netdevs=tuple(_netdev(entry) for entry in _list(members, "netdevs")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.policy.blocks import listed_vfio_nodes
 from qmpguard.policy.bursts import Missing, Query, Unexpected, together
-from qmpguard.policy.device import Device, is_failover_standby, is_vfio
+from qmpguard.policy.device import Device, is_failover_standby, is_vfio, is_virtio_net
 from qmpguard.policy.facts import Fact, Facts, Unknown
 from qmpguard.policy.judgment import judge
 from qmpguard.policy.machine import Machine
@@ -148,7 +148,7 @@ def _standbys(facts: Facts, operation: Operation | None, policy: Policy) -> Ques
     ids = frozenset(on)
     # QEMU removes a hidden primary together with its standby
     hidden = tuple(device for device in facts.hidden if device.failover_pair_id in ids)
-    return replace(facts, standbys=ids, hidden=hidden)
+    return replace(facts, standbys=ids, hidden=hidden, negotiated=facts.negotiated & ids)
 
 
 def _runstate(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
@@ -212,7 +212,7 @@ def _blocks(facts: Facts, operation: Operation | None, policy: Policy) -> Questi
 
 
 def _nics(facts: Facts, operation: Operation | None, policy: Policy) -> Questions:
-    candidates = [device for device in facts.others or () if is_failover_standby(device.driver)]
+    candidates = [device for device in facts.others or () if is_virtio_net(device.driver)]
     answers = (yield tuple(_get(device.path, "netdev") for device in candidates)) if candidates else ()
     pairs = zip(candidates, answers, strict=True)
     return replace(facts, nics=tuple((answer, device.label) for device, answer in pairs if isinstance(answer, str)))

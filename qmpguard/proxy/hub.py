@@ -271,6 +271,7 @@ class Hub:
         for session in self._sessions.all():
             self.contain(session, partial(session.on_event, event.line))
         self._recorder.event(event)
+        self._gate.memory.happened(event.name, event.data)
         self._watch.on_event(event)
 
     def on_link_lost(self, reason: str) -> None:

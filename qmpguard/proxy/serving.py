@@ -106,11 +106,10 @@ class Serving:
         if (number := await self._number_at_rest()) is None:
             return None
         self.handed_over = True
-        unseen = self._gate.memory.primaries.devices, self._gate.memory.netdevs.devices
-        process = self._connection.process
-        handover = Handover(
-            self._hub.name, str(connections.address), self.link.greeting, number, *unseen, process=process
-        )
+        memory = self._gate.memory
+        unseen = memory.primaries.devices, memory.netdevs.devices
+        qemu = self._connection.process, memory.negotiated
+        handover = Handover(self._hub.name, str(connections.address), self.link.greeting, number, *unseen, *qemu)
         return Inheritance(self._connection.sock.dup(), handover)
 
     async def _number_at_rest(self) -> int | None:

@@ -173,6 +173,7 @@ class Vm:
             if connection.hidden is not None:
                 self.gate.memory.primaries.devices = connection.hidden
                 self.gate.memory.netdevs.devices = connection.netdevs
+                self.gate.memory.negotiated = connection.negotiated
             serving = self._serving = Serving(connection, self.hub, self.gate, self._on_up)
             self.process = connection.process
             self.connections.on_linked(connection)

@@ -117,8 +117,9 @@ class RecordedVm:
                 self.machine.happened(line)
                 self._take_answer(line)
                 self._remember(reading, line)
-            case EventSeen():
+            case EventSeen(_, event, data):
                 self.machine.happened(line)
+                self._memory.happened(event, data)
             case PolicyInUse() | LinesLost() | _:
                 pass
 

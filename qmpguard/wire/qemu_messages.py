@@ -15,8 +15,8 @@ from qmpguard.wire.json import Number, Value, encode
 
 #: bytes of the largest reply; QEMU's largest is its schema, a quarter of a megabyte
 MAX_REPLY = 64 << 20
-#: bytes of the largest event, of which QEMU's own have some hundred; and of a reply that must be parsed
-MAX_ODD = 1 << 20
+#: bytes of the largest event, and of a reply that must be parsed: half a second at worst
+MAX_ODD = 2 << 20
 #: bytes of a reply that is parsed; the replies of judged commands are short, but for the output of HMP
 MAX_READ = 1 << 20
 

@@ -35,7 +35,10 @@ def test_a_configuration_adds_types_as_they_are_spelled() -> None:
 
 @pytest.mark.parametrize(
     ("driver", "standby"),
-    [("virtio-net-pci", True), ("virtio-net-pci-non-transitional", True), ("virtio-blk-pci", False), ("e1000e", False)],
+    [
+        *(("virtio-net-pci", True), ("virtio-net-pci-non-transitional", True), ("virtio-net-ccw", True)),
+        *(("virtio-blk-pci", False), ("e1000e", False), ("virtio-net-device", False)),
+    ],
 )
 def test_a_standby_is_a_virtio_net_device(driver: str, *, standby: bool) -> None:
     assert is_failover_standby(driver) is standby

@@ -46,7 +46,9 @@ def findings(
     [
         ([PRIMARY], [], "running", True),
         ([PRIMARY], [], "paused", True),
-        ([PRIMARY, SPARE], [], "running", True),
+        ([PRIMARY, SPARE], [], "running", False),  # QEMU unplugs one of two primaries
+        ([PRIMARY], [SPARE], "running", False),
+        ([PRIMARY, replace(SPARE, failover_pair_id="net1")], [], "running", False),  # one is matched, one is not
         ([], [PRIMARY], "inmigrate", True),  # QEMU hides it until the guest's state arrives
         ([PRIMARY], [], "inmigrate", False),  # it has pinned the RAM
         ([PRIMARY], [], "prelaunch", False),  # no guest has negotiated anything
@@ -66,6 +68,17 @@ def test_only_a_matched_failover_pair_passes_postcopy_and_with_a_warning(
     assert modes["vfio-postcopy"] is (Mode.WARN if passes else Mode.ENFORCE)
     strict = {f.rule: f.mode for f in findings(*request_, machine, Policy(profile=Profile.STRICT))}
     assert strict["vfio-postcopy"] is Mode.ENFORCE
+
+
+@pytest.mark.parametrize("negotiated", [[], ["net1"]])
+@pytest.mark.parametrize("request_", [ON, MIGRATE], ids=str)
+def test_a_primary_that_shows_itself_without_a_negotiation_is_refused(
+    request_: tuple[str, dict[str, Any]], negotiated: list[str]
+) -> None:
+    """It was plugged in before its standby: QEMU hides it never, and does not unplug it for a migration."""
+    lit = [] if request_[0] == "migrate-set-capabilities" else ["postcopy-ram"]
+    machine = Machine.of(devices=[PRIMARY], standbys=["net0"], negotiated=negotiated, capabilities=lit)
+    assert {f.rule: f.mode for f in findings(*request_, machine)}["vfio-postcopy"] is Mode.ENFORCE
 
 
 def test_the_warning_says_what_comes_of_it() -> None:

@@ -14,26 +14,33 @@ from qmpguard.proxy.judging.refusal import was_accepted
 from qmpguard.proxy.judging.remembered import RememberedDevices
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qmpguard.policy.device import Device
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.reading.result import Unreadable
+    from qmpguard.wire.json import Value
     from qmpguard.wire.qemu_messages import Reply
 
 #: ways around the guard that are named; one is as bad as many
 MAX_WAYS = 8
+#: standbys that are remembered; a guest has a few
+MAX_STANDBYS = 1024
 
 
 class Memory:
     """Memory of one QEMU; the next QEMU gets another.
 
-    ``primaries`` are hidden failover primaries. ``netdevs`` are network back ends that access guest RAM; the argument
-    holds those of its command line. ``confirmed`` are the rules that this QEMU was seen to enforce by itself.
+    ``primaries`` are hidden failover primaries, ``negotiated`` the standbys whose guest has negotiated failover.
+    ``netdevs`` are network back ends that access guest RAM; the argument holds those of its command line. ``confirmed``
+    are the rules that this QEMU was seen to enforce by itself.
     ``ways_around`` is what was let through and opened a way around the guard, none of which can be taken back.
     ``version`` is QEMU's, as numbers.
     """
 
     def __init__(self, netdevs: tuple[Device, ...] = ()) -> None:
         self.primaries = RememberedDevices()
+        self.negotiated: frozenset[str] = frozenset()
         self.netdevs = RememberedDevices(netdevs)
         self.stale = StaleCapabilities()
         self.confirmed: frozenset[str] = frozenset()
@@ -44,6 +51,7 @@ class Memory:
         """Return it as facts, with the commands of QEMU's schema and the names of the guard's own sockets."""
         return Facts(
             hidden=self.primaries.devices,
+            negotiated=self.negotiated,
             netdevs=self.netdevs.devices,
             commands=commands,
             left_on=self.stale.left_on,
@@ -55,7 +63,21 @@ class Memory:
     def saw(self, facts: Facts) -> None:
         """Take what a survey has seen."""
         self.primaries.devices = facts.hidden
+        if facts.standbys is not None:
+            self.negotiated &= facts.standbys
         self.stale.saw(facts)
+
+    def happened(self, event: str, data: Mapping[str, Value]) -> None:
+        """Take an event. A standby that is plugged in again has negotiated nothing yet."""
+        match event, data:
+            case "FAILOVER_NEGOTIATED", {"device-id": str(standby)} if len(standby) <= MAX_TEXT:
+                self.negotiated = (
+                    self.negotiated | {standby} if len(self.negotiated) < MAX_STANDBYS else self.negotiated
+                )
+            case "DEVICE_DELETED", {"device": str(standby)}:
+                self.negotiated -= {standby}
+            case _:
+                pass
 
     def on_reply(self, reading: Operation | Unreadable, reply: Reply | None) -> None:
         """Take what QEMU's reply to an operation tells. None: the operation may have been accepted."""

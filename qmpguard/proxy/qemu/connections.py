@@ -54,8 +54,9 @@ class NegotiatedConnection:
     where nothing can be begun twice: a process that has no descriptor left tries again.
     ``number`` is the id of the last request on it. ``qemu`` is what tells this QEMU from another; None where nothing
     does. ``same_qemu``: it is surely the QEMU of the connection before.
-    ``hidden`` are the failover primaries that the process before remembered, ``netdevs`` the network back ends;
-    ``hidden`` is None where there was no process before. ``process`` is QEMU's; None where it is not known.
+    ``hidden`` are the failover primaries that the process before remembered, ``netdevs`` the network back ends,
+    ``negotiated`` the standbys whose guest has negotiated failover; ``hidden`` is None where there was no process
+    before. ``process`` is QEMU's; None where it is not known.
     """
 
     sock: socket.socket
@@ -67,6 +68,7 @@ class NegotiatedConnection:
     same_qemu: bool = False
     hidden: tuple[Device, ...] | None = None
     netdevs: tuple[Device, ...] = ()
+    negotiated: frozenset[str] = frozenset()
     is_passed: bool = False
     process: ProcessIdentity | None = None
 
@@ -199,7 +201,8 @@ class QemuConnections:
             handover = left.handover
             connection = self._connection(sock, own, Negotiated(handover.greeting, [], handover.process))
             stack.pop_all()
-        return replace(connection, number=handover.number, hidden=handover.hidden, netdevs=handover.netdevs)
+        unseen = replace(connection, hidden=handover.hidden, netdevs=handover.netdevs, negotiated=handover.negotiated)
+        return replace(unseen, number=handover.number)
 
     def _connection(
         self, sock: socket.socket, own: tuple[socket.socket, socket.socket], negotiated: Negotiated

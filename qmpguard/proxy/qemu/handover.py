@@ -25,7 +25,8 @@ VERSION = 1
 class Handover:
     """A link at rest: whose it is, what QEMU said first, the last number used, what QEMU does not show, its process.
 
-    ``hidden`` are failover primaries, ``netdevs`` network back ends that access guest RAM.
+    ``hidden`` are failover primaries, ``negotiated`` standbys whose guest has negotiated failover, ``netdevs`` network
+    back ends that access guest RAM.
     """
 
     vm: str
@@ -35,6 +36,7 @@ class Handover:
     hidden: tuple[Device, ...] = ()
     netdevs: tuple[Device, ...] = ()
     process: ProcessIdentity | None = None
+    negotiated: frozenset[str] = frozenset()
 
     def encode(self) -> bytes:
         """Return it as bytes."""
@@ -47,6 +49,7 @@ class Handover:
             "hidden": [asdict(device) for device in self.hidden],
             "netdevs": [asdict(device) for device in self.netdevs],
             "process": self.process,
+            "negotiated": sorted(self.negotiated),
         }
         return json.dumps(state).encode()
 
@@ -73,6 +76,7 @@ def decode(data: bytes) -> Handover:
             tuple(_device(values) for values in state["hidden"]),
             tuple(_device(values) for values in state.get("netdevs", ())),  # a guard of before 2026-11-26 has none
             _process(state.get("process")),
+            frozenset(map(str, state.get("negotiated", ()))),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is no handover") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from qmpguard.policy.device import Device
@@ -10,11 +12,14 @@ from qmpguard.policy.migration import Start
 from qmpguard.policy.operations import OpenMonitor, SetCapabilities, StartMigration
 from qmpguard.policy.problem import MAX_TEXT
 from qmpguard.policy.qemu_check import QEMU_ERRORS
-from qmpguard.proxy.judging.memory import MAX_WAYS, Memory
+from qmpguard.proxy.judging.memory import MAX_STANDBYS, MAX_WAYS, Memory
 from qmpguard.wire.qemu_messages import Reply
 
 YES, NO = Reply(accepted=True), Reply(accepted=False)
 ON = Facts(capabilities=frozenset({"postcopy-ram", "xbzrle"}))
+
+if TYPE_CHECKING:
+    from qmpguard.wire.json import Value
 
 
 def left_on(memory: Memory) -> frozenset[str]:
@@ -90,3 +95,28 @@ def test_a_survey_says_which_hidden_primaries_are_left() -> None:
     assert memory.facts(None, frozenset()).hidden == (primary,)
     memory.saw(Facts())
     assert memory.facts(None, frozenset()).hidden == ()
+
+
+def test_a_standby_has_negotiated_from_its_event_until_it_is_gone() -> None:
+    memory = Memory()
+    for standby in ("net0", "net1", "net2"):
+        memory.happened("FAILOVER_NEGOTIATED", {"device-id": standby})
+    memory.happened("DEVICE_DELETED", {"device": "net1", "path": "/machine/peripheral/net1"})
+    memory.happened("DEVICE_DELETED", {"path": "/machine/peripheral-anon/device[0]"})
+    assert memory.facts(None, frozenset()).negotiated == {"net0", "net2"}
+    memory.saw(Facts(standbys=frozenset({"net2"})))  # its event was missed
+    assert memory.facts(None, frozenset()).negotiated == {"net2"}
+
+
+@pytest.mark.parametrize("data", [{}, {"device-id": 5}, {"device-id": "x" * 100_000}])
+def test_an_odd_negotiation_is_none(data: dict[str, Value]) -> None:
+    memory = Memory()
+    memory.happened("FAILOVER_NEGOTIATED", data)
+    assert memory.negotiated == frozenset()
+
+
+def test_negotiations_are_not_remembered_without_end() -> None:
+    memory = Memory()
+    for number in range(MAX_STANDBYS + 10):
+        memory.happened("FAILOVER_NEGOTIATED", {"device-id": str(number)})
+    assert len(memory.negotiated) == MAX_STANDBYS

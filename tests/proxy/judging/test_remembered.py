@@ -85,6 +85,7 @@ async def test_it_is_forgotten_when_it_is_gone(tmp_path: Path, gone: str) -> Non
     async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
         await hide(qmp)
         if gone == "shown and unplugged":
+            qemu.emit("FAILOVER_NEGOTIATED", **{"device-id": "net0"})
             qemu.devices["gpu0"] = "vfio-pci"
             assert not await refuses(qmp)  # a matched pair is warned of, though no look has come between
             del qemu.devices["gpu0"]
@@ -168,3 +169,15 @@ async def test_a_primary_that_was_never_sent_is_not_remembered(tmp_path: Path, m
                 await eventually(lambda: not guard.vm.gate.turn.locked())
         assert "device_add" not in qemu.commands()
         assert guard.vm.gate.memory.primaries.devices == ()
+
+
+async def test_a_primary_that_came_before_its_standby_is_no_matched_one_until_the_guest_has_negotiated(
+    tmp_path: Path,
+) -> None:
+    async with Hiding(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qemu.devices["gpu0"] = "vfio-pci"
+        assert await refuses(qmp)
+        qemu.emit("FAILOVER_NEGOTIATED", **{"device-id": "net0"})
+        assert not await refuses(qmp)
+        qemu.emit("DEVICE_DELETED", device="net0", path="/machine/peripheral/net0")
+        assert await refuses(qmp)  # another standby of that id has negotiated nothing

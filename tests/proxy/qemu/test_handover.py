@@ -31,7 +31,11 @@ HIDDEN = Device("", "vfio-pci", "vf0", host="65:00.0", failover_pair_id="net0")
 PROCESS = ProcessIdentity(7, 107, 108, 1, 4711)
 VDPA = netdev("vhost-vdpa", "n")
 HANDOVER = Handover(
-    *("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41), (HIDDEN,), (VDPA,), PROCESS
+    *("web", "unix:/q", Greeting(json.dumps(GREETING).encode() + b"\r\n"), 41),
+    (HIDDEN,),
+    (VDPA,),
+    PROCESS,
+    frozenset({"net0"}),
 )
 
 
@@ -39,6 +43,7 @@ def test_what_is_written_is_read() -> None:
     read = decode(HANDOVER.encode())
     assert (read.vm, read.qemu, read.number, read.hidden, read.netdevs) == ("web", "unix:/q", 41, (HIDDEN,), (VDPA,))
     assert (read.greeting.line, read.process) == (HANDOVER.greeting.line, PROCESS)
+    assert read.negotiated == {"net0"}
 
 
 def test_a_guard_of_an_earlier_version_tells_no_process() -> None:
