@@ -14,6 +14,7 @@ REMEMBERED = {
     "hidden": (),
     "netdevs": (),
     "left_on": frozenset(),
+    "negotiated": frozenset(),
     "confirmed": frozenset(),
     "own": frozenset(),
     "properties": {},
