@@ -2,8 +2,8 @@
 
 An operation passes through these steps; each has the deadline of ``timeout`` but the last, which is QEMU's own:
 
-    turn      it waits for the lock ``turn``. Where that takes too long, it is refused as unverified; or, where that
-              rule does not refuse, it waits on, since QEMU executes the operation that has the lock first.
+    turn      it waits for the lock ``turn`` while its client stays. Where that takes too long, it is refused as
+              unverified; or, where that rule does not refuse, it waits on: QEMU executes the other operation first.
     survey    QEMU is asked for the facts that the rules need, on the link on which the operation would be sent.
     verdict   the pure policy decides, and the decision is recorded; a refusal ends here.
     forward   the request is sent, in the same step of the event loop as the verdict.
@@ -77,8 +77,8 @@ class Gate:
     """Judges the operations of one VM by a policy. ``timeout`` is in seconds, for the turn and the survey together.
 
     ``given`` are the facts that the configuration tells: the names of the sockets where QEMU is reached and where the
-    guard listens, and the network back ends of QEMU's command line. ``on_unanswered`` is called
-    when a question to QEMU has timed out.
+    guard listens, and the network back ends of QEMU's command line. ``on_unanswered`` is called when a question to
+    QEMU has timed out.
     """
 
     def __init__(self, vm: str, policy: Policy, recorder: Recorder, schema: VmSchema, timeout: float) -> None:
@@ -146,17 +146,14 @@ class Gate:
     ) -> bytes | None:
         """Forward a request and wait for QEMU's reply, or return the refusal. Raises nothing but cancellation."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun, late = loop.time(), None
         deadline = begun + self._timeout
-        late = None
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self.turn.acquire()
-        except TimeoutError:
+        while not await self._has_turn(pending, None if late else deadline):
+            if pending.session.is_closed:
+                return None
             late = self._unverified("another operation keeps QEMU busy")
             if late.refusal is not None:
                 return self._decide(pending, late, begun)
-            await self.turn.acquire()  # it may pass, and does so in its order: QEMU executes the other one first, too
         try:
             if pending.session.is_closed:
                 return None
@@ -172,6 +169,17 @@ class Gate:
             return refusal
         finally:
             self.turn.release()
+
+    async def _has_turn(self, pending: PendingRequest, deadline: float | None) -> bool:
+        """Wait for the turn; return whether it came before the deadline, and before the client left."""
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                pending.on_outcome = lambda _: limit.reschedule(0)
+                return await self.turn.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            pending.on_outcome = None
 
     async def look(self) -> None:
         """Look at the machine for drift, while nothing else is judged. Raises as `Surveyor.ask`, and `TimeoutError`."""
@@ -278,9 +286,8 @@ class Gate:
 
     def _decide(self, pending: PendingRequest, verdict: Verdict, begun: float) -> bytes | None:
         took = asyncio.get_running_loop().time() - begun
-        request = pending.request
-        hmp = shown(request.command, request.arguments)
-        decision = self._recorder.decided(pending.session.peer, request.command, verdict, took, hmp)
+        command, hmp = pending.request.command, shown(pending.request.command, pending.request.arguments)
+        decision = self._recorder.decided(pending.session.peer, command, verdict, took, hmp)
         return refusal_reply(pending, decision)
 
 

@@ -352,3 +352,26 @@ async def test_a_capability_of_this_qemus_own_schema_is_taken_as_a_parameter(tmp
                 await asyncio.sleep(0)
         assert await qmp.ask("migrate-set-parameters", {"of-tomorrow": True}) == {"return": {}}
         assert_refused(await qmp.ask("migrate-set-parameters", {"of-the-day-after": True}), "unverified")
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_who_leaves_before_its_turn_waits_for_it_no_longer(tmp_path: Path, mode: Mode) -> None:
+    """QEMU may not answer for days, and clients may come and go by the thousand."""
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, policy=Policy(mode=mode)) as guard,
+        connected(tmp_path / "guard.sock") as one,
+    ):
+        qemu.hold.add("device_add")
+        one.send({"execute": "device_add", "arguments": {"driver": "vfio-pci", "id": "gpu0"}})
+        await qemu.until("device_add")
+        turn = guard.vm.gate.turn
+        async with connected(tmp_path / "guard.sock") as two:
+            two.send({"execute": "migrate-set-capabilities", "arguments": POSTCOPY, "id": 2})
+            await eventually(lambda: bool(turn._waiters))
+        await eventually(lambda: not turn._waiters)
+        assert turn.locked()
+        qemu.let_go()
+        assert await one.receive() == {"return": {}}
+        assert await one.ask("query-status")
+        assert "migrate-set-capabilities" not in qemu.commands()
