@@ -29,6 +29,8 @@ NAMES = frozenset({"data", "rawdata", "key", "keys", "psk", "args", "cpr-exec-co
 TYPED = frozenset(
     {"send-key", "input-send-event", "set_password", "expire_password", "change-vnc-password", "ringbuf-write"}
 )
+#: lines of HMP whose errors may repeat a secret: QEMU says "Parameter 'connected' does not accept value '...'"
+TYPED_LINES = TYPED | {"sendkey", "change", "object_add", "ringbuf_write"}
 #: queries whose replies are secrets, or what a guest has written
 SHOWING = frozenset({"ringbuf-read", "query-sev-attestation-report", "query-sev-launch-measure"})
 #: members that name the property whose value another member holds
@@ -75,6 +77,8 @@ def redacted_reply(command: str, arguments: Mapping[str, Value] | None, reply: d
     returned, about = reply.get("return"), (arguments or {}).get("property")
     if "return" in reply and (command in SHOWING or (isinstance(about, str) and is_secret(about))):
         return {"return": HIDDEN}
+    if command in TYPED and isinstance(error := reply.get("error"), dict):
+        return {"error": {**{name: one for name, one in error.items() if name == "class"}, "desc": HIDDEN}}
     if command == "human-monitor-command" and isinstance(returned, str):
         return {"return": _output((arguments or {}).get("command-line"), returned)}
     members = {name: value for name, value in reply.items() if name in ("return", "error")}
@@ -94,8 +98,11 @@ def redacted_event(data: dict[str, Value]) -> dict[str, Value]:
 
 def _output(line: Value, text: str) -> str:
     """Return the output of an HMP line where it is an error or that of ``info``; else its errors and a mark."""
-    if isinstance(line, str) and parse_line(line[:MAX_TEXT]).name in ("info", "i"):
+    name = parse_line(line[:MAX_TEXT]).name if isinstance(line, str) else ""
+    if name in ("info", "i"):
         return without_secrets(text)
+    if name in TYPED_LINES and text.strip():
+        return f"Error: {HIDDEN}\r\n" if "Error" in text else HIDDEN
     errors = "".join(one for one in text.splitlines(keepends=True) if one.startswith("Error"))
     return without_secrets(errors) if errors or not text.strip() else HIDDEN
 
@@ -173,7 +180,10 @@ def _line(line: Value) -> Value:
 
 
 def _program(text: str) -> str:
-    """Hide a shell's command line."""
+    """Hide a shell's command line, also that of a `guestfwd`."""
+    head, cmd, _ = text.partition("-cmd:")
+    if cmd:
+        return f"{head}{cmd}{HIDDEN}"
     return f"exec:{HIDDEN}" if text.lstrip().lower().startswith("exec:") else text
 
 

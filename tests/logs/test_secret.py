@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.logs.secret import HIDDEN, LEFT_OUT, MAX_REQUEST, NAMES, PARTS, TYPED, is_secret, redacted
-from qmpguard.wire.json import Number
+from qmpguard.logs.secret import (
+    HIDDEN,
+    LEFT_OUT,
+    MAX_REQUEST,
+    NAMES,
+    PARTS,
+    TYPED,
+    is_secret,
+    redacted,
+    redacted_reply,
+    without_secrets,
+)
+from qmpguard.wire.json import Number, Value
 from tests.support.guarding import connected
 
 if TYPE_CHECKING:
@@ -191,3 +202,23 @@ def test_what_is_deep_long_or_many_is_cut() -> None:
         assert len(str(redacted("x", arguments))) < 5 * MAX_REQUEST
     assert LEFT_OUT in str(redacted("x", {"a": [1] * 1_000_000}))
     assert len(str(redacted("human-monitor-command", {"command-line": "y" * 4_000_000}))) < 1000
+
+
+@pytest.mark.parametrize("command", ["set_password", "change-vnc-password"])
+def test_an_error_does_not_repeat_what_was_typed(command: str) -> None:
+    error: dict[str, Value] = {"class": "GenericError", "desc": "Parameter 'connected' does not accept value 'S3CRET'"}
+    hidden = {"error": {"class": "GenericError", "desc": HIDDEN}}
+    assert redacted_reply(command, {"connected": "S3CRET"}, {"error": error}) == hidden
+
+
+@pytest.mark.parametrize(
+    "line", ["set_password vnc keep S3CRET", "change vnc password S3CRET", "object_add secret,S3CRET"]
+)
+def test_an_error_of_hmp_does_not_repeat_what_was_typed(line: str) -> None:
+    reply = redacted_reply("human-monitor-command", {"command-line": line}, {"return": "Error: bad 'S3CRET'\r\n"})
+    assert reply == {"return": f"Error: {HIDDEN}\r\n"}
+    assert redacted_reply("human-monitor-command", {"command-line": line}, {"return": ""}) == {"return": ""}
+
+
+def test_the_command_of_a_guestfwd_is_hidden() -> None:
+    assert without_secrets("tcp:10.0.2.100:80-cmd:prog S3CRET") == f"tcp:10.0.2.100:80-cmd:{HIDDEN}"
