@@ -10,6 +10,8 @@ ARG PIP_FIND_LINKS
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY qmpguard ./qmpguard
+# units, manual page, completions and documents stay out of the image
+RUN sed -i '/^\[tool\.setuptools\.data-files\]/,/^$/d' pyproject.toml
 # pip stays behind in this stage. The directories are for volumes: a new one takes over owner and mode.
 RUN python3 -m venv /build \
  && python3 -m venv --without-pip /opt/qmpguard \

@@ -136,7 +136,7 @@ async def test_an_opening_that_hangs_fails_the_reload_in_time_and_holds_nobody_u
                 await files.prepare(LogConfig(traffic=str(path)))
             task.cancel()
         assert reached.is_set()
-        assert turns > 3
+        assert turns > 1  # a loop that the opening held up would have had none
         assert fleet.traffic is None
     await eventually(lambda: not files._ending or files._ending[0][1].has_ended)
     assert times_open(path) == 0

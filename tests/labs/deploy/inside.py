@@ -110,7 +110,7 @@ def a_restart_keeps_the_connection_to_qemu() -> None:
     same(ask(), "running")
     same(" ".join(connections("qemu-web.service")), " ".join(qemu))
     same(shown(GUARD, "NFileDescriptorStore"), "0")
-    assert "the link goes on from the process before" in run("journalctl", "-u", GUARD, "-o", "cat")
+    assert "the link goes on from the guard before" in run("journalctl", "-u", GUARD, "-o", "cat")
 
 
 def a_killed_guard_is_missed_by_nobody() -> None:
