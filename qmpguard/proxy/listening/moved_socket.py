@@ -7,6 +7,7 @@ as that user or as root. The socket in it keeps its owner and mode. Where the di
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -132,10 +133,16 @@ class MovedSocket:
         file = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(file).st_uid != os.geteuid():
+                self._reject_planted()
                 os.fchown(file, os.geteuid(), os.getegid())
             os.fchmod(file, DIRECTORY_MODE)
         finally:
             os.close(file)
+
+    def _reject_planted(self) -> None:
+        """Raise `OSError` where any user could have made the directory, and put a socket of its own in."""
+        if self._directory.parent.stat().st_mode & stat.S_IWOTH:
+            raise PermissionError(errno.EPERM, "another user has made it, where every user may make one")
 
     def _reject_other_owner(self) -> None:
         with suppress(FileNotFoundError):

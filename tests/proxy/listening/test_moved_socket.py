@@ -61,6 +61,16 @@ def test_root_takes_a_directory_over_that_another_user_has_made(tmp_path: Path, 
     assert (stat.S_IMODE(status.st_mode), status.st_uid, moved.unprotected) == (0o700, 0, "")
 
 
+@AS_ROOT
+def test_root_takes_none_over_where_any_user_could_have_made_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    (tmp_path / "q.guard").mkdir()
+    os.chown(tmp_path / "q.guard", 12345, 12345)
+    with pytest.raises(UnavailableError, match="belongs to user 12345"):
+        MovedSocket(str(tmp_path / "q")).prepare()
+    assert (tmp_path / "q.guard").stat().st_uid == 12345
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir(mode=0o755)
     (tmp_path / "q.guard").symlink_to(tmp_path / "theirs")
