@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak hostile game chaos model mutants peers docs demo clean
+.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak churn hostile game chaos model mutants peers docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -175,8 +175,12 @@ conformance: $(INSTALLED) | packages lab ## try every client and script on QEMU 
 peers: $(INSTALLED) | packages lab ## other people's clients at QEMU and at the guard, with counts
 	@$(BIN)/python -m tests.labs.peers
 
-soak: $(INSTALLED) | packages ## random clients at a guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
-	@$(BIN)/python -m tests.labs.soak --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
+soak: $(INSTALLED) | packages lab ## a guard of 204 VMs under load and random faults, with a plot, MINUTES=60 VMS=200 REAL=4 SEED=...
+	@$(BIN)/python -m tests.labs.soak --minutes $(or $(MINUTES),60) --vms $(or $(VMS),200) --real $(or $(REAL),4) \
+	  $(if $(SEED),--seed $(SEED))
+
+churn: $(INSTALLED) | packages ## random clients at one VM's guard while QEMU comes and goes, MINUTES=10 CLIENTS=64
+	@$(BIN)/python -m tests.labs.soak.churn --minutes $(or $(MINUTES),10) --clients $(or $(CLIENTS),64)
 
 mutants: $(INSTALLED) | packages lab ## which changes of the code do its own tests not notice? SAMPLE=160 (0: all, hours) SEED=1
 	@$(BIN)/python -m tests.labs.mutants --sample $(or $(SAMPLE),160) --seed $(or $(SEED),1)

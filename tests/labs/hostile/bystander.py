@@ -19,10 +19,14 @@ BATCH, PAUSE = 3, 0.01
 
 
 class Bystander:
-    """A client of a VM, from before the first hostile client until after the last; ``worst`` is its longest wait."""
+    """A client of a VM, from before the first hostile client until after the last; ``worst`` is its longest wait.
 
-    def __init__(self, path: Path) -> None:
+    ``pause``: seconds between two batches of its requests.
+    """
+
+    def __init__(self, path: Path, pause: float = PAUSE) -> None:
         self._path = path
+        self._pause = pause
         self.worst = 0.0
         self.served = 0
 
@@ -35,7 +39,7 @@ class Bystander:
             self._check(await self._reply(reader), "n")
             while not stop.is_set():
                 await self._batch(reader, writer)
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(self._pause)
         except ConnectionError as error:
             raise Fault(f"a bystander at {self._path.name} was cut off: {error!r}") from error
         finally:
