@@ -176,7 +176,7 @@ async def watch(
     loop = asyncio.get_running_loop()
     begun, printed = loop.time(), 1
     while guard.alive and loop.time() < begun + seconds:
-        await asyncio.sleep(min(LOOK, max(0.1, begun + seconds - loop.time())))
+        await asyncio.sleep(begun + min((len(samples) + 1) * LOOK, seconds) - loop.time())
         served = tally.new_replies() + sum(one.served for one in innocent)
         worst = max((one.worst for one in innocent), default=0.0)
         for one in innocent:

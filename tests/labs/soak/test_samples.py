@@ -54,4 +54,4 @@ def test_a_sample_that_came_late_counts_for_the_minute_that_it_ends() -> None:
 def test_the_table_and_the_plot_have_each_minute() -> None:
     rows = minutes(STEADY)
     assert len(table(rows).splitlines()) == 6
-    assert {len(values) for values in panels(rows).values()} == {5}
+    assert {len(values) for values in panels(rows).values()} == {5}  # five minutes

@@ -59,5 +59,5 @@ def test_replies_are_counted_once_and_faults_are_kept() -> None:
 def test_the_plot_is_svg_with_a_line_for_each_panel() -> None:
     rows = minutes([Sample(10.0 * n, 10, 50.0, 100, 0, 0.1) for n in range(1, 13)])
     tree = Tree.fromstring(lines(panels(rows)))  # noqa: S314 -- it is our own
-    assert len(tree.findall("{*}polyline")) == 4
+    assert len(tree.findall("{*}polyline")) == 5
     assert Tree.fromstring(lines({"empty": [], "zero": [0.0]})) is not None  # noqa: S314
