@@ -73,16 +73,20 @@ def lines(guards: Sequence[GuardVms]) -> Iterator[str]:
 
 def _notes(vms: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield faults and notes, and the VFIO bytes of migrations; a note that all VMs have is yielded once."""
-    notes = [(vm["name"], note) for vm in vms for note in (*vm["faults"], *vm["notes"], *_vfio_share(vm["migration"]))]
+    notes = [(vm["name"], note) for vm in vms for note in (*vm["faults"], *vm["notes"], *_vfio_share(vm))]
     times = Counter(note for _, note in notes)
     of_all = {note for note, count in times.items() if 1 < count == len(vms)}
     yield from (f"all VMs: {note}" for note in dict.fromkeys(note for _, note in notes) if note in of_all)
     yield from (f"{name}: {note}" for name, note in notes if note not in of_all)
 
 
-def _vfio_share(migration: dict[str, Any]) -> Iterator[str]:
-    """Yield what the VFIO devices have transferred in the last or present migration, where QEMU reports it."""
-    if (count := migration["vfio_transferred"]) is not None:
+def _vfio_share(vm: dict[str, Any]) -> Iterator[str]:
+    """Yield what the VFIO devices have transferred in the last or present migration, where QEMU reports it.
+
+    A guard of an earlier version, which runs on after an upgrade, does not tell.
+    """
+    migration = vm.get("migration") or {}
+    if (count := migration.get("vfio_transferred")) is not None:
         yield f"migration {migration['status']}; VFIO devices have transferred {count} bytes"
 
 
