@@ -152,9 +152,14 @@ async def ready(lab: Lab, process: asyncio.subprocess.Process) -> None:
                     return
                 await asyncio.sleep(0.5)
     except TimeoutError:
-        raise LabUnavailable(f"the lab's guest is not up after {BOOT:.0f} s: {lab.console.strip()[-300:]}") from None
+        raise LabUnavailable(f"the lab's guest is not up after {BOOT:.0f} s: {last_words(lab.console)}") from None
     said = (await process.stderr.read()).decode(errors="replace") if process.stderr else ""
-    raise LabUnavailable(f"the lab's guest ended: {(said or lab.console).strip()[-300:]}")
+    raise LabUnavailable(f"the lab's guest ended: {last_words(said or lab.console)}")
+
+
+def last_words(said: str) -> str:
+    """Return the end of what was said, on one line."""
+    return "; ".join(line.strip() for line in said[-300:].splitlines() if line.strip())
 
 
 def command(folder: Path, home: Path, newer: Path) -> list[str]:
