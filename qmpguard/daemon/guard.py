@@ -201,7 +201,7 @@ class GuardedVm:
         """Close the listening sockets and every client, also if the VM has never run."""
         self._stop_listening()
         self.vm.connections.close()
-        self.vm.sessions.close_all(CloseReason.STOPPED, own=False)
+        self.vm.sessions.close_all(CloseReason.STOPPED)
 
     def _stop_listening(self) -> None:
         if self._retry is not None:

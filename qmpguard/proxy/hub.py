@@ -111,8 +111,9 @@ class Hub:
         """Called when a session has closed, with those of its requests that were not sent."""
         self._fd_names.on_session_closed(session, unsent)
         self._scheduler.on_session_closed(session, unsent)
-        self._sessions.remove(session, reason, detail)
-        if session.privileged and self.link is not None:
+        if not session.privileged:
+            self._sessions.remove(session, reason, detail)
+        elif self.link is not None:
             # nothing could be judged any more
             self.link.lose("the guard's own session has ended")
 
@@ -268,7 +269,7 @@ class Hub:
 
     def on_event(self, event: QemuEvent) -> None:
         """Give an event to every session."""
-        for session in self._sessions.all():
+        for session in self._sessions.clients:
             self.contain(session, partial(session.on_event, event.line))
         self._recorder.event(event)
         self._gate.memory.happened(event.name, event.data)

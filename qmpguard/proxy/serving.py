@@ -14,7 +14,6 @@ from qmpguard.proxy.qemu.link import LINGER, MAX_UNSENT, Link
 from qmpguard.proxy.sockets.stream import Stream
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncGenerator, Callable
 
     from qmpguard.proxy.hub import Hub
@@ -29,11 +28,9 @@ REST, TICK = 1.0, 0.01
 
 
 class Serving:
-    """Serves one connection. ``on_up`` is called with the link and with the socket of the guard's own session."""
+    """Serves one connection. ``on_up`` is called with the link, once the guard's own session can ask on it."""
 
-    def __init__(
-        self, connection: NegotiatedConnection, hub: Hub, gate: Gate, on_up: Callable[[Link, socket.socket], None]
-    ) -> None:
+    def __init__(self, connection: NegotiatedConnection, hub: Hub, gate: Gate, on_up: Callable[[Link], None]) -> None:
         stream = Stream(connection.sock, hub.outbox, limit=MAX_UNSENT, descriptors=False, linger=LINGER)
         self.link = Link(stream, hub, connection.greeting, connection.number)
         self._connection = connection
@@ -51,10 +48,9 @@ class Serving:
 
     async def run(self, tasks: Tasks, watch: DriftWatch, heartbeat: Heartbeat) -> None:
         """Serve until the link ends; ``tasks`` owns the work. Raises the exception for which it could not begin."""
-        ours, theirs = self._connection.own
-        async with self._working(tasks, watch, heartbeat, theirs):
+        async with self._working(tasks, watch, heartbeat):
             try:
-                self._on_up(self.link, ours)
+                self._on_up(self.link)
                 for event in self._connection.events:
                     self._hub.on_event(event)
                 self._stream.start(self.link)
@@ -68,16 +64,12 @@ class Serving:
                 self._stream.close()
 
     @asynccontextmanager
-    async def _working(
-        self, tasks: Tasks, watch: DriftWatch, heartbeat: Heartbeat, sock: socket.socket
-    ) -> AsyncGenerator[None]:
-        """Do the guard's own work as long as the block lasts; its session talks over ``sock``, and closes it."""
-        control = Control(self._hub.name)
+    async def _working(self, tasks: Tasks, watch: DriftWatch, heartbeat: Heartbeat) -> AsyncGenerator[None]:
+        """Do the guard's own work as long as the block lasts, with a session of its own."""
+        control = Control(self._hub)
         self._gate.connect(self.link.greeting, control)
         on_fault = partial(_failed, self.link)  # where the work fails, the link is lost, and made anew
         own = self._own
-        own.append(tasks.start("control", control.serve(sock), on_fault))
-        own[0].add_done_callback(lambda _: sock.close())  # also where it is cancelled before it begins
         own.append(tasks.start("watch", watch.run(), on_fault))
         if "oob" in self.link.greeting.offered:
             own.append(tasks.start("heartbeat", heartbeat.run(control), on_fault))

@@ -185,12 +185,11 @@ class Vm:
                 connection.hang_up()
             connection.close()
 
-    def _on_up(self, link: Link, own: socket.socket) -> None:
-        """Serve clients on a link from now on, and the guard's own session at ``own``."""
+    def _on_up(self, link: Link) -> None:
+        """Serve clients on a link from now on."""
         self.hub.connect(link)
         self.gate.memory.version = numbers(link.greeting.version)
         self.recorder.up(link.greeting.version)
-        self.sessions.attach(own, Peer(0), link.greeting, privileged=True)
         self.sessions.greet_all(link.greeting)
         self.connected.set()
 

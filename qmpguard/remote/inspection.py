@@ -14,8 +14,8 @@ from qmpguard.errors import UnavailableError
 from qmpguard.policy.bursts import Unexpected, drive
 from qmpguard.policy.facts import Fact
 from qmpguard.proxy.listening.moved_socket import takeover_hint
-from qmpguard.proxy.qemu.control import OwnClient, put
 from qmpguard.proxy.sockets.dial import connect
+from qmpguard.remote.client import QuietClient, put
 from qmpguard.remote.listening import listening, why_silent
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def open_vm(address: Address, tell: Callable[[str], None] = ignore) -> Asy
     Raises `UnavailableError` when no QEMU answers there.
     """
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # its errors are raised here as ours
-    client = OwnClient("qmpguard")
+    client = QuietClient("qmpguard")
     try:
         await _connect(client, address, tell)
         yield RemoteVm(client, address, tell)

@@ -7,6 +7,7 @@ the loop. So no attribute can be forgotten. Left out is only what no decision re
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import types
 from collections import OrderedDict, deque
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 #: classes whose objects only tell what has happened, and the code that is the same in each world
 IGNORED = (
     *(Recorder, Durations, LogRate, type, types.ModuleType, types.BuiltinFunctionType, memoryview),
-    *(SteppingLoop, World),
+    *(SteppingLoop, World, logging.Logger),
 )
 #: classes of whose objects each is made once
 CONSTANT = frozenset({_State, Limits, Greeting, Step, re.Pattern})

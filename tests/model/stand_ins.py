@@ -1,17 +1,14 @@
-"""What the model puts in the places of sockets, the guard's own client, the clock, and sets (which have no order)."""
+"""What the model puts in the places of sockets, the clock, and sets (which have no order)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from tests.model.own_client import OwnClient
-
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from qmpguard.proxy.sockets.stream import Outbox
-    from tests.model.streams import ModelStream
 
 
 class OrderedSet(set[Any]):
@@ -33,27 +30,16 @@ class OrderedSet(set[Any]):
         return iter(tuple(self._order))
 
 
-class OwnEnd:
-    """The hub's end of the guard's own session, until `registry.attach` makes a stream of it."""
-
-    def __init__(self, stream: ModelStream) -> None:
-        self.stream = stream
-
-    def close(self) -> None:
-        """The session closes its stream."""
-
-
 def stream_of(sock: object, outbox: Outbox, **_: object) -> object:
     """In the place of `Stream`: what is given for a socket is one already."""
-    return sock.stream if isinstance(sock, OwnEnd) else sock
+    return sock
 
 
 def substituted() -> list[AbstractContextManager[object]]:
-    """Return the patches that put streams, the guard's own client and a clock that stands in their places."""
+    """Return the patches that put streams and a clock that stands in their places."""
     return [
         patch("qmpguard.proxy.clients.registry.Stream", stream_of),
         patch("qmpguard.proxy.serving.Stream", stream_of),
-        patch("qmpguard.proxy.qemu.control.OwnClient", OwnClient),
         patch("time.time", lambda: 0.0),
         patch("time.monotonic", lambda: 0.0),
     ]

@@ -20,8 +20,7 @@ from qmpguard.record import Peer
 from tests.model.client import Client, Step
 from tests.model.loop import SteppingLoop
 from tests.model.machine import Machine, Order
-from tests.model.own_client import OwnPipe
-from tests.model.stand_ins import OrderedSet, OwnEnd
+from tests.model.stand_ins import OrderedSet
 from tests.model.streams import BrokenPromiseError, ModelStream, Token
 from tests.support.conversation import GREETING
 
@@ -165,9 +164,7 @@ class World:
         self.machine.accept()
         self.vm.gate.schema.known = Schema({})
         self.link = ModelStream(self.loop, self._to_qemu, lambda: None)
-        pipe = OwnPipe(self.loop, self.vm.outbox)
-        own = cast("Any", (OwnEnd(pipe.stream), pipe))
-        waiting.set_result(NegotiatedConnection(cast("Any", self.link), own, GREETING, same_qemu=True))
+        waiting.set_result(NegotiatedConnection(cast("Any", self.link), GREETING, same_qemu=True))
 
     def _to_qemu(self, data: bytes, token: Token | None) -> None:
         number = json.loads(data)["id"]
@@ -264,7 +261,7 @@ class World:
             "descriptors under way": names._under_way,
             "requests in flight": hub.link is not None and not hub.link.is_idle,
             "the lock of the gate": gate.turn.locked(),
-            "sessions with a holder": [session for session in self.vm.sessions.all() if session.holder is not None],
+            "sessions with a holder": [session for session in self.vm.clients if session.holder is not None],
             "judgments": [task for task in self.loop.tasks if task.get_name() == "judgment"],
         }
         left |= {

@@ -35,7 +35,7 @@ LAST_WORDS = 5.0
 
 
 class SessionRegistry:
-    """The sessions of a VM, and among them the guard's own. ``drained`` is set while there is no client.
+    """The sessions of a VM's clients. ``drained`` is set while there is none.
 
     Requests go to ``hub``. ``contain`` does something for one session, whose exceptions concern no other.
     """
@@ -50,7 +50,6 @@ class SessionRegistry:
         self._outbox = outbox
         self._budget = budget
         self._all: set[Session] = set()
-        self._count = 0  # of the clients
         self._waiting: dict[Session, asyncio.TimerHandle] = {}  # for QEMU
         self._refused = LogRate()
 
@@ -62,31 +61,25 @@ class SessionRegistry:
         """Count it no more."""
         self._budget.forget(self._all)
 
-    def all(self) -> tuple[Session, ...]:
-        """Return every session, the guard's own too."""
-        return tuple(self._all)
-
     @property
     def clients(self) -> list[Session]:
-        """The sessions but for the guard's own."""
-        return [session for session in self._all if not session.privileged]
+        """The sessions."""
+        return list(self._all)
 
-    def attach(self, sock: socket.socket, peer: Peer, greeting: Greeting | None, *, privileged: bool = False) -> None:
+    def attach(self, sock: socket.socket, peer: Peer, greeting: Greeting | None) -> None:
         """Begin a conversation on a connected socket, with QEMU's greeting as soon as there is one."""
-        if not privileged and (refusal := self._refusal(peer)) is not None:
+        if (refusal := self._refusal(peer)) is not None:
             if (more := self._refused.admit(refusal, time.monotonic())) is not None:
                 log.warning("vm=%s client=%s refused: %s%s", self._vm, peer, refusal, more)
             sock.close()
             return
         stream = Stream(sock, self._outbox, limit=self.limits.max_unread)
         size, now = self.limits.max_request, time.time()
-        session = Session(self.hub, stream, peer, max_request=size, privileged=privileged, since=now)
+        session = Session(self.hub, stream, peer, max_request=size, since=now)
         self._all.add(session)
         self.drained.clear()
-        if not privileged:
-            self._count += 1
-            self._counters.clients += 1
-            log.info("vm=%s client=%s connected", self._vm, peer)
+        self._counters.clients += 1
+        log.info("vm=%s client=%s connected", self._vm, peer)
         if greeting is not None:
             session.greet(greeting)
         else:
@@ -94,7 +87,7 @@ class SessionRegistry:
 
     def _refusal(self, peer: Peer) -> str | None:
         """Return why a client cannot come in; None where it can."""
-        if self._count >= self.limits.max_clients:
+        if len(self._all) >= self.limits.max_clients:
             self._counters.drops[TOO_MANY] += 1
             return f"{self.limits.max_clients} clients already"
         if (reason := self.limits.access.refusal(peer)) is not None:
@@ -108,13 +101,13 @@ class SessionRegistry:
 
     def greet_all(self, greeting: Greeting) -> None:
         """Called when there is a link: greet the sessions that have waited for it."""
-        for session in self.all():
+        for session in self.clients:
             self._wait_no_more(session)
             session.greet(greeting)
 
     def finish_all(self) -> None:
         """Close every session as QEMU's death would close them: each is sent first what is due to it."""
-        for session in self.all():
+        for session in self.clients:
             self._wait_no_more(session)
             self.contain(session, partial(session.finish, CloseReason.QEMU_GONE))
         # a weak set: a session that closes before is to be free at once
@@ -137,9 +130,9 @@ class SessionRegistry:
             session.stop_reading()
         self._note_drained()
 
-    def close_all(self, reason: CloseReason, *, own: bool = True) -> None:
-        """Close every session; the guard's own as well, where ``own`` says so."""
-        for session in self.all() if own else self.clients:
+    def close_all(self, reason: CloseReason) -> None:
+        """Close every session."""
+        for session in self.clients:
             session.close(reason)
 
     def remove(self, session: Requester, reason: CloseReason, detail: str) -> None:
@@ -147,10 +140,8 @@ class SessionRegistry:
         assert isinstance(session, Session)
         self._all.discard(session)
         self._wait_no_more(session)
-        if not session.privileged:
-            self._count -= 1
-            self._counters.on_client_closed(reason)
-            log.info("vm=%s client=%s closed reason=%r", self._vm, session.peer, detail or reason.value)
+        self._counters.on_client_closed(reason)
+        log.info("vm=%s client=%s closed reason=%r", self._vm, session.peer, detail or reason.value)
         self._note_drained()
 
     def _wait_no_more(self, session: Session) -> None:
@@ -158,5 +149,5 @@ class SessionRegistry:
             timer.cancel()  # it holds the session
 
     def _note_drained(self) -> None:
-        if not self._count:
+        if not self._all:
             self.drained.set()

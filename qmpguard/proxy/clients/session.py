@@ -55,7 +55,9 @@ _COMMANDS, _ENDING, _CLOSED = State.COMMANDS, State.ENDING, State.CLOSED
 
 
 class Session:
-    """One client's conversation, ``since`` a time of the epoch. ``privileged``: the guard's own, not judged."""
+    """One client's conversation, ``since`` a time of the epoch."""
+
+    privileged = False
 
     def __init__(
         self,
@@ -64,14 +66,12 @@ class Session:
         peer: Peer,
         *,
         max_request: int = MAX_REQUEST,
-        privileged: bool = False,
         since: float = 0.0,
     ) -> None:
         self.hub = hub
         self.stream = stream
         self.peer = peer
         self.since = since
-        self.privileged = privileged
         self.state = State.WAITING
         self.todo: deque[PendingRequest] = deque()
         self.holder: PendingRequest | None = None
@@ -127,7 +127,7 @@ class Session:
 
     def on_event(self, line: bytes) -> None:
         """Pass an event of QEMU on, if the client has negotiated."""
-        if self.state is _COMMANDS and not self.privileged:
+        if self.state is _COMMANDS:
             self.stream.write(line)
 
     def settle(self, pending: PendingRequest, reply: bytes) -> None:
@@ -278,7 +278,7 @@ class Session:
             is_first = self._replies.add(pending)
             if pending.oob:
                 self.hub.submit_oob(pending)
-            elif is_first or self._input.oob or self.privileged or message.command.startswith(QUERY):
+            elif is_first or self._input.oob or message.command.startswith(QUERY):
                 self.todo.append(pending)
                 self.hub.submit(self)
             else:
@@ -288,7 +288,7 @@ class Session:
         if request.command != "qmp_capabilities":
             self._replies.answer(error_reply(NOT_NEGOTIATED, request.id, kind=COMMAND_NOT_FOUND))
             return
-        if not (self.hub.is_alive or self.privileged):
+        if not self.hub.is_alive:
             self._negotiation = request
             return
         enabled = read_enable(request.arguments, self.hub.offered)

@@ -50,8 +50,6 @@ class Presence(Enum):
 class NegotiatedConnection:
     """A negotiated connection to QEMU, and the events that came with the negotiation.
 
-    ``own`` is a socket pair for the guard's own session. It is made before anything is said on a passed connection,
-    where nothing can be begun twice: a process that has no descriptor left tries again.
     ``number`` is the id of the last request on it. ``qemu`` is what tells this QEMU from another; None where nothing
     does. ``same_qemu``: it is surely the QEMU of the connection before.
     ``hidden`` are the failover primaries that the process before remembered, ``netdevs`` the network back ends,
@@ -60,7 +58,6 @@ class NegotiatedConnection:
     """
 
     sock: socket.socket
-    own: tuple[socket.socket, socket.socket]
     greeting: Greeting
     events: list[QemuEvent] = field(default_factory=list)
     number: int = 0
@@ -78,9 +75,8 @@ class NegotiatedConnection:
             hang_up(self.sock)
 
     def close(self) -> None:
-        """Close its sockets."""
-        for sock in (self.sock, *self.own):
-            sock.close()
+        """Close its socket."""
+        self.sock.close()
 
 
 class QemuConnections:
@@ -182,36 +178,32 @@ class QemuConnections:
             return self._inherited(left)
         with ExitStack() as stack:
             sock = stack.enter_context(await self._connect())
-            own = _pair(stack)
             self._used = isinstance(self.address, FdAddress)
             if self._used:
                 stack.callback(hang_up, sock)
             negotiated = await negotiate(sock, self._on_silence)
-            connection = self._connection(sock, own, negotiated)
+            connection = self._connection(sock, negotiated)
             stack.pop_all()
         return connection
 
     def _inherited(self, left: Inheritance) -> NegotiatedConnection:
         with ExitStack() as stack:
             sock = stack.enter_context(left.sock)
-            own = _pair(stack)
             self._used = isinstance(self.address, FdAddress)
             self.presence = Presence.LINKED  # it was there
             log.info("vm=%s the link goes on from the guard before", self._vm)
             handover = left.handover
-            connection = self._connection(sock, own, Negotiated(handover.greeting, [], handover.process))
+            connection = self._connection(sock, Negotiated(handover.greeting, [], handover.process))
             stack.pop_all()
         unseen = replace(connection, hidden=handover.hidden, netdevs=handover.netdevs, negotiated=handover.negotiated)
         return replace(unseen, number=handover.number)
 
-    def _connection(
-        self, sock: socket.socket, own: tuple[socket.socket, socket.socket], negotiated: Negotiated
-    ) -> NegotiatedConnection:
+    def _connection(self, sock: socket.socket, negotiated: Negotiated) -> NegotiatedConnection:
         greeting, events, process = negotiated
         qemu = peer_identity(sock, self.address)
         same = qemu is not None and qemu == self._qemu
         return NegotiatedConnection(
-            sock, own, greeting, events, qemu=qemu, same_qemu=same, is_passed=self._used, process=process
+            sock, greeting, events, qemu=qemu, same_qemu=same, is_passed=self._used, process=process
         )
 
     async def _connect(self) -> socket.socket:
@@ -254,13 +246,6 @@ class QemuConnections:
         if presence is not self.presence:
             self.presence = presence
             self.on_presence()
-
-
-def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
-    stack.callback(ours.close)
-    stack.callback(theirs.close)
-    return ours, theirs
 
 
 def _nothing() -> None:

@@ -1,133 +1,33 @@
-"""The guard's own session: a qemu.qmp client on an internal socket pair, which asks the survey's questions.
+"""The guard's own session with QEMU, which asks the survey's questions.
 
-Its other end is an ordinary session of the hub, with one privilege: it does not wait for the gate.
+To the hub it is a session as a client's is, with two differences. It has no socket: its requests go to the hub as they
+are, and QEMU's answers come back as the outcome of each request. And it is privileged: its requests are not judged.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import suppress
-from typing import TYPE_CHECKING, cast
-
-from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
+import json
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.bursts import Answer, Missing, Query
 from qmpguard.policy.problem import Refusal
-from qmpguard.tasks import Tasks
+from qmpguard.proxy.clients.pending import PendingRequest, Unanswered
+from qmpguard.proxy.closing import CloseReason
+from qmpguard.record import Peer
+from qmpguard.wire.client_messages import Request
 
 if TYPE_CHECKING:
-    import socket
+    from contextlib import AbstractContextManager
 
-    from qmpguard.wire.json import Value
+    from qmpguard.proxy.clients.pending import Outcome, Requester
 
-log = logging.getLogger(__name__)
-
-#: seconds for the greeting and the negotiation, which are answered inside this process
-HANDSHAKE = 10.0
-
-
-class OwnClient(QMPClient):
-    """A client that does not pretty-print each message for a log that nobody reads: most of a survey's time.
-
-    Its messages end where they are complete, not with a line: a QEMU with ``pretty=on`` writes many lines each.
-    """
-
-    async def _readline(self) -> bytes:
-        lines = [await super()._readline()]
-        while lines[0].startswith(b"{") and not lines[0].rstrip().endswith(b"}") and not lines[-1].startswith(b"}"):
-            lines.append(await super()._readline())
-        return b"".join(lines)
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-
-class Control:
-    """Asks one QEMU questions over one link. What is asked here can never reach the QEMU of another link."""
-
-    def __init__(self, vm: str = "") -> None:
-        self._vm = vm
-        self._client: QMPClient | None = None
-        self._abandoned: asyncio.Future[list[Answer]] | None = None  # the last burst that took too long
-        self._decided = asyncio.Event()  # that it can be asked, or that it never will
-        # it reports every lost connection as an error of its own; the hub has said why already
-        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
-
-    async def serve(self, sock: socket.socket) -> None:
-        """Talk over a socket until cancelled; the hub runs this for as long as the link lasts."""
-        client = OwnClient("qmpguard")
-        try:
-            async with asyncio.timeout(HANDSHAKE):
-                await client.connect(sock)
-            self._client = client
-            self._decided.set()
-            await asyncio.get_running_loop().create_future()
-        except (QMPError, OSError, TimeoutError) as error:
-            log.warning("vm=%s control session failed: %s", self._vm, error)
-        finally:
-            self.close()
-            await _disconnect(client, sock)
-
-    def close(self) -> None:
-        """Answer nothing more: the link is gone."""
-        self._client = None
-        self._decided.set()
-
-    async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
-        """Return QEMU's answers, in order; the questions are sent in one burst.
-
-        While QEMU still owes the answers to an earlier burst, they are sent one after the other: an abandoned question
-        takes a place in the window that clients need. The caller sets the limit. Raises `UnavailableError` when QEMU
-        goes away, or refuses a question that is not optional.
-        """
-        await self._decided.wait()
-        client = self._client
-        if client is None:
-            raise UnavailableError("QEMU went away")
-        if self._abandoned is not None and not self._abandoned.done():
-            return tuple([await put(client, query) for query in queries])
-        burst = asyncio.gather(*(put(client, query) for query in queries))
-        burst.add_done_callback(_forget_error)
-        try:
-            return tuple(await asyncio.shield(burst))
-        except asyncio.CancelledError:
-            self._abandoned = burst
-            raise
-
-    async def answers_out_of_band(self) -> bool:
-        """Ask what QEMU answers even while its main loop is busy (``query-yank``)."""
-        client = self._client
-        if client is None:
-            return False
-        try:
-            await client.execute("query-yank", oob=True)
-        except QMPError:
-            return False
-        return True
-
-
-def _forget_error(burst: asyncio.Future[list[Answer]]) -> None:
-    """Called when QEMU has answered a burst, perhaps after nothing waits for it any more."""
-    if not burst.cancelled():
-        burst.exception()
-
-
-async def put(client: QMPClient, query: Query) -> Answer:
-    """Put one question to QEMU. Raises `UnavailableError` when it goes away, or refuses one that is not optional."""
-    try:
-        arguments = dict(query.arguments) or None
-        return cast("Value", await client.execute(query.command, arguments))
-    except ExecuteError as error:
-        if query.optional:
-            return Missing()
-        raise RefusedError(Refusal(query.command, error.error_class, str(error))) from error
-    except QMPError as error:
-        raise UnavailableError("QEMU went away") from error
+#: bytes of the longest answer that is read; QEMU's largest is its schema, a quarter of a megabyte
+MAX_ANSWER = 10 << 20
+_HEARTBEAT = Query("query-yank")
 
 
 class RefusedError(UnavailableError):
@@ -138,19 +38,169 @@ class RefusedError(UnavailableError):
         self.refusal = refusal
 
 
-async def _disconnect(client: QMPClient, sock: socket.socket) -> None:
-    """End a conversation, also when cancelled meanwhile: qemu.qmp would leave an error unread, and asyncio says so."""
-    async with Tasks() as tasks:
-        ending = tasks.start("disconnect", _end(client))
-        while not ending.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((ending,))
-    sock.close()
+class Requests(Protocol):
+    """The hub, as the guard's own session sees it."""
+
+    @property
+    def outbox(self) -> AbstractContextManager[None]:
+        """What is sent within it leaves together."""
+        ...
+
+    def submit(self, session: Requester) -> None:
+        """Called when the session has in-band requests to send."""
+        ...
+
+    def submit_oob(self, pending: PendingRequest) -> None:
+        """Take an out-of-band request."""
+        ...
+
+    def on_session_closed(
+        self, session: Requester, reason: CloseReason, detail: str, unsent: list[PendingRequest]
+    ) -> None:
+        """Called when the session has closed, with those of its requests that were not sent."""
+        ...
 
 
-async def _end(client: QMPClient) -> None:
+#: the answers to a burst, or why there are none
+Answers: TypeAlias = tuple[Answer, ...] | UnavailableError
+
+
+class Burst:
+    """Questions that are sent together. ``answers`` is set when all are answered, or one is not.
+
+    ``owed`` is the number of those that QEMU may still answer.
+    """
+
+    __slots__ = ("_found", "_queries", "answers", "owed")
+
+    def __init__(self, queries: tuple[Query, ...]) -> None:
+        self.answers: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        self.owed = len(queries)
+        self._queries = queries
+        self._found: list[Answer] = [None] * len(queries)
+        if not queries:
+            self.answers.set_result(())
+
+    def take(self, place: int, outcome: Outcome) -> None:
+        """Take what came of a question."""
+        self.owed -= 1
+        if self.answers.done():
+            return
+        answer = _gone() if isinstance(outcome, Unanswered) else read_answer(self._queries[place], outcome)
+        if isinstance(answer, UnavailableError):
+            self.answers.set_result(answer)
+            return
+        self._found[place] = answer
+        if not self.owed:
+            self.answers.set_result(tuple(self._found))
+
+    def fail(self) -> None:
+        """Expect no more answers."""
+        if not self.answers.done():
+            self.answers.set_result(_gone())
+
+
+class Control:
+    """Asks one QEMU questions over one link. What is asked here can never reach the QEMU of another link."""
+
+    privileged = True
+
+    def __init__(self, hub: Requests) -> None:
+        self.peer = Peer(0)
+        self.todo: deque[PendingRequest] = deque()
+        self.holder: PendingRequest | None = None
+        self._hub = hub
+        self._closed = False
+        self._bursts: dict[Burst, None] = {}  # that are waited for
+        self._abandoned: Burst | None = None  # the last one that took too long
+
+    async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
+        """Return QEMU's answers, in order; the questions are sent in one burst.
+
+        While QEMU still owes the answers to an earlier burst, they are sent one after the other: an abandoned question
+        takes a place in the window that clients need. The caller sets the limit. Raises `UnavailableError` when QEMU
+        goes away, refuses a question that is not optional, or answers what cannot be read.
+        """
+        if self._abandoned is None or not self._abandoned.owed:
+            return await self._put(queries)
+        return tuple([answer for query in queries for answer in await self._put((query,))])
+
+    async def answers_out_of_band(self) -> bool:
+        """Ask what QEMU answers even while its main loop is busy (``query-yank``)."""
+        try:
+            await self._put((_HEARTBEAT,), oob=True)
+        except UnavailableError:
+            return False
+        return True
+
+    async def _put(self, queries: tuple[Query, ...], *, oob: bool = False) -> tuple[Answer, ...]:
+        if self._closed:
+            raise _gone()
+        burst = Burst(queries)
+        self._bursts[burst] = None
+        try:
+            self._send(queries, burst, oob=oob)
+            answers = await burst.answers
+        except asyncio.CancelledError:
+            if not oob:
+                self._abandoned = burst
+            raise
+        finally:
+            self._bursts.pop(burst, None)
+        if isinstance(answers, UnavailableError):
+            raise answers
+        return answers
+
+    def _send(self, queries: tuple[Query, ...], burst: Burst, *, oob: bool) -> None:
+        with self._hub.outbox:
+            for place, query in enumerate(queries):
+                pending = PendingRequest(self, Request(query.command, dict(query.arguments) or None, None, oob))
+                pending.on_outcome = partial(burst.take, place)
+                if oob:
+                    self._hub.submit_oob(pending)
+                else:
+                    self.todo.append(pending)
+            if not oob:
+                self._hub.submit(self)
+
+    # called by the hub
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is asked."""
+        return self._closed
+
+    def settle(self, pending: PendingRequest, reply: bytes) -> None:
+        """Do nothing: the answer was taken as the outcome of the request."""
+
+    def close(self, reason: CloseReason = CloseReason.ENDED, detail: str = "") -> None:
+        """Ask and answer nothing more; the link does not last longer than this."""
+        if self._closed:
+            return
+        self._closed = True
+        unsent = list(self.todo)
+        self.todo.clear()
+        self._hub.on_session_closed(self, reason, detail, unsent)
+        for burst in self._bursts:
+            burst.fail()
+
+
+def read_answer(query: Query, message: bytes) -> Answer | UnavailableError:
+    """Return QEMU's answer to a question, or why it is none. Never raises."""
     try:
-        async with asyncio.timeout(HANDSHAKE):
-            await client.disconnect()
-    except Exception as error:  # noqa: BLE001 -- it re-raises what its reader met: an answer that is no UTF-8, or too deep
-        log.debug("control session ended: %r", error)
+        members = json.loads(message) if len(message) <= MAX_ANSWER else None
+    except (ValueError, RecursionError):
+        members = None
+    match members:
+        case {"return": value}:
+            return value  # type: ignore[no-any-return]
+        case {"error": {"class": str(), "desc": str()}} if query.optional:
+            return Missing()
+        case {"error": {"class": str(kind), "desc": str(text)}}:
+            return RefusedError(Refusal(query.command, kind, text))
+        case _:
+            return UnavailableError(f"QEMU's answer to {query.command} could not be read")
+
+
+def _gone() -> UnavailableError:
+    return UnavailableError("QEMU went away")

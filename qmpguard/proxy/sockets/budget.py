@@ -23,11 +23,6 @@ class Holder(Protocol):
         """The number of bytes."""
         ...
 
-    @property
-    def privileged(self) -> bool:
-        """Whether it is the guard's own session, which is never closed."""
-        ...
-
     def close(self, reason: CloseReason) -> None:
         """Close the session and free its bytes."""
         ...
@@ -65,6 +60,5 @@ class Budget:
         for size, holder in sorted(held, key=lambda entry: -entry[0]):
             if total <= self._limit:
                 return
-            if not holder.privileged:
-                holder.close(CloseReason.TOO_MUCH_HELD)
-                total -= size
+            holder.close(CloseReason.TOO_MUCH_HELD)
+            total -= size

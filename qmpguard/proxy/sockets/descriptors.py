@@ -6,8 +6,8 @@ import os
 import resource
 import warnings
 
-#: The part of the descriptor table that clients cannot use: a quarter. A VM needs five descriptors (its listener two,
-#: its link one, the control session two). At 1,024 open files that is enough for 50 VMs whose QEMUs reconnect at once.
+#: The part of the descriptor table that clients cannot use: a quarter. A VM needs three descriptors (its listener two,
+#: its link one). At 1,024 open files that is enough for 80 VMs whose QEMUs reconnect at once.
 RESERVED_PART = 4
 
 

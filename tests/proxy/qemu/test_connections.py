@@ -9,12 +9,11 @@ import logging
 import socket
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard.address import FdAddress, Inbound, TcpAddress, UnixAddress
+from qmpguard.address import Inbound, TcpAddress, UnixAddress
 from qmpguard.daemon import guard as guards
 from qmpguard.proxy import serving
 from qmpguard.proxy.hub import Hub
@@ -23,7 +22,6 @@ from qmpguard.proxy.judging.gate import Gate
 from qmpguard.proxy.qemu import absence, connections, negotiation
 from qmpguard.proxy.qemu.absence import INTERVAL, Absence, BackOff, Cause, Notices
 from qmpguard.proxy.qemu.connections import Presence, QemuConnections
-from qmpguard.proxy.qemu.control import Control
 from qmpguard.proxy.qemu.heartbeat import Heartbeat
 from qmpguard.proxy.sockets import dial
 from tests.support.fakes.qemu import FakeQemu
@@ -32,8 +30,6 @@ from tests.support.guarding import connected, eventually, guarding
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
-
-    from qmpguard.address import Address
 
 
 def greeting(**version: Any) -> bytes:
@@ -174,33 +170,6 @@ async def test_an_error_of_the_system_is_weather(tmp_path: Path, monkeypatch: py
             assert not guard.vm.counts.faults
 
 
-@pytest.mark.parametrize("passed", [False, True], ids=["path", "fd"])
-async def test_no_descriptor_for_the_control_session_is_weather(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, passed: bool
-) -> None:
-    """Also for a connection that was passed, on which nothing can be begun twice."""
-    fails = 3
-
-    def socketpair() -> tuple[socket.socket, socket.socket]:
-        nonlocal fails
-        fails -= 1
-        if fails >= 0:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return socket.socketpair()
-
-    async with FakeQemu(tmp_path / "q") as qemu:
-        address: Address = UnixAddress(str(qemu.path))
-        if passed:
-            sock = socket.socket(socket.AF_UNIX)
-            sock.connect(str(qemu.path))
-            address = FdAddress(sock.detach())
-        stand_in = SimpleNamespace(socket=socket.socket, socketpair=socketpair)
-        monkeypatch.setattr("qmpguard.proxy.qemu.connections.socket", stand_in)
-        async with guarding(address, tmp_path / "guard.sock") as guard:
-            assert fails < 0
-            assert not guard.vm.counts.faults
-
-
 def raising(*_: object, **__: object) -> None:
     raise KeyError("as the test says")
 
@@ -221,7 +190,6 @@ STEPS: dict[str, tuple[object, str, Callable[..., object], bool]] = {
     "hub": (Hub, "connect", raising, False),
     "inherited": (QemuConnections, "_connection", raising, False),
     "own session": (serving, "Control", raising, False),
-    "control": (Control, "serve", raising_later, True),
     "watch": (DriftWatch, "run", raising_later, True),
     "heartbeat": (Heartbeat, "run", raising_later, True),
     "serve": (serving.Serving, "run", raising_later, True),

@@ -16,6 +16,7 @@ from qmpguard.policy.mode import Profile
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.survey import observe
 from qmpguard.proxy.closing import CloseReason
+from qmpguard.proxy.qemu.control import Control
 from qmpguard.proxy.vm import Vm
 from tests.support.fakes import qemu as fakes
 from tests.support.fakes.qemu import FakeQemu
@@ -136,8 +137,9 @@ async def test_a_schema_is_never_learnt_under_the_version_of_another_qemu(
 async def test_a_link_without_the_guards_own_session_is_made_anew(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
-            own = next(session for session in guard.vm.sessions.all() if session.privileged)
-            own.close(CloseReason.ENDED)
+            own = guard.vm.gate.surveyor.control
+            assert isinstance(own, Control)
+            own.close(CloseReason.FAILED)
             assert await qmp.closed()
         await next_link(qemu, guard)
         async with connected(tmp_path / "guard.sock") as qmp:

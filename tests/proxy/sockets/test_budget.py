@@ -8,9 +8,8 @@ from qmpguard.proxy.sockets.budget import CHECKS, Budget
 class Hoard:
     """A holder that tells whether it was closed."""
 
-    def __init__(self, weight: int, *, privileged: bool = False) -> None:
+    def __init__(self, weight: int) -> None:
         self.weight = weight
-        self.privileged = privileged
         self.reasons: list[object] = []
 
     def close(self, reason: object) -> None:
@@ -36,14 +35,6 @@ def test_the_fullest_are_closed_of_whichever_vm_until_it_is_enough() -> None:
     budget.grew(100)
     assert closed(small, large, larger) == [False, True, True]
     assert len(larger.reasons) == 1
-
-
-def test_the_guards_own_is_never_closed() -> None:
-    budget = Budget(LIMIT)
-    own, small = Hoard(2 * LIMIT, privileged=True), Hoard(10)
-    budget.watch([own, small])
-    budget.grew(100)
-    assert closed(own, small) == [False, True]
 
 
 def test_it_is_reckoned_only_once_in_a_while() -> None:
