@@ -6,6 +6,7 @@ A burst is a tuple of queries that are sent together. Its answers come back in t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from qmpguard.policy.facts import Facts
@@ -82,11 +83,12 @@ def together(facts: Facts, asking: list[Questions]) -> Questions:
     return _merged(facts, found)
 
 
+_NAMES = tuple(field.name for field in fields(Facts))
+_values = attrgetter(*_NAMES)
+
+
 def _merged(before: Facts, found: list[Facts]) -> Facts:
     """Return the facts with every value that one of ``found`` has and that was another one before."""
-    merged = before
-    for facts in found:
-        values = {field.name: getattr(facts, field.name) for field in fields(Facts)}
-        new = {name: value for name, value in values.items() if value is not getattr(before, name)}
-        merged = replace(merged, **new)
-    return merged
+    old = _values(before)
+    pairs = (pair for facts in found for pair in zip(_NAMES, _values(facts), old, strict=True))
+    return replace(before, **{name: value for name, value, was in pairs if value is not was})

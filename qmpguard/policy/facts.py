@@ -32,6 +32,8 @@ def numbers(version: str) -> tuple[int, ...] | None:
 class Fact(Enum):
     """The facts that can be queried from QEMU; `survey.ASK` has the queries of each."""
 
+    __hash__ = object.__hash__  # that of `Enum` is a function in Python
+
     CAPABILITIES = "migration capabilities"
     DEVICES = "devices"
     DETAILS = "details of the VFIO devices"

@@ -70,8 +70,14 @@ class StartMigration(_AlwaysCounts):
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the migration started."""
-        moving = replace(machine, starting=self.start, to_another_host=self.to_another_host)
-        return replace(moving, program=self.program, crash=self.crash, addresses=self.addresses)
+        return replace(
+            machine,
+            starting=self.start,
+            to_another_host=self.to_another_host,
+            program=self.program,
+            crash=self.crash,
+            addresses=self.addresses,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ class Rule:
 
     def mode(self, policy: Policy) -> Mode:
         """Return the effective mode: the weaker of the global one and the rule's own."""
-        return Mode.weaker(policy.mode, policy.rules.get(self.id, self.default(policy.profile)))
+        own = policy.rules.get(self.id) or self.default(policy.profile)
+        return own if policy.mode is Mode.ENFORCE else Mode.weaker(policy.mode, own)
 
 
 def as_rule(row: Combination) -> Rule:

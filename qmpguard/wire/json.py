@@ -8,7 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from json import JSONEncoder
-from json.encoder import encode_basestring, encode_basestring_ascii
+from json.encoder import (  # type: ignore[attr-defined]  # c_make_encoder: the accelerator of `JSONEncoder`
+    c_make_encoder,
+    encode_basestring,
+    encode_basestring_ascii,
+)
 from math import isinf
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,7 +37,10 @@ _REPLACEMENT = 0xFFFD
 _INT64_SIZE = 20
 
 _ordinary = JSONEncoder(check_circular=False).encode
-_shortest = JSONEncoder(check_circular=False, ensure_ascii=False, separators=(",", ":")).encode
+# what `JSONEncoder.encode` makes anew for each value: two thirds of its time
+_shortest: Callable[[Value, int], Iterable[str]] = c_make_encoder(
+    None, JSONEncoder().default, encode_basestring, None, ":", ",", False, False, True
+)
 #: a string as `encode_for_qemu` writes it, as text
 quote_for_qemu = encode_basestring
 
@@ -66,7 +73,7 @@ def encode_for_qemu(value: Value) -> bytes:
     refuses (qobject/json-parser.c: parse_string). Never raises for these.
     """
     try:
-        return _shortest(value).encode()
+        return "".join(_shortest(value, 0)).encode()
     except (TypeError, RecursionError):  # it has a Number, or is deep
         return "".join(fragments_for_qemu(value)).encode()
 

@@ -7,9 +7,9 @@ are, and QEMU's answers come back as the outcome of each request. And it is priv
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from functools import partial
+from json import JSONDecoder
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from qmpguard.errors import UnavailableError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: bytes of the longest answer that is read; QEMU's largest is its schema, a quarter of a megabyte
 MAX_ANSWER = 10 << 20
 _HEARTBEAT = Query("query-yank")
+_decode = JSONDecoder().decode
 
 
 class RefusedError(UnavailableError):
@@ -188,7 +189,7 @@ class Control:
 def read_answer(query: Query, message: bytes) -> Answer | UnavailableError:
     """Return QEMU's answer to a question, or why it is none. Never raises."""
     try:
-        members = json.loads(message) if len(message) <= MAX_ANSWER else None
+        members = _decode(message.decode()) if len(message) <= MAX_ANSWER else None
     except (ValueError, RecursionError):
         members = None
     match members:
