@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qmpguard.policy.crash_rule import qemu_crash
 from qmpguard.policy.facts import Unknown
 from qmpguard.policy.mode import Mode
+from qmpguard.policy.monitor_rules import monitor_object, new_monitor, own_socket
 from qmpguard.policy.operations import (
     CallUnlisted,
     ChangeMonitor,
@@ -19,6 +20,7 @@ from qmpguard.policy.operations import (
     SetProperty,
     TurnAgainstMonitor,
     UseAddress,
+    UseDescriptor,
     WriteHmp,
 )
 from qmpguard.policy.plugin import PlugInFailed
@@ -27,9 +29,6 @@ from qmpguard.policy.problem import Finding, Problem
 from qmpguard.policy.qemu_check import qemu_check
 from qmpguard.policy.rules import (
     hmp_write,
-    monitor_object,
-    new_monitor,
-    own_socket,
     rules,
     runs_program,
     unknown_command,
@@ -43,18 +42,19 @@ if TYPE_CHECKING:
     from qmpguard.policy.operations import Operation
     from qmpguard.policy.policy import Rule
 
-#: the operations that only one rule judges
-_SOLE_RULE: Mapping[type, Callable[[Machine, Policy], Problem | None]] = {
-    OpenMonitor: new_monitor,
-    ChangeMonitor: monitor_object,
-    UseAddress: own_socket,
-    TurnAgainstMonitor: own_socket,
-    SetProperty: vfio_property,
-    WriteHmp: hmp_write,
-    RemoveNetdev: hmp_write,
-    RunProgram: runs_program,
-    CallUnlisted: unknown_command,
-    EndQemu: qemu_crash,
+#: the operations that only these rules judge
+_SOLE_RULES: Mapping[type, tuple[Callable[[Machine, Policy], Problem | None], ...]] = {
+    OpenMonitor: (new_monitor,),
+    ChangeMonitor: (monitor_object,),
+    UseAddress: (own_socket,),
+    UseDescriptor: (own_socket, hmp_write, runs_program),
+    TurnAgainstMonitor: (own_socket,),
+    SetProperty: (vfio_property,),
+    WriteHmp: (hmp_write,),
+    RemoveNetdev: (hmp_write,),
+    RunProgram: (runs_program,),
+    CallUnlisted: (unknown_command,),
+    EndQemu: (qemu_crash,),
 }
 
 #: the operations that the guard remembers when QEMU has executed them, whether or not a rule judges them
@@ -63,13 +63,13 @@ _REMEMBERED = frozenset({RemoveNetdev})
 
 def _rules_for(kind: type, policy: Policy) -> tuple[Rule, ...]:
     """Return the rules that a kind of operation can newly violate."""
-    only = _SOLE_RULE.get(kind)
-    return rules(policy) if only is None else tuple(rule for rule in rules(policy) if rule.fails is only)
+    only = _SOLE_RULES.get(kind)
+    return rules(policy) if only is None else tuple(rule for rule in rules(policy) if rule.fails in only)
 
 
 def concerns(kind: type, policy: Policy) -> bool:
     """Say whether any rule that is not off judges a kind of operation, or the guard remembers it."""
-    if kind in _REMEMBERED or kind not in _SOLE_RULE:
+    if kind in _REMEMBERED or kind not in _SOLE_RULES:
         return True
     return any(rule.mode(policy) is not Mode.OFF for rule in _rules_for(kind, policy))
 

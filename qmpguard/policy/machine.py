@@ -56,6 +56,7 @@ class Machine:
     unlisted: str | None = None
     crash: Crash | None = None
     addresses: tuple[str, ...] = ()  # texts of the request that may name a socket
+    numbered: str | None = None  # the argument that names a descriptor by its number
     turned_against_monitor: str | None = None  # the request that would turn QEMU against its own monitor
     monitor_change: str | None = None
 

@@ -67,6 +67,7 @@ class StartMigration(_AlwaysCounts):
     to_another_host: bool = False
     crash: Crash | None = None
     addresses: tuple[str, ...] = field(default=(), compare=False)
+    numbered: str | None = None
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the migration started."""
@@ -77,6 +78,7 @@ class StartMigration(_AlwaysCounts):
             program=self.program,
             crash=self.crash,
             addresses=self.addresses,
+            numbered=self.numbered,
         )
 
 
@@ -86,10 +88,13 @@ class AddDevice:
 
     device: Device
     is_vfio: bool = True
+    addresses: tuple[str, ...] = field(default=(), compare=False)
+    numbered: str | None = None
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the device plugged in."""
-        return machine.with_device(self.device) if self.is_vfio else machine.with_other(self.device)
+        added = machine.with_device(self.device) if self.is_vfio else machine.with_other(self.device)
+        return replace(added, addresses=self.addresses, numbered=self.numbered)
 
     def allows_stale(self, before: Machine, capability: str) -> bool:
         """Return whether the capability is stale."""
@@ -101,10 +106,12 @@ class OpenBlockNode:
     """A new block node that is a VFIO device."""
 
     node: Device
+    addresses: tuple[str, ...] = field(default=(), compare=False)
+    numbered: str | None = None
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the node opened."""
-        return machine.with_block(self.node)
+        return replace(machine.with_block(self.node), addresses=self.addresses, numbered=self.numbered)
 
     def allows_stale(self, before: Machine, capability: str) -> bool:
         """Return whether the capability is stale."""
@@ -122,10 +129,11 @@ class AddNetdev:
     program: str | None = None
     line: str | None = None
     addresses: tuple[str, ...] = field(default=(), compare=False)
+    numbered: str | None = None
 
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the back end."""
-        added = replace(machine.with_netdev(self.netdev), addresses=self.addresses)
+        added = replace(machine.with_netdev(self.netdev), addresses=self.addresses, numbered=self.numbered)
         return replace(added, program=self.program, hmp_write=self.line)
 
     def allows_stale(self, before: Machine, capability: str) -> bool:
@@ -176,6 +184,22 @@ class UseAddress(_AlwaysCounts):
     def after(self, machine: Machine) -> Machine:
         """Return the machine with the addresses in use."""
         return replace(machine, addresses=self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class UseDescriptor(_AlwaysCounts):
+    """A descriptor that an argument, ``numbered``, names by its number.
+
+    ``program`` is a program that the same request runs, ``line`` the HMP command if it comes by HMP.
+    """
+
+    numbered: str
+    program: str | None = None
+    line: str | None = None
+
+    def after(self, machine: Machine) -> Machine:
+        """Return the machine with the descriptor in use."""
+        return replace(machine, numbered=self.numbered, program=self.program, hmp_write=self.line)
 
 
 @dataclass(frozen=True, slots=True)

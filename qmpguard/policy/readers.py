@@ -15,7 +15,7 @@ from qmpguard.policy.hmp import commands as hmp
 from qmpguard.policy.hmp import parser
 from qmpguard.policy.hmp.syntax import parse_line
 from qmpguard.policy.hmp.translation import as_qmp
-from qmpguard.policy.operations import AddNetdev, EndQemu, OpenMonitor, RemoveNetdev, WriteHmp
+from qmpguard.policy.operations import AddNetdev, EndQemu, OpenMonitor, RemoveNetdev, UseDescriptor, WriteHmp
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.reading import devices, migration, objects
 from qmpguard.policy.reading.result import MAX_ENTRIES, Arguments, Harmless, Reading, Unreadable
@@ -67,7 +67,7 @@ def read_hmp(arguments: Arguments, policy: Policy) -> Reading:
 def _read_netdev_add(reading: Reading) -> Reading:
     """``netdev_add`` by HMP: also where it runs a program, since rule hmp-write is stricter than runs-program."""
     match reading:
-        case AddNetdev():
+        case AddNetdev() | UseDescriptor():
             return replace(reading, line="netdev_add")
         case OpenMonitor():
             return reading

@@ -14,10 +14,10 @@ from qmpguard.policy.device import Device, is_vfio
 from qmpguard.policy.machine import Machine
 from qmpguard.policy.migration import BACKGROUND_SNAPSHOT, DANGEROUS, SNAPSHOTS, Start
 from qmpguard.policy.mode import Mode
+from qmpguard.policy.monitor_rules import monitor_object, new_monitor, own_socket
 from qmpguard.policy.policy import Policy, Rule, as_rule
 from qmpguard.policy.problem import Problem
 from qmpguard.policy.snapshots import KEEPS_RAM, ignore_shared, snapshot_cpr, snapshot_multifd
-from qmpguard.policy.sockets import named_socket
 from qmpguard.wire.client_messages import COMMAND_NOT_FOUND
 
 #: the texts of QEMU's blocker for several VFIO devices (hw/vfio/common.c; the second is that of 8.0 and 8.1)
@@ -83,48 +83,6 @@ def vfio_state_lost(machine: Machine, policy: Policy) -> Problem | None:
         f"unplug the device before the {what} and plug it in again {where}",
         _labels(lost),
     )
-
-
-def new_monitor(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse what opens another monitor of this QEMU: it would be a way around the guard.
-
-    These are `object-add` of `monitor-qmp` or `monitor-hmp`, `add_client` with any protocol but `vnc`, `spice` and
-    `@dbus-display`, `netdev_add` of `user` with a `guestfwd` to `mon:` or to a character device with `mux`, and HMP's
-    `gdbserver`, whose debugger can run monitor commands.
-    """
-    if machine.new_monitor is None:
-        return None
-    return Problem(f"{machine.new_monitor} would open a way around the guard", "connect to the guard's own socket")
-
-
-def monitor_object(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse to change or remove a monitor: since QEMU 11.1 they are objects.
-
-    These are `qom-set` of a monitor's property, and `object-del` of a monitor. With `close-action` set to `delete`,
-    QEMU removes the guard's own monitor when its connection ends.
-    """
-    if machine.monitor_change is None or not machine.changed_type.startswith("monitor"):
-        return None
-    return Problem(f"{machine.monitor_change} would change a monitor of this QEMU", "leave the monitors as they are")
-
-
-def own_socket(machine: Machine, policy: Policy) -> Problem | None:
-    """Refuse what would turn QEMU against its own monitor, or the guard's sockets.
-
-    QEMU can connect to the socket at which it listens itself. When the guard's connection ends, QEMU serves that
-    connection next, and executes the bytes that a client sends through it unjudged. Refused are sockets of network
-    devices, character devices, block nodes, displays, NBD and migration with the name or the port of a listening socket
-    of QEMU or of the guard; `yank` of a character device; and `object-add` of `qtest`, which can access guest RAM.
-    """
-    if machine.turned_against_monitor is not None:
-        return Problem(
-            f"{machine.turned_against_monitor} would turn QEMU against its own monitor",
-            "leave the monitors as they are",
-        )
-    own = named_socket(machine.addresses, machine.sockets) if machine.addresses else None
-    if own is None:
-        return None
-    return Problem(f"QEMU or the guard listens at '{own}' itself", "use another address")
 
 
 def vfio_property(machine: Machine, policy: Policy) -> Problem | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,8 @@ from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.mode import Profile
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.reading.objects import MONITOR_PROPERTIES
-from tests.support.guarding import assert_refused, connected, guarding
+from tests.support.deputy import attack, deputy, descriptor_of
+from tests.support.guarding import TIMEOUT, assert_refused, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +62,41 @@ async def test_qemu_is_not_made_to_connect_to_its_own_monitor(tmp_path: Path, bi
         for i in range(len(ways(""))):  # each at its own place: where QEMU listens already it would be refused
             command, arguments = ways(str(tmp_path / f"elsewhere{i}"))[i]
             assert "qmpguard" not in str(await qmp.ask(command, arguments))
+
+
+@pytest.mark.parametrize("binary", QEMUS)
+async def test_a_connection_of_qemus_monitor_is_not_named_by_its_number(
+    tmp_path: Path, binary: Callable[[], Path]
+) -> None:
+    """In profile standard the client of another monitor hears what a network device says."""
+    async with (
+        Qemu(binary(), tmp_path, monitors=2, machine="pc") as qemu,
+        connected(qemu.monitors[1]) as other,
+    ):
+        number = descriptor_of(qemu.process.pid, qemu.monitors[1])
+        async with guarding(qemu.monitors[0], policy=STRICT), connected(tmp_path / "guard.sock") as qmp:
+            for spelled in (f"{number}", f"0{number}", f"+{number}", f" {number}"):
+                stream = {"type": "stream", "id": "out", "server": False, "addr": {"type": "fd", "str": spelled}}
+                reply = await qmp.ask("netdev_add", stream)
+                assert_refused(reply, "own-socket")
+                assert "getfd" in reply["error"]["desc"]
+                for line in (
+                    f"netdev_add tap,id=n,fd={spelled.strip()}",
+                    f"chardev-add socket,id=c,fd={spelled.strip()}",
+                ):
+                    assert (
+                        "qmpguard: rule" in (await qmp.ask("human-monitor-command", {"command-line": line}))["return"]
+                    )
+            assert await other.ask("query-name") == {"return": {}}
+            assert descriptor_of(qemu.process.pid, qemu.monitors[1]) == number
+        async with guarding(qemu.monitors[0]), connected(tmp_path / "guard.sock") as qmp, asyncio.timeout(TIMEOUT):
+            port, heard = await deputy(qmp, {"type": "fd", "str": f"+{number}"}), b""
+            while b"postcopy-ram" not in heard:
+                attack(port)
+                with suppress(TimeoutError):  # the first ones come before the hub is there
+                    async with asyncio.timeout(0.1):
+                        heard += await other.reader.read(9999)
+            assert b"qmp_capabilities" in heard
 
 
 @pytest.mark.qemu11

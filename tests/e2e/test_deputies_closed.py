@@ -18,7 +18,8 @@ import pytest
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.remote import consoles
-from tests.support.guarding import TIMEOUT, Client, capabilities, connected, eventually, guarding
+from tests.support.deputy import at, attack, deputy
+from tests.support.guarding import TIMEOUT, Client, connected, eventually, guarding
 from tests.support.process import guard_process
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 QEMUS = [pytest.param(system_qemu, id="system"), pytest.param(vfio_qemu, id="11.1", marks=pytest.mark.qemu11)]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="runs QEMU as another user")
 USER = 12345
-POSTCOPY = {"execute": "migrate-set-capabilities", "arguments": capabilities(postcopy_ram=True)}
-#: what a deputy would tell QEMU's monitor
-ATTACK = "".join(json.dumps(request) for request in ({"execute": "qmp_capabilities"}, POSTCOPY)).encode()
 
 
 @pytest.fixture
@@ -47,28 +45,6 @@ def as_user(binary: Path) -> tuple[str, str]:
 
 def unix(path: Path) -> dict[str, Any]:
     return {"addr": {"type": "unix", "data": {"path": str(path)}}, "server": False}
-
-
-async def deputy(qmp: Client, path: Path) -> int:
-    """Join a UDP socket and a stream to ``path`` by a hub, whatever QEMU says to it; return the UDP port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    here = {"type": "inet", "host": "127.0.0.1", "port": str(port)}
-    there = {**here, "port": "9"}
-    for arguments in (
-        {"type": "dgram", "id": "in", "local": here, "remote": there},
-        {"type": "stream", "id": "out", "server": False, "addr": {"type": "unix", "path": str(path)}},
-        {"type": "hubport", "id": "h0", "hubid": 0, "netdev": "in"},
-        {"type": "hubport", "id": "h1", "hubid": 0, "netdev": "out"},
-    ):
-        await qmp.ask("netdev_add", arguments)
-    return int(port)
-
-
-def attack(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(ATTACK, ("127.0.0.1", port))
 
 
 def waits(path: Path) -> bool:
@@ -108,7 +84,7 @@ async def test_qemu_cannot_connect_to_a_monitor_that_was_taken_over(folder: Path
                     reply = await qmp.ask("migrate", {"uri": f"unix:{moved}"})
                     status = (await qmp.ask("query-migrate"))["return"]
                     assert "error" in reply or status["status"] in ("setup", "failed")
-                    attack(await deputy(qmp, moved))
+                    attack(await deputy(qmp, at(moved)))
                     await cut(qmp, path)
                 await guard.says("link=up", 2)
                 assert await is_off(watcher)
@@ -141,7 +117,7 @@ async def test_where_qemu_could_connect_the_guard_says_so(folder: Path, binary: 
         os.chown(path, USER, USER)
         async with guarding(path) as guard, connected(folder / "guard.sock") as qmp:
             assert f"QEMU, which runs as user {USER}, can connect to its own monitor" in guard.remark()
-            port = await deputy(qmp, path)
+            port = await deputy(qmp, at(path))
             await eventually(lambda: waits(path))
             await cut(qmp, path)
             async with connected(second) as watcher, asyncio.timeout(TIMEOUT):
@@ -168,8 +144,8 @@ async def test_qemu_may_not_begin_an_override_at_the_console(tmp_path: Path, bin
         connected(tmp_path / "guard.sock") as qmp,
     ):
         (console,) = (one.path for one in consoles.all_consoles(guard.process.pid))
-        at = {"path": console.removeprefix("\0"), **({"abstract": True} if console.startswith("\0") else {})}
-        backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": at}, "server": False}}
+        where = {"path": console.removeprefix("\0"), **({"abstract": True} if console.startswith("\0") else {})}
+        backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": where}, "server": False}}
         assert "return" in await qmp.ask("chardev-change", {"id": "s", "backend": backend})
         begin = {"vm": "vm", "rule": None, "seconds": 60, "reason": "a guest"}
         with socket.socket(socket.AF_UNIX) as port:

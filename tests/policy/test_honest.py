@@ -61,6 +61,7 @@ from tests.support.scenes import (
 Row = tuple[str, Scene, Request]
 
 AWAY = "exec:cat >/dev/null"
+BY_NAME = {"type": "fd", "data": {"str": "c0"}}
 RNG = {"qom-type": "rng-builtin", "id": "rng0"}
 #: Proxmox names every capability that QEMU has, each with an explicit state, at every migration
 PROXMOX_OFF = caps(
@@ -280,6 +281,11 @@ STRICT_HONEST: list[Row] = [
     ("libvirt", BARE, qmp("object-add", **RNG)),
     ("libvirt", LIT, qmp("blockdev-add", driver="null-co", **{"node-name": "n"})),
     ("libvirt", BARE, qmp("qom-set", path="/machine", property="memory-merge", value=True)),
+    ("libvirt", BARE, qmp("netdev_add", type="tap", id="n0", fds="n0-0:n0-1", vhostfds="n0-2:n0-3", vhost=True)),
+    ("libvirt", BARE, qmp("netdev_add", type="dgram", id="n0", local={"type": "fd", "str": "n0"})),
+    ("libvirt", BARE, qmp("chardev-add", id="c", backend={"type": "socket", "data": {"addr": BY_NAME}})),
+    ("libvirt", BARE, qmp("migrate", uri="fd:migrate")),
+    ("libvirt", BARE, qmp("device_add", driver="vhost-vsock-pci", vhostfd="v0", **{"guest-cid": 4})),
     ("Ganeti", BOTH, hmp("migrate_cancel")),
     ("Ganeti", BOTH, hmp("migrate_pause")),
     ("Ganeti", BOTH, hmp("migrate_continue pre-switchover")),

@@ -19,6 +19,7 @@ from qmpguard.policy.operations import (
     SetProperty,
     StartMigration,
     UseAddress,
+    UseDescriptor,
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
@@ -71,6 +72,8 @@ def taken_for(request: Request) -> Reading | None:
         (hmp("netdev_add vhost-vdpa,id=n"), AddNetdev(netdev("vhost-vdpa", "n"), line="netdev_add")),
         (hmp("netdev_add vhost-vdpa,id=n,id=m"), AddNetdev(netdev("vhost-vdpa", "n"), line="netdev_add")),
         (hmp("netdev_add tap,id=n"), WriteHmp("netdev_add")),
+        (hmp("netdev_add tap,id=n,fd=4"), UseDescriptor("fd", line="netdev_add")),
+        (hmp("qom-set i fd on"), UseDescriptor("fd")),
         (hmp("netdev_del n"), RemoveNetdev("n", "netdev_del")),
         (hmp("migrate"), Harmless()),  # QEMU rejects it before it does anything
         (hmp(""), Harmless()),

@@ -70,6 +70,7 @@ Row = tuple[Scene, Request, str]
 #: the monitor's own socket, as QAPI names it today and as it did before
 OWN: dict[str, Any] = {"type": "unix", "path": "/elsewhere/qmp0.sock"}
 LEGACY: dict[str, Any] = {"type": "unix", "data": {"path": "/elsewhere/qmp0.sock"}}
+BY_NUMBER: dict[str, Any] = {"type": "fd", "data": {"str": "4"}}
 #: QEMU's user-space driver of a host's NVMe device
 NVME = {"driver": "nvme", "device": "0000:01:00.0", "namespace": 1}
 #: where a monitor would wait for whoever comes, and a forward that opens none
@@ -368,6 +369,44 @@ STRICT_ROUTES: list[Row] = [
     (BARE, qmp("nbd-server-start", addr=LEGACY), "own-socket"),
     (BARE, qmp("blockdev-add", driver="nbd", server=OWN), "own-socket"),
     (BARE, hmp("migrate -d unix:/x/qmp0.sock"), "own-socket"),
+    # a descriptor that QEMU holds already, by its number
+    *(
+        (BARE, qmp("netdev_add", type="stream", id="n", server=False, addr={"type": "fd", "str": n}), "own-socket")
+        for n in ("4", "04", "+4", " 4")
+    ),
+    (BARE, qmp("netdev_add", type="dgram", id="n", local={"type": "fd", "str": "4"}), "own-socket"),
+    (BARE, qmp("netdev_add", type="socket", id="n", fd="4"), "own-socket"),
+    (BARE, qmp("netdev_add", type="tap", id="n", fd="4"), "own-socket"),
+    (BARE, qmp("netdev_add", type="tap", id="n", fds="a:4"), "own-socket"),
+    (BARE, qmp("netdev_add", type="tap", id="n", ifname="t", script="/x", vhostfd="4"), "own-socket"),
+    (BARE, qmp("netdev_add", type="vhost-vdpa", id="n", vhostfd="4"), "own-socket"),
+    (BARE, hmp("netdev_add tap,id=n,fd=4"), "own-socket"),
+    (BARE, hmp("netdev_add vhost-vdpa,id=n,vhostfd=4"), "own-socket"),
+    (BARE, hmp("netdev_add socket,id=n,fd=04"), "own-socket"),
+    (BARE, hmp("chardev-add socket,id=c,fd=4"), "hmp-write"),
+    (BARE, qmp("chardev-add", id="c", backend={"type": "socket", "data": {"addr": BY_NUMBER}}), "own-socket"),
+    (BARE, qmp("nbd-server-start", addr=BY_NUMBER), "own-socket"),
+    (BARE, qmp("blockdev-add", driver="nbd", server={"type": "fd", "str": "4"}), "own-socket"),
+    (BARE, qmp("blockdev-add", driver="quorum", children=[NVME, {"driver": "nbd", "server": OWN}]), "own-socket"),
+    (BARE, qmp("blockdev-add", driver="quorum", children=[NVME, {"server.str": "4"}]), "own-socket"),
+    (BARE, qmp("device_add", driver="vhost-vsock-pci", vhostfd="4"), "own-socket"),
+    (BARE, qmp("device_add", driver="vhost-vsock-pci", vhostfd=4), "own-socket"),
+    (BARE, qmp("device_add", driver="vfio-pci", fd="4"), "own-socket"),
+    (BARE, qmp("device_add", driver="vfio-user-pci", socket=OWN), "own-socket"),
+    (BARE, hmp("device_add vhost-vsock-pci,vhostfd=4"), "own-socket"),
+    (BARE, hmp("device_add vfio-user-pci,socket.type=unix,socket.path=/x/qmp0.sock"), "own-socket"),
+    (BARE, qmp("object-add", **{"qom-type": "iommufd", "id": "i", "fd": "4"}), "own-socket"),
+    (BARE, hmp("object_add iommufd,id=i,fd=4"), "own-socket"),
+    (BARE, hmp("object_add x-vfio-user-server,id=v,socket.type=fd,socket.str=4"), "own-socket"),
+    (BARE, qmp("qom-set", path="i", property="fd", value="4"), "own-socket"),
+    (BARE, hmp("qom-set i fd 4"), "own-socket"),
+    (BARE, hmp('qom-set -j i fd "4"'), "own-socket"),
+    (BARE, qmp("migrate", uri="fd:4"), "own-socket"),
+    (BARE, qmp("migrate", channels=channel(transport="socket", type="fd", str="4")), "own-socket"),
+    (BARE, qmp("migrate", uri="fd:4", resume=True), "own-socket"),
+    (BARE, qmp("migrate-recover", uri="fd:4"), "own-socket"),
+    (INCOMING, qmp("migrate-incoming", uri="fd:4"), "own-socket"),
+    (BARE, hmp("migrate -d fd:4"), "own-socket"),
     (BARE, hmp("gdbserver none"), "hmp-write"),
     # a snapshot that begins as a postcopy migration does
     (BOTH, qmp("snapshot-load", **{"job-id": "j", "tag": "t", "vmstate": "v", "devices": ["v"]}), POSTCOPY),

@@ -9,8 +9,9 @@ from qmpguard.policy import sockets
 from qmpguard.policy.argument_values import TooManyValuesError
 from qmpguard.policy.built_in_combinations import watched_settings
 from qmpguard.policy.crashes import crash
+from qmpguard.policy.descriptors import numbered
 from qmpguard.policy.migration import Start
-from qmpguard.policy.operations import RunProgram, SetCapabilities, StartMigration
+from qmpguard.policy.operations import RunProgram, SetCapabilities, StartMigration, UseDescriptor
 from qmpguard.policy.reading.result import MAX_ENTRIES, TOO_MANY, Arguments, Harmless, Reading, Unreadable
 from qmpguard.policy.schema import CAPABILITIES
 from qmpguard.policy.target import leaves_the_host
@@ -96,17 +97,26 @@ def read_snapshot_load(arguments: Arguments, policy: Policy) -> Reading:
 
 
 def read_steering(arguments: Arguments, policy: Policy) -> Reading:
-    """``migrate_cancel`` and similar commands for a running migration: they never wait, unless they run a program."""
-    program = _program(arguments)
+    """``migrate_cancel`` and similar commands for a running migration: they never wait.
+
+    They are judged where they run a program, or name a descriptor by its number.
+    """
+    try:
+        program, number = _program(arguments), numbered(dict(arguments))
+    except TooManyValuesError:
+        return TOO_MANY
+    if number is not None:
+        return UseDescriptor(number, program)
     return RunProgram(program) if program else Harmless()
 
 
 def _start(start: StartMigration, command: str, arguments: Arguments) -> Reading:
     try:
-        addresses = sockets.addresses(dict(arguments))
+        addresses, number = sockets.addresses(dict(arguments)), numbered(dict(arguments))
     except TooManyValuesError:
         return TOO_MANY
-    return replace(start, program=_program(arguments), crash=crash(command, arguments), addresses=addresses)
+    found = replace(start, addresses=addresses, numbered=number)
+    return replace(found, program=_program(arguments), crash=crash(command, arguments))
 
 
 def _program(arguments: Arguments) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpguard.policy.descriptors import is_descriptor, is_number
 from qmpguard.policy.device import VFIO_PROPERTIES
 from qmpguard.policy.machine import Change
-from qmpguard.policy.operations import ChangeMonitor, OpenMonitor, SetProperty, TurnAgainstMonitor
+from qmpguard.policy.operations import ChangeMonitor, OpenMonitor, SetProperty, TurnAgainstMonitor, UseDescriptor
 from qmpguard.policy.reading.devices import read_addresses
 from qmpguard.policy.reading.migration import switched
 from qmpguard.policy.reading.result import MAX_ENTRIES, Arguments, Harmless, Reading, Unreadable
@@ -14,6 +15,7 @@ from qmpguard.policy.schema import CAPABILITIES
 
 if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
+    from qmpguard.wire.json import Value
 
 
 def read_object_add(arguments: Arguments, policy: Policy) -> Reading:
@@ -68,7 +70,17 @@ def read_qom_set(arguments: Arguments, policy: Policy) -> Reading:
         return switched([(_CAPABILITY_PROPERTIES[name], arguments.get("value") is not False)], policy)
     if name in MONITOR_PROPERTIES:
         return ChangeMonitor(path, f"qom-set of '{name}' of '{path}'")
+    if is_descriptor(name) and _may_be_number(arguments.get("value")):
+        return UseDescriptor(name)
     return SetProperty(Change(path, name)) if name in VFIO_PROPERTIES else Harmless()
+
+
+def _may_be_number(value: Value) -> bool:
+    """Say whether a descriptor may be a number.
+
+    The value of a line of HMP is a boolean here, and no name: ``human-monitor-command`` does not know those of `getfd`.
+    """
+    return isinstance(value, bool) or is_number(value)
 
 
 def read_yank(arguments: Arguments, policy: Policy) -> Reading:

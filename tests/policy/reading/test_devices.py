@@ -17,6 +17,7 @@ from qmpguard.policy.operations import (
     RemoveNetdev,
     RunProgram,
     UseAddress,
+    UseDescriptor,
     WriteHmp,
 )
 from qmpguard.policy.policy import Policy
@@ -26,6 +27,7 @@ from qmpguard.policy.reading.result import Arguments, Harmless, Unreadable
 from tests.support.scenes import Request, plug, qmp
 
 MONITOR = OpenMonitor("netdev_add with 'guestfwd' to a monitor")
+BY_NUMBER = AddNetdev(netdev("vhost-vdpa", "n"), numbered="vhostfd")
 MANY: list[Any] = [[]] * 20000  # more values than are looked through
 
 
@@ -52,6 +54,12 @@ def taken_for(request: Request) -> object:
             qmp("netdev_add", type="passt", id="n", path="/x", **{"vhost-user": True}),
             AddNetdev(netdev("vhost-user", "n"), program="netdev_add with 'path'"),
         ),
+        (qmp("netdev_add", type="tap", id="n", fd="4"), UseDescriptor("fd")),
+        (
+            qmp("netdev_add", type="tap", id="n", script="/x", vhostfd="4"),
+            UseDescriptor("vhostfd", "netdev_add with 'script'"),
+        ),
+        (qmp("netdev_add", type="vhost-vdpa", id="n", vhostfd="4"), BY_NUMBER),
         (qmp("netdev_del", id="n"), RemoveNetdev("n")),
         (qmp("netdev_del", id=5), Harmless()),  # QEMU refuses it
         (plug("e1000e"), Harmless()),
@@ -71,6 +79,7 @@ def test_what_a_request_is_taken_for(request_: Request, reading: object) -> None
     "request_",
     [
         qmp("device_add", id="x"),
+        qmp("device_add", driver="vfio-user-pci", socket=MANY),
         qmp("netdev_add", type="user", id="n", guestfwd=[{"str": "tcp:1.2.3.4:5-tcp:6.7.8.9:1"}] * 1025),
         qmp("netdev_add", type="vhost-vdpa", id="n", more=MANY),
         qmp("chardev-add", id="c", backend=MANY),

@@ -8,11 +8,7 @@ import pytest
 
 from qmpguard.policy.combination import Combination, Moment, Parameter
 from qmpguard.policy.migration import Start
-from qmpguard.policy.operations import (
-    RunProgram,
-    SetCapabilities,
-    StartMigration,
-)
+from qmpguard.policy.operations import RunProgram, SetCapabilities, StartMigration, UseDescriptor
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS
 from qmpguard.policy.reading.migration import read_set_parameters, switched
@@ -54,6 +50,10 @@ def taken_for(request: Request) -> object:
         (qmp("migrate", uri="tcp:h:1", resume=True), Harmless()),
         (qmp("migrate", uri="exec:x", resume=True), RunProgram("uri 'exec:x'")),
         (qmp("migrate-recover", uri="tcp:h:1", new=1), Harmless()),
+        (qmp("migrate-recover", uri="fd:4"), UseDescriptor("uri")),
+        (qmp("migrate-recover", uri="fd:name"), Harmless()),
+        (qmp("migrate", uri="fd:4"), StartMigration(Start.OUTGOING, numbered="uri")),
+        (qmp("migrate", uri="fd:name"), StartMigration(Start.OUTGOING)),
         (qmp("migrate", uri="exec:cat"), StartMigration(Start.OUTGOING, "uri 'exec:cat'")),
         (qmp("migrate", channels=channel(transport="rdma")), StartMigration(Start.OUTGOING)),
         (qmp("migrate", channels=[5, {"addr": 5}]), StartMigration(Start.OUTGOING)),
@@ -81,6 +81,7 @@ def test_what_a_request_is_taken_for(request_: Request, reading: object) -> None
         qmp("migrate", uri="tcp:h:1", resume=1),
         qmp("migrate", uri="tcp:h:1", channels=MANY),
         qmp("migrate-incoming", channels=MANY),
+        qmp("migrate-recover", uri="tcp:h:1", channels=MANY),
         qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True, "more": 1}]),
         qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": 1}]),
     ],

@@ -15,6 +15,7 @@ from qmpguard.policy.operations import (
     SetProperty,
     TurnAgainstMonitor,
     UseAddress,
+    UseDescriptor,
 )
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.readers import READERS
@@ -52,6 +53,10 @@ def taken_for(request: Request) -> object:
         (qmp("qom-set", path="/a", property="realized", value=1), SetProperty(Change("/a", "realized"))),
         (qmp("qom-set", path="/a", property="guest-stats-polling-interval", value=1), Harmless()),
         (qmp("qom-set", path="/a", property="x-xbzrle", value=True), Harmless()),
+        (qmp("qom-set", path="/a", property="fd", value="i0"), Harmless()),
+        (qmp("qom-set", path="/a", property="fd", value="04"), UseDescriptor("fd")),
+        (qmp("object-add", **{"qom-type": "iommufd", "fd": "i0"}), UseAddress(("iommufd", "i0"))),
+        (qmp("object-add", **{"qom-type": "iommufd", "fd": 4}), UseDescriptor("fd")),
         (qmp("add_client", protocol="mon0", fdname="f"), OpenMonitor("add_client to the character device 'mon0'")),
     ],
     ids=str,
