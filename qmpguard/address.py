@@ -1,7 +1,7 @@
 """Addresses on the command line: ``unix:/path`` or a bare path, ``tcp:host:port``, ``fd:N``.
 
-The clients' socket may also be ``fd:NAME``: a socket that the service manager passes under that name. Either the guard
-connects to QEMU's address, or QEMU connects to an address of the guard.
+A socket at which the guard listens, for clients or for QEMU, may also be ``fd:NAME``: the service manager passes it
+under that name. Either the guard connects to QEMU's address, or QEMU connects to an address of the guard.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ ListenAddress: TypeAlias = Address | NamedAddress
 class Inbound:
     """The address at which the guard listens for its QEMU, which connects (``-chardev socket,...,reconnect=``)."""
 
-    at: Address
+    at: ListenAddress
 
     def __str__(self) -> str:
         """Return the address with a remark that QEMU connects to it."""
@@ -85,7 +85,7 @@ QemuAddress: TypeAlias = Address | Inbound
 
 
 def parse_listen_address(text: str) -> ListenAddress:
-    """Return the address of the clients' socket: as `parse_address`, or ``fd:NAME``. Raises `UsageError`."""
+    """Return the address of a socket of the guard: as `parse_address`, or ``fd:NAME``. Raises `UsageError`."""
     kind, colon, name = text.partition(":")
     if not colon or kind != "fd" or (name.isascii() and name.isdigit()):
         return parse_address(text)

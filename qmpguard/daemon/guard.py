@@ -31,6 +31,7 @@ from qmpguard.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.address import Address, ListenAddress
     from qmpguard.proxy.judging.schemas import Schemas
     from qmpguard.proxy.listening.path_keeper import PathKeeper
     from qmpguard.proxy.sockets.budget import Budget
@@ -82,21 +83,23 @@ class GuardedVm:
         config = config or self.config
         if config.takeover is not None:
             return take_over(config.takeover, self.vm.attach)
-        address = self._sockets.resolve(config.listen)
-        if address is config.listen:
-            address = duplicate_listening(address)
         mode, group = config.socket_mode, config.socket_group
-        return Listener(address, self.vm.attach, mode=mode, group=group, label=f"vm={config.name}")
+        return Listener(self._owned(config.listen), self.vm.attach, mode=mode, group=group, label=f"vm={config.name}")
 
     def open_for_qemu(self) -> QemuListener | None:
         """Return a listening socket for a QEMU that connects to the guard; None where the guard connects to QEMU.
 
-        Raises `UnavailableError` when it cannot be opened, or when a passed descriptor is not a connection.
+        Raises `UnavailableError` or `ConfigError` when it cannot be opened, or a passed descriptor is not a connection.
         """
         if isinstance(self.config.qemu, Inbound):
-            return QemuListener(self.config.qemu.at)
+            return QemuListener(self._owned(self.config.qemu.at), str(self.config.qemu.at))
         check(self.config.qemu)
         return None
+
+    def _owned(self, address: ListenAddress) -> Address:
+        """Return an address to listen at; of a socket that was passed a duplicate, which may be closed."""
+        resolved = self._sockets.resolve(address)
+        return duplicate_listening(resolved) if resolved is address else resolved
 
     def listen(self, listener: Listener) -> None:
         """Serve the clients of a listening socket."""

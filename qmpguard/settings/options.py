@@ -59,7 +59,7 @@ OPTIONS = (
         "qemu-listen",
         (*VM, "qemu_listen"),
         "ADDR",
-        "instead of --qemu: the address where the guard listens and QEMU connects",
+        "instead of --qemu: the address where the guard listens and QEMU connects; fd:NAME: a socket from systemd",
     ),
     Option(
         "listen",
@@ -230,10 +230,10 @@ class OptionValues:
 
 
 def _without_replaced(flags: Mapping[str, object], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the environment without QEMU's address where the flag --qemu-listen replaces it.
+    """Return the environment without QEMU's address where --qemu-listen or its variable replaces it.
 
     An image and a unit set the variable, and a container or a drop-in cannot always remove it.
     """
-    if flags.get("qemu_listen") is None:
+    if flags.get("qemu_listen") is None and "QMPGUARD_QEMU_LISTEN" not in environ:
         return environ
     return {name: value for name, value in environ.items() if name != "QMPGUARD_QEMU"}

@@ -106,7 +106,7 @@ def _read_inbound(settings: Table) -> Inbound:
     if settings.has("qemu"):
         other = settings.called("qemu_listen")
         raise settings.item("qemu").error(f"it excludes {other}: either QEMU listens, or the guard does")
-    return Inbound(settings.require("qemu_listen", values.address))
+    return Inbound(settings.require("qemu_listen", values.listen_address))
 
 
 def _read_takeover(settings: Table) -> _Endpoints:

@@ -25,6 +25,7 @@ PLACES = (
     "lib/systemd/system/qmpguard.service",
     "lib/systemd/system/qmpguard@.service",
     "lib/systemd/system/qmpguard@.socket",
+    "lib/systemd/system/qmpguard-qemu@.socket",
     "lib/sysusers.d/qmpguard.conf",
     "share/man/man1/qmpguard.1",
     "share/bash-completion/completions/qmpguard",

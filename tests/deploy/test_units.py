@@ -41,6 +41,18 @@ def test_a_service_sees_who_its_clients_are(unit: Path) -> None:
     assert "PrivateUsers" not in [line.partition("=")[0] for line in unit.read_text().splitlines()]
 
 
+def test_only_one_user_may_connect_in_the_place_of_qemu() -> None:
+    """The directory has the socket's owner, and is root's when systemd changes the owner of the socket by its path."""
+    lines = (ROOT / "systemd/qmpguard-qemu@.socket").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    folder, _, name = settings["ListenStream"].rpartition("/")
+    assert (settings["SocketMode"], settings["DirectoryMode"], folder.count("/")) == ("0600", "0700", 2)
+    assert settings["ExecStartPre"] == f"install -d -o root -g root -m 0700 {folder}"
+    assert settings["ExecStartPost"] == f"chown --reference={folder}/{name} {folder}"
+    assert settings["Service"] == "qmpguard@%i.service", "both sockets are passed to one guard"
+    assert settings["FileDescriptorName"] == "qemu"
+
+
 def test_the_socket_has_the_name_that_the_guard_takes_without_being_told() -> None:
     from qmpguard.commands.run import SOCKET
 

@@ -205,6 +205,35 @@ async def dialled(inbound: Path, qemu: Qemu) -> AsyncGenerator[Qemu]:
 
 
 @pytest.mark.qemu
+async def test_qemu_connects_to_a_socket_of_the_service_manager_and_its_guard_may_be_restarted(tmp_path: Path) -> None:
+    """As qmpguard-qemu@.socket has it: the unit sets QMPGUARD_QEMU, and a file of variables which socket to use."""
+    path, inbound = tmp_path / "qmp.sock", tmp_path / "in.sock"
+    dialling = ("-chardev", f"socket,id=out,path={inbound},server=off,reconnect=1", "-mon", "chardev=out,mode=control")
+    with socket.socket(socket.AF_UNIX) as held, socket.socket(socket.AF_UNIX) as for_qemu:
+        for sock, place in ((held, path), (for_qemu, inbound)):
+            sock.bind(str(place))
+            sock.listen()
+        numbers = [held.fileno(), for_qemu.fileno()]
+        service = (sys.executable, "-c", AS_SERVICE, ":".join(map(str, numbers)), "qmp:qemu", *RUN)
+        environ = {"QMPGUARD_QEMU": "/nowhere", "QMPGUARD_QEMU_LISTEN": "fd:qemu"}
+        async with Qemu(system_qemu(), tmp_path, dialling, monitors=0):  # it waits in the backlog
+            for end in (signal.SIGKILL, signal.SIGTERM):
+                async with process(*service, descriptors=numbers, environ=environ) as guard, connected(path) as qmp:
+                    assert "return" in await qmp.ask("query-status")
+                    guard.send_signal(end)
+                    assert await guard.wait() == (0 if end == signal.SIGTERM else -end)
+                assert inbound.exists(), "the socket is systemd's: the guard must not remove it"
+
+
+async def test_a_socket_for_qemu_that_was_not_passed_is_told(tmp_path: Path) -> None:
+    command = (*RUN, "--qemu-listen", "fd:qemu", "--listen", str(tmp_path / "qmp.sock"))
+    started = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, said = await started.communicate()
+    assert b"fd:qemu: no sockets of that name were passed" in said
+    assert started.returncode == 78
+
+
+@pytest.mark.qemu
 async def test_a_qemu_that_dialled_in_and_cannot_do_so_again_is_guarded_by_the_next_process(tmp_path: Path) -> None:
     path, inbound = tmp_path / "qmp.sock", tmp_path / "in.sock"
     command = (*RUN, "--qemu-listen", str(inbound))

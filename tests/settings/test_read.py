@@ -132,6 +132,7 @@ WRONG = [
         "[[vm]]\nname = 'a'\nqemu_listen = 'q'\nlisten = '/l'",
         'qemu_listen = "q": the path of a socket must be absolute',
     ),
+    (VM + "[[vm]]\nname='b'\nqemu_listen='fd:x'\nlisten='fd:x'", 'listen = "fd:x": fd:x is taken already, at '),
     (VM + "[[vm]]\nname='b'\nqemu_listen='/l'\nlisten='/m'", 'qemu_listen = "/l": unix:/l is taken already, at '),
     (VM + "takeover = '/x'", 'c.toml:3: qemu = "/q": it excludes takeover'),
     (f"[[vm]]\nname = 'a'\ntakeover = '/{'x' * 104}'", "with '.qemu' appended it is longer than the 107 bytes"),
@@ -219,13 +220,16 @@ def test_every_option_has_a_flag_and_a_form_in_the_environment(option: Option) -
         words(others, **{option.variable: bad})
 
 
-def test_the_flag_qemu_listen_replaces_the_variable_of_qemus_address() -> None:
-    """A unit and the image set QMPGUARD_QEMU."""
+def test_qemu_listen_replaces_the_variable_of_qemus_address() -> None:
+    """A unit and the image set QMPGUARD_QEMU, and a file of variables cannot remove it."""
     environ = {"QMPGUARD_QEMU": "/other", "QMPGUARD_LISTEN": "/l"}
     (vm,) = read_options(OptionValues({"qemu_listen": "/q"}, environ)).config.vms
     assert vm.qemu == Inbound(UnixAddress("/q"))
-    with pytest.raises(UsageError, match="QMPGUARD_QEMU=/other in the environment: it excludes QMPGUARD_QEMU_LISTEN"):
-        read_options(OptionValues({}, environ | {"QMPGUARD_QEMU_LISTEN": "/q"}))
+    listening = environ | {"QMPGUARD_QEMU_LISTEN": "fd:qemu"}
+    (vm,) = read_options(OptionValues({}, listening)).config.vms
+    assert vm.qemu == Inbound(NamedAddress("qemu"))
+    with pytest.raises(UsageError, match="--qemu /q: it excludes QMPGUARD_QEMU_LISTEN"):
+        read_options(OptionValues({"qemu": "/q"}, listening))
 
 
 @pytest.mark.parametrize(

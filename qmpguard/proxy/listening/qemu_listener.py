@@ -35,14 +35,16 @@ class QemuListener:
     never replaces the one in use.
     """
 
-    def __init__(self, address: Address) -> None:
-        """Listen. Raises `UnavailableError` when that fails."""
+    def __init__(self, address: Address, name: str = "") -> None:
+        """Listen; ``name`` is the address in the log. Raises `UnavailableError` when that fails.
+
+        The socket of a passed descriptor is closed at the end: it must be a duplicate (`duplicate_listening`).
+        """
+        name = name or str(address)
         self._waiting: tuple[socket.socket, Peer] | None = None
         self._arrived = asyncio.Event()
-        self._listener = Listener(
-            duplicate_listening(address), self._accepted, mode=MODE, label=f"qemu_listen={address}"
-        )
-        log.info("waiting for QEMU to connect at %s", address)
+        self._listener = Listener(address, self._accepted, mode=MODE, label=f"qemu_listen={name}")
+        log.info("waiting for QEMU to connect at %s", name)
 
     async def next(self) -> socket.socket:
         """Return the next connection, which the caller owns."""

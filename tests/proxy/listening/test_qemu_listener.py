@@ -93,7 +93,7 @@ async def test_closing_closes_who_waits_and_removes_the_file(path: Path) -> None
 
 async def test_over_tcp_a_qemu_that_is_gone_without_a_word_is_noticed(server: socket.socket) -> None:
     with (
-        closing(QemuListener(FdAddress(server.fileno()))) as listener,
+        closing(QemuListener(duplicate_listening(FdAddress(server.fileno())))) as listener,
         socket.create_connection(server.getsockname()),
         await taken(listener) as sock,
     ):
