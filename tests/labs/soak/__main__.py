@@ -181,8 +181,8 @@ async def watch(
         worst = max((one.worst for one in innocent), default=0.0)
         for one in innocent:
             one.served, one.worst = 0, 0.0
-        kept = await entries(folder, tally)
-        samples.append(look(guard, loop.time() - begun, served, kept, worst))
+        seen = look(guard, loop.time() - begun, served, 0, worst)  # metrics take room
+        samples.append(seen._replace(entries=await entries(folder, tally)))
         rows = minutes(samples)
         for row in rows[printed - 1 : -1]:
             print(table([row]).splitlines()[-1], flush=True)

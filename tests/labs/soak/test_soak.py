@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as Tree
 
@@ -26,6 +27,22 @@ async def test_a_short_soak_finds_no_fault(tmp_path: Path, monkeypatch: pytest.M
     assert tally.counts["replies"] > 0
     assert sum(sample.replies for sample in samples) > 0
     assert all(sample.memory > 1 and sample.descriptors > 8 for sample in samples)
+
+
+async def test_a_sample_is_taken_before_the_guard_is_asked_for_its_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = SimpleNamespace(alive=True, memory=50.0, descriptors=900)
+
+    async def entries(_folder: Path, _tally: Tally) -> int:
+        guard.memory, guard.alive = 99.0, False
+        return 7
+
+    monkeypatch.setattr(soak, "LOOK", 0.0)
+    monkeypatch.setattr(soak, "entries", entries)
+    samples: list[Sample] = []
+    await soak.watch(tmp_path, guard, [], 60.0, Tally(), samples)  # type: ignore[arg-type]
+    assert [(one.memory, one.entries) for one in samples] == [(50.0, 7)]
 
 
 def test_vms_that_are_never_touched_are_the_same_in_each_config(tmp_path: Path) -> None:
