@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.mode import Profile
 from qmpguard.policy.policy import Policy
 from tests.support.fakes.qemu import FakeQemu
-from tests.support.guarding import connected, guarding
+from tests.support.guarding import TIMEOUT, connected, guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,31 @@ async def test_before_there_is_a_machine(
         told = await direct.ask(command, arguments, id=1)
         assert "error" in told
         assert await guarded.ask(command, arguments, id=1) == told
+
+
+JUNK = {
+    "no text": b"\0\xff\x80" * 100,
+    "half a request": b'{"execute": ',
+    "a text without an end": b'"' + b"x" * 100_000,
+    "too deep": b"[" * 2000,
+    "brackets": b"}{][",
+    "newlines": b"\n" * 100,
+    "no request": b'[1] "a" {"execute": 5, "id": 6} {"id": 7}',
+}
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+async def test_junk_is_answered_in_the_same_bytes(tmp_path: Path, junk: bytes) -> None:
+    """The words are those of QEMU before 11.1: docs/conformance.md."""
+    async with Qemu(system_qemu(), tmp_path, monitors=2) as qemu, guarding(qemu.monitors[0]):
+        answers = []
+        for path in (tmp_path / "guard.sock", qemu.monitors[1]):
+            async with connected(path) as qmp, asyncio.timeout(TIMEOUT):
+                qmp.raw(junk)
+                qmp.writer.write_eof()
+                answers.append(await qmp.reader.read())
+        assert answers[0] == answers[1]
 
 
 @mark

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.fakes.qemu import GREETING, FakeQemu
-from tests.support.guarding import TIMEOUT, connected, eventually, guarding
+from tests.support.guarding import TIMEOUT, assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,6 +187,23 @@ async def test_everything_received_before_a_half_close_is_answered(tmp_path: Pat
             qmp.send({"execute": "query-name", "id": i})
         qmp.writer.write_eof()
         assert [(await qmp.receive())["id"] for _ in range(200)] == list(range(200))
+        assert await qmp.receive() is None
+
+
+@pytest.mark.parametrize("behind", ["query-name", "stop"])
+async def test_what_is_being_judged_at_a_half_close_is_answered_and_what_waits_behind_it(
+    tmp_path: Path, behind: str
+) -> None:
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path), connected(tmp_path / "guard.sock") as qmp:
+        qemu.devices["gpu0"] = "vfio-pci"
+        qemu.hold.add("query-migrate-capabilities")
+        qmp.send({"execute": "migrate-set-capabilities", "arguments": capabilities(postcopy_ram=True), "id": 1})
+        qmp.send({"execute": behind, "id": 2}, {"execute": "query-name", "id": 3})
+        qmp.writer.write_eof()
+        await qemu.until("query-migrate-capabilities")
+        qemu.let_go()
+        assert_refused(await qmp.receive(), "vfio-postcopy")
+        assert [(await qmp.receive())["id"] for _ in range(2)] == [2, 3]
         assert await qmp.receive() is None
 
 

@@ -130,8 +130,10 @@ async def connected(path: Path | TcpAddress, *, negotiate: bool = True, oob: boo
     client = Client(reader, writer)
     try:
         if negotiate:
-            assert "QMP" in await client.receive()
-            assert await client.ask("qmp_capabilities", {"enable": ["oob"]} if oob else None) == {"return": {}}
+            greeting = await client.receive()
+            assert "QMP" in greeting, greeting
+            reply = await client.ask("qmp_capabilities", {"enable": ["oob"]} if oob else None)
+            assert reply == {"return": {}}, reply
         yield client
     finally:
         writer.close()

@@ -209,6 +209,25 @@ async def test_a_survey_without_an_answer_ends_in_a_refusal(tmp_path: Path) -> N
         assert (await qmp.ask("query-status"))["return"]["status"] == "running"
 
 
+async def test_a_turn_that_does_not_come_ends_in_a_refusal(tmp_path: Path) -> None:
+    async with (
+        FakeQemu(tmp_path / "q") as qemu,
+        guarding(qemu.path, survey_timeout=0.1),
+        connected(tmp_path / "guard.sock") as one,
+        connected(tmp_path / "guard.sock") as two,
+    ):
+        qemu.hold.add("device_add")
+        one.send({"execute": "device_add", "arguments": {"driver": "vfio-pci", "id": "gpu0"}})
+        await qemu.until("device_add")
+        reply = await two.ask("migrate-set-capabilities", POSTCOPY)
+        assert_refused(reply, "unverified")
+        assert "another operation keeps QEMU busy" in reply["error"]["desc"]
+        qemu.let_go()
+        assert await one.receive() == {"return": {}}
+        assert (await two.ask("query-status"))["return"]["status"] == "running"
+        assert "migrate-set-capabilities" not in qemu.commands()
+
+
 @pytest.mark.parametrize(
     ("command", "answer"),
     [
