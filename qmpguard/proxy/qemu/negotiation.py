@@ -57,15 +57,19 @@ async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> Nego
     """Return QEMU's greeting, with out-of-band enabled if it offers that, and what came with it.
 
     QEMU executes one request at a time and answers it to whoever is connected by then. So the reply to a client that
-    has left may come first; behind the negotiation's own there is none. ``on_silence`` is called after `SILENCE`.
+    has left may come first; behind the negotiation's own there is none. Such a reply or an event may even come before
+    the greeting: the monitor's thread sends that, and events and replies come from the main thread, which takes the
+    monitor for negotiated until then (monitor/qmp.c: monitor_qmp_event, monitor/monitor.c: monitor_qapi_event_emit).
+    ``on_silence`` is called after `SILENCE`.
+
     Raises `OSError`, or `AbsentError` when what answers is not QEMU, or not in time.
     """
     conversation = _Conversation(sock)
     set_credentials(sock, on=True)
     try:
         async with asyncio.timeout(GREETING_TIMEOUT):
-            greeting = await _greeting(conversation, on_silence)
-            events = await _enable(conversation, greeting)
+            greeting, early = await _greeting(conversation, on_silence)
+            events = early + await _enable(conversation, greeting)
         set_credentials(sock, on=False)
         return Negotiated(greeting, events, conversation.sender)
     except TimeoutError:
@@ -74,18 +78,27 @@ async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> Nego
         raise conversation.closed() from None
 
 
-async def _greeting(conversation: _Conversation, on_silence: Callable[[], None]) -> Greeting:
+async def _greeting(conversation: _Conversation, on_silence: Callable[[], None]) -> tuple[Greeting, list[QemuEvent]]:
+    """Return the greeting, and the events that came before it."""
     reminder = asyncio.get_running_loop().call_later(SILENCE, on_silence)
+    early: list[QemuEvent] = []
     try:
-        first = await conversation.next()
+        while (greeting := _read_greeting(message := await conversation.next())) is None:
+            if (event := _event(message)) is not None:
+                early.append(event)
+            elif find_id(message) is None:
+                raise foreign(message)
     finally:
         reminder.cancel()
-    try:
-        greeting = Greeting(first)
-    except ValueError:
-        raise foreign(first) from None
     conversation.greeted = True
-    return greeting
+    return greeting, early
+
+
+def _read_greeting(message: bytes) -> Greeting | None:
+    try:
+        return Greeting(message)
+    except ValueError:
+        return None
 
 
 async def _enable(conversation: _Conversation, greeting: Greeting) -> list[QemuEvent]:

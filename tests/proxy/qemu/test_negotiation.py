@@ -109,6 +109,20 @@ async def test_events_are_kept_and_late_replies_dropped_however_the_bytes_arrive
         assert {event.name for event in events} <= {"STOP", "RESUME"}
 
 
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+async def test_an_event_before_the_greeting_is_kept_and_a_late_reply_dropped(step: int) -> None:
+    async with talking() as (qemu, task):
+        data = STOP + LATE + GREETING.encode() + b"\r\n"
+        for start in range(0, len(data), step):
+            await qemu.say(data[start : start + step])
+            await asyncio.sleep(0)
+        request = await qemu.hear()
+        await qemu.say(STOP.replace(b"STOP", b"RESUME") + reply(request))
+        greeting, events, _ = await task
+        assert greeting.version == "10.0.2"
+        assert [event.name for event in events] == ["STOP", "RESUME"]
+
+
 @pytest.mark.parametrize(
     ("said", "cause", "words"),
     [
@@ -118,6 +132,7 @@ async def test_events_are_kept_and_late_replies_dropped_however_the_bytes_arrive
         ([b'{"QMP": 5}\r\n'], Cause.FOREIGN, "no greeting of QEMU"),
         ([GREETING.encode()], Cause.FOREIGN, "no greeting of QEMU"),  # cut off before the end of its line
         ([STOP], Cause.FOREIGN, "no greeting of QEMU"),
+        ([STOP, b'{"return": {}}\r\n'], Cause.FOREIGN, "no greeting of QEMU"),
     ],
     ids=lambda value: str(value)[:30],
 )
