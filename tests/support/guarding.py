@@ -124,13 +124,20 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(path: Path | TcpAddress, *, negotiate: bool = True, oob: bool = False) -> AsyncGenerator[Client]:
-    """Connect a client that speaks bytes, as soon as somebody listens; ``negotiate``: past qmp_capabilities."""
+async def connected(
+    path: Path | TcpAddress, *, negotiate: bool = True, oob: bool = False, early: bool = False
+) -> AsyncGenerator[Client]:
+    """Connect a client that speaks bytes, as soon as somebody listens; ``negotiate``: past qmp_capabilities.
+
+    ``early``: events may come before the greeting, as QEMU itself sends them now and then; a guard never does.
+    """
     reader, writer = await _open(path)
     client = Client(reader, writer)
     try:
         if negotiate:
             greeting = await client.receive()
+            while early and "event" in greeting:
+                greeting = await client.receive()
             assert "QMP" in greeting, greeting
             reply = await client.ask("qmp_capabilities", {"enable": ["oob"]} if oob else None)
             assert reply == {"return": {}}, reply

@@ -83,7 +83,7 @@ class LabQemu:
             for i in $(seq {START * 5}); do
               [ -e status ] && break
               if exec 3<>/dev/tcp/127.0.0.1/{self._ports[-1]}; then
-                read -t {START} -u 3 line; [[ $line == *QMP* ]] && exit 0; break
+                while read -t {START} -u 3 line; do [[ $line == *QMP* ]] && exit 0; done; break
               fi 2>/dev/null
               sleep 0.2
             done

@@ -71,7 +71,7 @@ async def come_true(place: Place, scene: Scene, device: Mediated, policy: Policy
     words = arguments_of(scene, device, f"/tmp/ram{folder.name}")
     async with AsyncExitStack() as stack:
         qemu = await stack.enter_async_context(LabQemu(place.lab, place.release, folder, words, monitors=2))
-        behind = await stack.enter_async_context(connected(qemu.monitors[1]))
+        behind = await stack.enter_async_context(connected(qemu.monitors[1], early=True))
         if scene.migration == "completed":
             expect(await behind.ask("migrate", {"uri": "exec:cat >/dev/null"}) == {"return": {}}, "migrate")
             await until(behind, "completed")
@@ -79,7 +79,7 @@ async def come_true(place: Place, scene: Scene, device: Mediated, policy: Policy
         if policy:
             await stack.enter_async_context(guarding(qemu.monitors[0], policy=policy, survey_timeout=SURVEY))
         socket = folder / "guard.sock" if policy else qemu.monitors[0]
-        vm = Vm(await stack.enter_async_context(connected(socket)), behind, Path(device.path))
+        vm = Vm(await stack.enter_async_context(connected(socket, early=policy is None)), behind, Path(device.path))
         if scene.used:
             expect(await vm.qmp.ask("migrate", {"uri": "unix:/nowhere"}) == {"return": {}}, "migrate")
             await until(behind, scene.migration)

@@ -102,7 +102,7 @@ async def started(
     async with AsyncExitStack() as stack:
         qemu = LabQemu(place.lab, place.release, folder, words, monitors=2, machine=machine, memory=memory)
         await stack.enter_async_context(qemu)
-        behind = await stack.enter_async_context(connected(qemu.monitors[1]))
+        behind = await stack.enter_async_context(connected(qemu.monitors[1], early=True))
         guard = await stack.enter_async_context(guarding(qemu.monitors[0], survey_timeout=SURVEY, watch=watch))
         qmp = await stack.enter_async_context(connected(folder / "guard.sock"))
         yield Vm(qmp, behind, qemu, guard)
