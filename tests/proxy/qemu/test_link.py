@@ -94,6 +94,7 @@ def numbered(data: bytes) -> int:
 def test_replies_go_back_under_the_clients_own_id(link: Link, transport: Transport, owner: Owner, step: int) -> None:
     one, two = request(), request(None)
     link.send(one)
+    assert (one.sent, two.sent) == (True, False)
     link.send(two)
     assert transport.written == [b'{"execute":"query-status","id":0}', b'{"execute":"query-status","id":1}']
     data = b'{"event": "STOP"}\r\n{"return": {}, "id": 0}\r\n{"id": 1, "error": {"class": "X", "desc": ""}}\r\n'
