@@ -91,7 +91,7 @@ libvirt-lab: $(INSTALLED) | packages ## virsh directly and behind the guard, wit
 	@$(BIN)/pytest --quiet --timeout 3600 tests/labs/deploy/libvirt_lab.py
 
 vfio-lab: $(INSTALLED) | packages ## what is promised of real vfio-pci devices, on QEMU 10.0 and 11.1 in a Linux guest: docs/vfio-lab.md
-	@$(BIN)/python -m tests.labs.vfio $(if $(QEMU),--qemu $(QEMU)) $(ROWS)
+	@$(BIN)/python -m tests.labs.vfio $(if $(OPTIONAL),--optional) $(if $(QEMU),--qemu $(QEMU)) $(ROWS)
 
 matrix: $(INSTALLED) | packages ## demo and test in bare Debians 12 and 13, as root and as a user, in half an hour; needs root
 	@$(BIN)/python -m tests.labs.deploy.matrix $(SUITES)

@@ -20,7 +20,7 @@ from qmpguard.demo import lab
 from qmpguard.demo.lab import LabUnavailable
 
 #: seconds for unpacking the Debian and building mtty; it takes some 100 on two cores
-BUILD = 3600.0
+BUILD = 1800.0
 #: seconds after which a Debian that no lab has used any more is removed, when a newer one is built
 UNUSED = 86400.0
 #: bytes that the build needs, and leaves half of

@@ -31,8 +31,8 @@ SCRIPT = 120.0
 SHELL, MONITORS = 7000, range(7001, 7049)
 #: where a shell says that a script has ended
 END = b"lab-end "
-#: MiB of the guest
-MEMORY = 3072
+#: MiB of the guest, and what its QEMU needs beside them
+MEMORY, BESIDE = 3072, 256
 #: PCI addresses in the guest of devices on vfio-pci that cannot migrate: network cards, and an NVMe
 CARDS, NVME = ("0000:00:10.0", "0000:00:11.0", "0000:00:12.0"), "0000:00:13.0"
 #: what the guest's kernel says when a driver has failed: nothing after that can be believed
@@ -121,6 +121,7 @@ class Lab:
 @asynccontextmanager
 async def booted() -> AsyncGenerator[Lab]:
     """Boot the lab, and end it at the end; raises LabUnavailable or LabFailed."""
+    spare(Path("/proc/meminfo").read_text())
     home, newer = debian(), qemu11()
     await saved(home, newer)
     with TemporaryDirectory(prefix="vfio-lab") as place:
@@ -141,6 +142,13 @@ async def booted() -> AsyncGenerator[Lab]:
             if process.returncode is None:
                 process.kill()
             await process.communicate()
+
+
+def spare(meminfo: str) -> None:
+    """Raise LabUnavailable where a machine's /proc/meminfo tells of too little memory for the guest."""
+    free = next(int(line.split()[1]) >> 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:"))
+    if free < MEMORY + BESIDE:
+        raise LabUnavailable(f"the lab's guest needs {MEMORY + BESIDE} MiB of memory, and {free} MiB are free")
 
 
 async def ready(lab: Lab, process: asyncio.subprocess.Process) -> None:

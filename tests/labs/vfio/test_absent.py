@@ -7,20 +7,32 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.labs.vfio.host import last_words
+import pytest
+
+from qmpguard.demo.lab import LabUnavailable
+from tests.labs.vfio.host import last_words, spare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_machine_that_cannot_have_the_lab_says_so_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "code"), [((), 2), (("--optional",), 0)])
+def test_a_machine_that_cannot_have_the_lab_says_so_in_one_line(
+    tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
     surroundings = {**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.labs.vfio"]
+    command = [sys.executable, "-m", "tests.labs.vfio", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=60, check=False)
-    assert done.returncode == 2
+    assert done.returncode == code
     assert done.stdout == ""
     assert done.stderr.startswith("vfio-lab: mmdebstrap is not here")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_machine_with_too_little_memory_for_the_guest_cannot_have_the_lab() -> None:
+    spare("MemTotal: 8000000 kB\nMemAvailable: 3407872 kB\n")
+    with pytest.raises(LabUnavailable, match="needs 3328 MiB of memory, and 3327 MiB are free"):
+        spare("MemTotal: 8000000 kB\nMemAvailable: 3407871 kB\n")
 
 
 def test_the_last_words_of_a_qemu_that_did_not_start_are_one_line() -> None:
