@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from qmpguard.demo.lab import LabUnavailable
 from tests.labs.vfio import blocks, failover, migrations, tables, truth
-from tests.labs.vfio.host import Lab, LabFailed, booted
+from tests.labs.vfio.host import Lab, LabFailed, at_once, booted, prepared
 from tests.labs.vfio.machine import Release
 from tests.labs.vfio.rows import Broken, Place, Row
 from tests.support import guarding
@@ -71,17 +71,24 @@ def cause(error: BaseException) -> str:
 async def prove(rows: list[Row], releases: list[Release]) -> int:
     """Try rows on QEMUs, each QEMU in a lab of its own, and return how many promises were broken.
 
-    Raises asyncio.CancelledError at SIGINT and SIGTERM, when the lab has ended.
+    The labs run at the same time where there is room for them. Raises LabUnavailable; and asyncio.CancelledError at
+    SIGINT and SIGTERM, when the labs have ended.
     """
-    count = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         if task := asyncio.current_task():
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    for release in releases:
-        async with booted() as lab:
-            for row in rows:
-                print(one := await see(lab, row, release), flush=True)
-                count += not one.kept
+    places = asyncio.Semaphore(at_once())
+    await prepared()
+    return sum(await asyncio.gather(*(prove_on(release, rows, places) for release in releases)))
+
+
+async def prove_on(release: Release, rows: list[Row], places: asyncio.Semaphore) -> int:
+    """Try rows on one QEMU, and return how many promises were broken."""
+    count = 0
+    async with places, booted() as lab:
+        for row in rows:
+            print(one := await see(lab, row, release), flush=True)
+            count += not one.kept
     return count
 
 

@@ -118,12 +118,17 @@ class Lab:
         return None
 
 
+async def prepared() -> tuple[Path, Path]:
+    """Return the folders of the lab's Debian and of QEMU 11.1, made where they are missing; raises LabUnavailable."""
+    home, newer = debian(), qemu11()
+    await saved(home, newer)
+    return home, newer
+
+
 @asynccontextmanager
 async def booted() -> AsyncGenerator[Lab]:
     """Boot the lab, and end it at the end; raises LabUnavailable or LabFailed."""
-    spare(Path("/proc/meminfo").read_text())
-    home, newer = debian(), qemu11()
-    await saved(home, newer)
+    home, newer = await prepared()
     with TemporaryDirectory(prefix="vfio-lab") as place:
         folder = Path(place)
         with (folder / "nvme").open("wb") as disk:
@@ -144,11 +149,16 @@ async def booted() -> AsyncGenerator[Lab]:
             await process.communicate()
 
 
-def spare(meminfo: str) -> None:
-    """Raise LabUnavailable where a machine's /proc/meminfo tells of too little memory for the guest."""
-    free = next(int(line.split()[1]) >> 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:"))
+def at_once(meminfo: str | None = None) -> int:
+    """Return for how many labs at once this machine has memory; raises LabUnavailable where it has too little for one.
+
+    ``meminfo`` is the text of /proc/meminfo.
+    """
+    lines = (meminfo or Path("/proc/meminfo").read_text()).splitlines()
+    free = next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable:"))
     if free < MEMORY + BESIDE:
         raise LabUnavailable(f"the lab's guest needs {MEMORY + BESIDE} MiB of memory, and {free} MiB are free")
+    return free // (MEMORY + BESIDE)
 
 
 async def ready(lab: Lab, process: asyncio.subprocess.Process) -> None:

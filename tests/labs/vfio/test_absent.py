@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpguard.demo.lab import LabUnavailable
-from tests.labs.vfio.host import last_words, spare
+from tests.labs.vfio.host import at_once, last_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +29,12 @@ def test_a_machine_that_cannot_have_the_lab_says_so_in_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_machine_with_too_little_memory_for_the_guest_cannot_have_the_lab() -> None:
-    spare("MemTotal: 8000000 kB\nMemAvailable: 3407872 kB\n")
+def test_a_machine_has_as_many_labs_at_once_as_its_memory_allows_and_none_where_it_is_too_little() -> None:
+    for number in (1, 2):
+        assert at_once(f"MemTotal: 8000000 kB\nMemAvailable: {3407872 * number} kB\n") == number
+        assert at_once(f"MemAvailable: {3407872 * (number + 1) - 1} kB\n") == number
     with pytest.raises(LabUnavailable, match="needs 3328 MiB of memory, and 3327 MiB are free"):
-        spare("MemTotal: 8000000 kB\nMemAvailable: 3407871 kB\n")
+        at_once("MemAvailable: 3407871 kB\n")
 
 
 def test_the_last_words_of_a_qemu_that_did_not_start_are_one_line() -> None:
