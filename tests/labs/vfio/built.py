@@ -41,8 +41,9 @@ def debian() -> Path:
     home = cache(f"vfio-lab-{stamp()}")
     if not home.exists():
         possible(home.parent)
+        mirror = lab._mirror()
         print("vfio-lab: building the lab's Debian (two minutes, 1 GB in the user's cache)", file=sys.stderr)
-        build(home)
+        build(home, mirror)
     os.utime(home)  # it is in use
     return home
 
@@ -82,7 +83,7 @@ def possible(folder: Path) -> None:
         raise LabUnavailable(f"the lab needs {ROOM >> 30} GB in {folder}")
 
 
-def build(home: Path) -> None:
+def build(home: Path, mirror: str) -> None:
     """Make the Debian in a place of its own, and move it to ``home`` when it is complete."""
     for old in home.parent.glob("vfio-lab-*"):
         if time.time() - old.stat().st_mtime > UNUSED:
@@ -90,15 +91,15 @@ def build(home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="vfio-build-", ignore_cleanup_errors=True) as place:
         new = Path(place, home.name)
         (new / "state").mkdir(parents=True)
-        unpack(new / "root")
+        unpack(new / "root", mirror)
         new.rename(home)
 
 
-def unpack(root: Path) -> None:
+def unpack(root: Path, mirror: str) -> None:
     """Unpack the Debian and run guest/build.sh in it."""
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     command += [f"--customize-hook=copy-in {GUEST} /", '--customize-hook=chroot "$1" bash /guest/build.sh']
-    command += [SUITE, str(root), f"deb {lab._mirror()} {SUITE} main"]
+    command += [SUITE, str(root), f"deb {mirror} {SUITE} main"]
     try:
         done = subprocess.run(
             command,
