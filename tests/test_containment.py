@@ -46,8 +46,8 @@ OF_VMS = {
 }
 #: those that are tried elsewhere: tests/daemon/test_lasting.py, tests/admin, tests/e2e/test_exec.py
 ELSEWHERE = {*RAISES, *admin(), "child"}
-#: those that end with what waits for them, and raise nothing that it does not see: drains, `guarding`, demo, simulator
-WAITED_FOR = {"drain", "left", "bequeath", "guard", "demo log", "simulator"}
+#: those that end with what waits for them, and raise nothing that it does not see: drains, `guarding`, demo
+WAITED_FOR = {"drain", "left", "bequeath", "guard", "demo log"}
 
 
 def calls() -> list[tuple[Path, ast.Call]]:

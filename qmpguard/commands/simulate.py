@@ -50,8 +50,8 @@ async def _simulate(description: Description, address: Address) -> int:
 
     async with simulating(description, address) as qemu:
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, qemu.die)
+            asyncio.get_running_loop().add_signal_handler(number, qemu.monitor.die)
         print(f"simulated QEMU {qemu.machine.known.qemu} listens at {address}", flush=True)
-        await qemu.ended.wait()
+        await qemu.monitor.ended.wait()
         await asyncio.sleep(0)
     return 0

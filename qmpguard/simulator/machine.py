@@ -60,6 +60,16 @@ class SimulatedMachine:
         self._script = _replies(description.script)
         self._run = 0  # the number of the present migration
 
+    @property
+    def version(self) -> str:
+        """QEMU's version, as in "11.1.0"."""
+        return self.known.qemu
+
+    @property
+    def package(self) -> str:
+        """The package in the greeting."""
+        return self.known.package
+
     def execute(self, command: str, arguments: Members, *, oob: bool = False) -> Result:
         """Return what a command returns. Raises `RefusedBySimulator`."""
         if not self.types.knows(command):

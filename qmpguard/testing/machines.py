@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from qmpguard.embedding import Guard
     from qmpguard.proxy.state.snapshot import Snapshot
     from qmpguard.record import Decision
+    from qmpguard.simulator.monitor import SimulatedMonitor
     from qmpguard.testing.background import Background
 
 
@@ -65,8 +66,13 @@ class GuardedQemu(TestedQemu):
 
 
 class SimulatedByFixture(TestedQemu):
-    """A simulated QEMU. ``commands`` are those that it was sent."""
+    """A simulated QEMU."""
 
-    def __init__(self, path: Path, commands: list[str]) -> None:
+    def __init__(self, path: Path, monitor: SimulatedMonitor) -> None:
         super().__init__(path)
-        self.commands = commands
+        self._monitor = monitor
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that it was sent after the negotiation, in their order."""
+        return self._monitor.commands()

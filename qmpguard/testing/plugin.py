@@ -101,7 +101,7 @@ def simulated_qemu(
 
     path = qmpguard_folder / "simulated.sock"
     with qmpguard_background.holding(simulating(_described(request), UnixAddress(str(path)))) as simulated:
-        found = SimulatedByFixture(path, simulated.commands)
+        found = SimulatedByFixture(path, simulated.monitor)
         yield found
         found.close()
 

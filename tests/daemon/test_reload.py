@@ -36,22 +36,19 @@ from tests.support.guarding import Client, connected, eventually
 QEMUS, DIALLING, ADDRESSES, NAMES, STEPS = 4, 2, 5, 6, 12
 
 
-class OneByOne(FakeQemu):
-    """A QEMU as it is: one connection at a time, the next one waits."""
+class Counted(FakeQemu):
+    """A QEMU whose connections are counted."""
 
     def __init__(self, path: Path, number: int) -> None:
         super().__init__(path)
         self._readers: set[asyncio.StreamReader] = set()
         self.answers["query-name"] = lambda _: {"name": str(number)}
-        self._turn = asyncio.Lock()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._readers.add(reader)
         try:
-            async with self._turn:
-                await super()._serve(reader, writer)
+            await super().converse(reader, writer)
         finally:
-            writer.close()
             self._readers.discard(reader)
 
     @property
@@ -60,7 +57,7 @@ class OneByOne(FakeQemu):
         return sum(not reader.at_eof() for reader in self._readers)
 
 
-class Dialling(OneByOne):
+class Dialling(Counted):
     """A QEMU that dials, again and again."""
 
     async def start(self) -> None:
@@ -70,7 +67,7 @@ class Dialling(OneByOne):
         while True:
             with suppress(OSError):
                 reader, writer = await asyncio.open_unix_connection(self.path)
-                await self._serve(reader, writer)
+                await self.converse(reader, writer)
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
@@ -87,10 +84,10 @@ class World:
         self.folder = folder
         self.fleet = fleet
         self.passes = chance
-        self.qemus: dict[str, OneByOne] = {}
+        self.qemus: dict[str, Counted] = {}
         for number in range(QEMUS):
             path = folder / f"q{number}"
-            self.qemus[str(UnixAddress(str(path)))] = OneByOne(path, number)
+            self.qemus[str(UnixAddress(str(path)))] = Counted(path, number)
         for number in range(QEMUS, QEMUS + DIALLING):
             path = folder / f"q{number}"
             self.qemus[str(Inbound(UnixAddress(str(path))))] = Dialling(path, number)
@@ -284,7 +281,7 @@ async def test_a_renamed_vm_keeps_its_link_also_one_that_was_passed(tmp_path: Pa
                 assert await qmp.ask("query-name") == {"return": {}}
         assert (qemu.connections, other.connections) == (1, 1)
         fleet.apply([])
-        await eventually(lambda: other._writer is None or other._writer.is_closing())
+        await eventually(lambda: other.transport is None or other.transport.is_closing())
         os.close(number)
 
 

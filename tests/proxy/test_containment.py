@@ -568,7 +568,7 @@ async def test_what_qemu_says_oddly_loses_no_reply_without_a_closed_connection(t
             qemu.hold.add("query-name")
             client.send({"execute": "query-name", "id": 1})
             await qemu.until("query-name")
-            qemu.send_raw(odd)
+            qemu.send_bytes(odd)
             qemu.let_go()
             lines = []
             while line := await client.line():
@@ -596,7 +596,7 @@ async def test_a_reply_to_a_judged_request_that_cannot_be_read_concerns_nobody_e
             client.send({"execute": "device_add", "arguments": {"driver": "vfio-pci", "id": "g", "host": "1:2.3"}})
             await qemu.until("device_add")
             number = next(each["id"] for each in qemu.seen if each.get("execute") == "device_add")
-            qemu.send_raw(reply.replace(b'"id": 0', b'"id": %d' % number))
+            qemu.send_bytes(reply.replace(b'"id": 0', b'"id": %d' % number))
             assert await client.line()
             assert await other.ask("query-status") == RUNNING
             assert await other.ask("migrate", {"uri": "exec:cat"}) == {"return": {}}

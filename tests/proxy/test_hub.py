@@ -61,7 +61,7 @@ async def test_an_id_that_stands_elsewhere_in_a_reply_is_found(tmp_path: Path) -
         qemu.hold.add("query-name")
         qmp.send({"execute": "query-name", "id": "mine"}, {"execute": "query-name"})
         await qemu.until("query-name", 2)
-        one, two = (r["id"] for r in qemu._held)
+        one, two = (r["id"] for r in qemu.held)
         qemu.send({"return": {"id": 1}, "id": one, "extra": ', "id": 3'})
         qemu.send({"return": {"id": 1}, "id": two, "extra": 1})
         assert await qmp.receive() == {"return": {"id": 1}, "id": "mine", "extra": ', "id": 3'}
@@ -154,7 +154,7 @@ async def test_events_keep_their_place_behind_a_local_answer_between_out_of_band
         one, two = {"exec-oob": "query-yank", "id": 1}, {"exec-oob": "query-yank", "id": 4}
         qmp.send(one, {"foo": 1, "id": 2}, {"execute": "stop", "id": 3}, two)
         await qemu.until("query-yank", 2)
-        first, stop, last = (request["id"] for request in qemu._held)
+        first, stop, last = (request["id"] for request in qemu.held)
         qemu.send({"return": {}, "id": first})
         qemu.emit("STOP")
         qemu.send({"return": {}, "id": stop})
@@ -230,7 +230,7 @@ async def test_a_hundred_thousand_events_at_once_reach_the_client_that_reads_and
         connected(tmp_path / "guard.sock") as qmp,
     ):
         event = b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RTC_CHANGE", "data": {"offset": 1}}\r\n'
-        qemu.send_raw(event * 100_000)
+        qemu.send_bytes(event * 100_000)
         qmp.send({"execute": "query-name", "id": "behind"})
         count = 0
         while (line := await qmp.line()) == event:
@@ -283,7 +283,7 @@ async def test_a_client_that_comes_before_qemu_waits_for_it_no_longer_than_the_l
 async def test_an_answer_that_makes_no_sense_drops_the_link(tmp_path: Path, nonsense: bytes) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
         async with connected(tmp_path / "guard.sock") as qmp:
-            qemu.send_raw(nonsense)
+            qemu.send_bytes(nonsense)
             assert await qmp.closed()
         async with connected(tmp_path / "guard.sock") as qmp:
             assert await qmp.ask("query-name") == {"return": {}}

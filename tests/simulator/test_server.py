@@ -77,7 +77,7 @@ async def test_a_guard_takes_it_for_a_qemu(tmp_path: Path) -> None:
         connected(tmp_path / "guard.sock") as client,
     ):
         assert_refused(await client.ask("migrate-set-capabilities", capabilities(postcopy_ram=True)), "vfio-postcopy")
-        assert "migrate-set-capabilities" not in qemu.commands
+        assert "migrate-set-capabilities" not in qemu.monitor.commands()
         assert guard.vm.counts.refused == 1
         assert await client.ask("device_del", {"id": "gpu0"}) == {"return": {}}
         assert (await client.receive())["event"] == "DEVICE_DELETED"
@@ -95,7 +95,7 @@ async def test_it_dies_at_a_command(tmp_path: Path, kind: FaultKind) -> None:
         client.send({"execute": "query-block"})
         rest = await client.reader.read()
         assert rest == (b"" if kind is FaultKind.DIES else b'{"return')
-        assert qemu.ended.is_set()
+        assert qemu.monitor.ended.is_set()
 
 
 async def test_it_is_silent_or_slow_at_a_command(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ async def test_one_client_after_the_other_and_quit_ends_it(tmp_path: Path) -> No
         async with connected(tmp_path / "s") as client:
             client.send({"execute": "quit"})
             assert await client.closed()
-        assert qemu.ended.is_set()
+        assert qemu.monitor.ended.is_set()
 
 
 async def test_what_it_does_not_simulate_it_says(tmp_path: Path) -> None:

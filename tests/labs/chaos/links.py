@@ -6,6 +6,7 @@ import asyncio
 import resource
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.labs.chaos.place import Place, alive, answered, broken, told, within
@@ -37,7 +38,8 @@ async def _beside(place: Place, odd: Odd, ask: str | None = None) -> str:
         await asyncio.sleep(0.5)
     alive(guard)
     await answered(client)
-    odd.begin = odd.script = None
+    odd.begin = None
+    odd.answers.clear()
     odd.die()
     await place.served("b")
     return "the other VM goes on, and this one when its QEMU is well"
@@ -45,7 +47,7 @@ async def _beside(place: Place, odd: Odd, ask: str | None = None) -> str:
 
 async def _answers(place: Place, command: str, answer: bytes) -> str:
     odd = await place.qemu("b")
-    odd.script = lambda request: _made(answer, request) if request.get("execute") == command else None
+    odd.answers[command] = partial(_made, answer)
     return await _beside(place, odd, "migrate")
 
 
@@ -103,7 +105,7 @@ async def schema_nested(place: Place) -> str:
 async def _odd_message(place: Place, message: bytes) -> str:
     odd = await place.qemu()
     reply = b'{"return": {}, "id": @ID@}\r\n'
-    odd.script = lambda request: _made(message + reply, request) if request.get("execute") == "query-name" else None
+    odd.answers["query-name"] = partial(_made, message + reply)
     place.config()
     guard = await place.guard()
     client = await place.client()
@@ -186,14 +188,13 @@ async def reset(place: Place) -> str:
     """QEMU's connection is reset in the middle of a reply."""
     odd = await place.qemu()
 
-    def script(request: dict[str, Any]) -> bytes | None:
-        if request.get("execute") != "query-name" or odd.transport is None:
-            return None
+    def reset_it(_: dict[str, Any]) -> bytes:
+        assert odd.transport is not None
         odd.transport.write(b'{"return": {"na')
         odd.transport.abort()
         return b""
 
-    odd.script = script
+    odd.answers["query-name"] = reset_it
     place.config()
     guard = await place.guard()
     client = await place.client()

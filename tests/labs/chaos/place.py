@@ -10,15 +10,15 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tests.support.fakes.messages import Messages
-from tests.support.fakes.qemu import GREETING
-from tests.support.fakes.sturdy import SturdyQemu, read
+from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import Client
 from tests.support.process import Process, guard_process, vm_table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from typing import IO
+
+    from qmpguard.simulator.conversation import QmpConversation
 
 #: seconds for a client to be served, on a machine that does other work as well
 SERVED = 20.0
@@ -35,47 +35,17 @@ def broken(seen: str) -> NoReturn:
     raise Broken(seen)
 
 
-class Odd(SturdyQemu):
-    """A fake QEMU whose connections (``begin``) or single answers (``script``) can be taken over."""
+class Odd(FakeQemu):
+    """A fake QEMU whose connections can be taken over by ``begin``."""
 
     begin: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None
-    script: Callable[[dict[str, Any]], bytes | None] | None = None
 
-    @property
-    def transport(self) -> asyncio.WriteTransport | None:
-        """The connection of the moment."""
-        return None if self._writer is None else self._writer.transport
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, conversation: QmpConversation) -> None:
         if self.begin is None:
-            await self._converse(reader, writer)
+            await super().serve(conversation)
             return
-        self.connections += 1
-        self._writer = writer
         with suppress(ConnectionError):
-            await self.begin(reader, writer)
-        writer.close()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._writer = writer
-        self.send(GREETING)
-        with suppress(ConnectionError):
-            messages = Messages(reader)
-            while message := await messages.next():
-                self._take(read(message))
-        writer.close()
-
-    def _take(self, request: dict[str, Any]) -> None:
-        self.seen.append(request)
-        self._arrived.set()
-        answer = self.script(request) if self.script is not None else None
-        if self.silent or request.get("execute") in self.hold:
-            self._held.append(request)
-        elif answer is None:
-            self._answer(request)
-        else:
-            self.send_raw(answer)
+            await self.begin(conversation.reader, conversation.writer)
 
 
 class Place:

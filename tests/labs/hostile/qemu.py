@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from tests.labs.hostile.pranks import BEFORE, GREETS, ID, TRAP, Prank
-from tests.support.fakes.messages import Messages
-from tests.support.fakes.qemu import Request
-from tests.support.fakes.sturdy import SturdyQemu, read
+from tests.support.fakes.qemu import FakeQemu
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from qmpguard.simulator.conversation import Asked, QmpConversation
 
 #: seconds between two tries to dial the guard
 AGAIN = 0.05
@@ -20,7 +20,7 @@ AGAIN = 0.05
 PIECE = 1 << 20
 
 
-class HostileQemu(SturdyQemu):
+class HostileQemu(FakeQemu):
     """Plays `prank` with each connection, or is well where it is None.
 
     ``dials``: the guard listens, not QEMU. ``strict``: the profile of its guard. ``begun`` is set when a connection
@@ -45,7 +45,7 @@ class HostileQemu(SturdyQemu):
         while self.dials:
             with suppress(OSError):
                 reader, writer = await asyncio.open_unix_connection(self.path, limit=1 << 26)
-                await self._serve(reader, writer)
+                await self.converse(reader, writer)
             await asyncio.sleep(AGAIN)
 
     async def stop(self) -> None:
@@ -59,40 +59,31 @@ class HostileQemu(SturdyQemu):
         self.played.clear()
         self.die()
 
-    def answer(self, request: Request) -> None:
-        """Answer as a QEMU that is well."""
-        self._answer(request)
-
     def cure(self) -> None:
         """Be well from the next connection on, and close the one of the prank."""
         self.prank = None
         self.die()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, conversation: QmpConversation) -> None:
         prank = self.prank
-        self.connections += 1
-        self._writer = writer
         if prank is not None:
             self.begun.set()
         try:
             with suppress(ConnectionError, TimeoutError, ValueError):
-                await _Connection(self, prank, reader, writer).run()
+                await _Connection(self, prank, conversation).run()
         finally:
             if prank is not None and prank is self.prank:
                 self.played.set()
-            writer.close()
 
 
 class _Connection:
     """One connection: its prank, and how much of what it may send is left."""
 
-    def __init__(
-        self, qemu: HostileQemu, prank: Prank | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, qemu: HostileQemu, prank: Prank | None, conversation: QmpConversation) -> None:
         self._qemu = qemu
         self._prank = prank or Prank("well")
-        self._reader = reader
-        self._writer = writer
+        self._conversation = conversation
+        self._writer = conversation.writer
         self._left = self._prank.cut
         self._before = b"0"
 
@@ -103,24 +94,26 @@ class _Connection:
         if self._prank.greeting != GREETS and self._prank.leaves:
             await self._linger()
             return
-        messages = Messages(self._reader)
-        while self._left != 0 and (message := await messages.next()):
-            if await self._answer(read(message)):
-                return
+        async with aclosing(self._conversation.asked()) as requests:
+            async for asked in requests:
+                if await self._answer(asked) or self._left == 0:
+                    return
 
     async def _linger(self) -> None:
         """Give the guard a moment with an odd greeting."""
         with suppress(TimeoutError):
             async with asyncio.timeout(AGAIN):
-                await self._reader.read(1)
+                await self._conversation.reader.read(1)
 
-    async def _answer(self, request: Request) -> bool:
+    async def _answer(self, asked: Asked) -> bool:
         """Answer; return whether this was the last answer."""
-        command = str(request.get("execute") or request.get("exec-oob"))
-        number = str(request.get("id", "")).encode()
+        command = asked.request.command
+        number = asked.request.id or b""
         answer = self._prank.replies.get(command)
+        if command == "qmp_capabilities" and (answer is not None or self._left is not None):
+            self._conversation.negotiate(asked.request)  # whatever the guard is told of it
         if answer is None:
-            self._qemu.answer(request) if self._left is None else await self._send(_well(number))
+            self._qemu.answer(asked) if self._left is None else await self._send(_well(number))
         else:
             await self._send(answer.replace(ID, number).replace(BEFORE, self._before))
         self._before = number

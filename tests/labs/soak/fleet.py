@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from qmpguard.address import UnixAddress
 from qmpguard.simulator.description import Description
 from qmpguard.simulator.server import SimulatedQemu
 from tests.labs.soak import worker
@@ -20,7 +21,6 @@ from tests.labs.soak.plan import Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qmpguard.wire.client_messages import Request
 
 #: seconds between two events of some VM of the fleet
 EVENT = 0.1
@@ -31,27 +31,6 @@ HALF = b'{"return": {"status": "runn'
 NONSENSE = b'\r\n\xff\xfe}]{"QMP": 17, "return"\r\n'
 FOREIGN = b'{"return": {}, "id": 987654321}\r\n'
 GPU = {"driver": "vfio-pci", "id": "gpu0", "host": "0000:65:00.0"}
-
-
-class FaultyQemu(SimulatedQemu):
-    """A simulated QEMU that can be stopped and slow. ``awake`` is clear while it is stopped."""
-
-    def __init__(self, description: Description) -> None:
-        super().__init__(description)
-        self.awake = asyncio.Event()
-        self.awake.set()
-        self.delay = 0.0
-
-    async def _answer(self, request: Request) -> None:
-        await self.awake.wait()
-        await asyncio.sleep(self.delay)
-        await super()._answer(request)
-        self.commands.clear()  # there will be millions
-
-    def write(self, data: bytes) -> None:
-        """Send bytes in the midst of whatever goes on."""
-        if self._conversation is not None:
-            self._conversation.send(data)
 
 
 class Berth:
@@ -67,42 +46,42 @@ class Berth:
         """Let one QEMU run after the other, until cancelled."""
         while True:
             self._path.unlink(missing_ok=True)
-            server = await asyncio.start_unix_server(self.qemu.converse, self._path)
-            await self.qemu.ended.wait()
-            server.close()
+            async with self.qemu.monitor as monitor:
+                await monitor.ended.wait()
             self._path.unlink(missing_ok=True)
             await asyncio.sleep(self.away)
             self.away, self.qemu = 0.0, self._new()
 
-    def _new(self) -> FaultyQemu:
+    def _new(self) -> SimulatedQemu:
         devices = (GPU,) if self._random.random() < 0.6 else ()
         version = self._random.choice(("7.2", "11.1"))
-        return FaultyQemu(Description(version=version, devices=devices, migration=2.0))
+        return SimulatedQemu(Description(version=version, devices=devices, migration=2.0), UnixAddress(str(self._path)))
 
     async def suffer(self, name: str, seconds: float) -> None:
         """Have a fault, and be well after it."""
-        qemu = self.qemu
+        qemu = self.qemu.monitor
         match name:
             case Kind.KILLED.label:
                 self.away = seconds
                 qemu.die()
             case Kind.STOPPED.label:
-                qemu.awake.clear()
+                qemu.silent = True
                 await asyncio.sleep(seconds)
-                qemu.awake.set()
+                qemu.silent = False
+                qemu.let_go()
             case Kind.SLOW.label:
                 qemu.delay = 0.2
                 await asyncio.sleep(seconds)
                 qemu.delay = 0.0
             case Kind.HALF.label:
-                qemu.write(HALF)
+                qemu.send_bytes(HALF)
                 qemu.die()
             case Kind.NONSENSE.label:
-                qemu.write(NONSENSE)
+                qemu.send_bytes(NONSENSE)
             case Kind.FOREIGN.label:
-                qemu.write(FOREIGN)
+                qemu.send_bytes(FOREIGN)
             case Kind.EVENTS.label:
-                await storm(qemu)
+                await storm(self.qemu)
             case _:
                 raise ValueError(f"no such fault of a QEMU: {name}")
 
@@ -119,6 +98,8 @@ async def chat(berths: Sequence[Berth], random: Random) -> None:
     """Let some VM send an event now and then."""
     while True:
         await asyncio.sleep(random.expovariate(1 / EVENT))
+        for berth in berths:
+            berth.qemu.monitor.seen.clear()  # there will be millions
         random.choice(berths).qemu.emit("RTC_CHANGE", {"offset": random.randrange(9), "qom-path": "/machine/rtc"})
 
 

@@ -154,9 +154,7 @@ async def test_a_link_with_something_under_way_is_not_handed_over(
 
 async def test_a_message_that_has_half_arrived_is_not_handed_over(tmp_path: Path) -> None:
     async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
-        assert qemu._writer is not None
-        qemu._writer.write(b'{"event": "RES')
-        await qemu._writer.drain()
+        qemu.send_bytes(b'{"event": "RES')
         link = guard.vm.link
         assert link is not None
         async with asyncio.timeout(TIMEOUT):

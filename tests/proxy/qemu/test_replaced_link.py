@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from qmpguard.policy.survey import observe
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.qemu.control import Control
 from qmpguard.proxy.vm import Vm
-from tests.support.fakes import qemu as fakes
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import Client, capabilities, connected, eventually, guarding
 
@@ -60,7 +58,7 @@ async def test_a_survey_that_one_qemu_began_is_not_continued_with_another(tmp_pa
         connected(tmp_path / "guard.sock") as qmp,
     ):
         qemu.devices["gpu0"] = "vfio-pci"
-        answer = qemu._result
+        answer = qemu.result
 
         def and_die(request: dict[str, Any]) -> Any:
             qemu.answers.clear()
@@ -111,9 +109,7 @@ async def test_what_was_judged_and_waits_for_room_is_dropped_when_its_client_lea
         assert "migrate" not in qemu.commands()
 
 
-async def test_a_schema_is_never_learnt_under_the_version_of_another_qemu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_schema_is_never_learnt_under_the_version_of_another_qemu(tmp_path: Path) -> None:
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         guarding(qemu.path, policy=Policy(profile=Profile.STRICT)) as guard,
@@ -122,9 +118,7 @@ async def test_a_schema_is_never_learnt_under_the_version_of_another_qemu(
         qemu.hold.add("query-qmp-schema")
         qmp.send({"execute": "x-unheard-of"})
         await eventually(lambda: any(r.get("execute") == "query-qmp-schema" for r in qemu.seen))
-        newer = copy.deepcopy(fakes.GREETING)
-        newer["QMP"]["version"] = {"qemu": {"micro": 0, "minor": 9, "major": 99}, "package": ""}
-        monkeypatch.setattr(fakes, "GREETING", newer)
+        qemu.version, qemu.package = "99.9.0", ""
         qemu.hold.clear()
         qemu.die()
         await next_link(qemu, guard)
