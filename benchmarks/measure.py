@@ -396,7 +396,8 @@ def start(qemu: Qemu, rounds: int) -> Start:
 
 def _import_seconds() -> float:
     """Return what `-X importtime` says of what `qmpguard run` imports beyond an empty program."""
-    code = "import qmpguard.cli, qmpguard.config, qmpguard.daemon.serve"
+    begin = "from qmpguard.__main__ import import_asyncio; import_asyncio()"
+    code = f"{begin}; import qmpguard.cli, qmpguard.config, qmpguard.daemon.serve"
     command = [sys.executable, "-X", "importtime", "-c", code]
     lines = subprocess.run(command, check=True, capture_output=True, text=True, cwd=rig.ROOT).stderr.splitlines()
     rows = [line.removeprefix("import time:").split("|") for line in lines if "|" in line and "[us]" not in line]
