@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import array
 import socket
+import threading
 
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.sockets.descriptors import Descriptor, close_all, is_reserved
 
+#: bytes taken in one go. It also bounds the work done for one socket before the others get their turn.
+READ_SIZE = 64 * 1024
 #: the most descriptors in one message (Linux: SCM_MAX_FD)
 MAX_FDS = 253
 # as plain numbers: the enumerations of the standard library are a hundred times slower to combine
@@ -22,6 +25,24 @@ class DescriptorError(OSError):
     def __init__(self, reason: CloseReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+class _Thread(threading.local):
+    """What the streams of one thread share."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(READ_SIZE))
+
+
+_thread = _Thread()
+
+
+def read_buffer() -> memoryview:
+    """Return the buffer into which all streams of this thread read, one at a time; what was read is copied out at once.
+
+    `recv` would make `READ_SIZE` bytes each time and give most of them back, and leave the heap full of holes.
+    """
+    return _thread.buffer
 
 
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[bytes, list[Descriptor]]:

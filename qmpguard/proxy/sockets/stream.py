@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.sockets.hangups import Hangups
-from qmpguard.proxy.sockets.receiving import DescriptorError, receive
+from qmpguard.proxy.sockets.receiving import DescriptorError, read_buffer, receive
 from qmpguard.proxy.sockets.send_queue import LongMessage, SendQueue
 
 if TYPE_CHECKING:
@@ -28,26 +28,21 @@ if TYPE_CHECKING:
     from qmpguard.proxy.sockets.descriptors import Descriptor
     from qmpguard.proxy.sockets.protocol import StreamProtocol
 
-#: bytes taken in one go. It also bounds the work done for one socket before the others get their turn.
-READ_SIZE = 64 * 1024
-
 
 class Outbox:
     """The streams that have something to send when the present wake-up has been handled.
 
     ``grew`` is called with the size of what could not be sent at once, ``failed`` with an exception that has ended a
-    stream. Every stream reads into ``buffer``. ``wakeup`` counts the wake-ups of the event loop.
+    stream. ``wakeup`` counts the wake-ups of the event loop.
     """
 
-    __slots__ = ("_streams", "buffer", "depth", "failed", "grew", "hangups", "wakeup")
+    __slots__ = ("_streams", "depth", "failed", "grew", "hangups", "wakeup")
 
     def __init__(self, grew: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
         self.grew = grew
         self.failed = failed
         self.hangups = Hangups()
         self.wakeup = 0
-        # `recv` would make READ_SIZE bytes each time and give most of them back, and leave the heap full of holes
-        self.buffer = memoryview(bytearray(READ_SIZE))
         self.depth = 0  # of the handling of a wake-up
         self._streams: list[Stream] = []
 
@@ -94,6 +89,7 @@ class Stream:
         self._descriptors = descriptors
         self._linger = linger
         self._loop = asyncio.get_running_loop()
+        self._buffer = read_buffer()
         self._protocol: StreamProtocol | None = None
         self._queue = SendQueue()
         self._paused = False
@@ -144,7 +140,7 @@ class Stream:
         if self._paused:
             self._watch_hangup()
             return
-        buffer = self._outbox.buffer
+        buffer = self._buffer
         try:
             if self._descriptors:
                 data, descriptors = receive(self._sock, buffer)
