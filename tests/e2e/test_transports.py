@@ -7,7 +7,6 @@ import signal
 import socket
 import stat
 import sys
-from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +16,6 @@ from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.listener import Listener
-from qmpguard.proxy.listening.qemu_listener import QemuListener
 from qmpguard.proxy.qemu.connections import Presence
 from qmpguard.proxy.sockets.stream import Stream
 from tests.support.fakes.qemu import FakeQemu
@@ -101,30 +99,19 @@ async def test_qemu_dials_in_to_a_guard_that_was_started_by_its_options(tmp_path
     assert not where.exists()
 
 
-async def test_a_second_qemu_waits_and_the_newest_of_those_that_wait_is_served_next(tmp_path: Path) -> None:
-    where = tmp_path / "dials"
-    dialled = [socket.socket(socket.AF_UNIX) for _ in range(3)]
-    with closing(QemuListener(UnixAddress(str(where)))) as listener:
-        async with AsyncExitStack() as stack:
-            for sock in dialled:
-                stack.enter_context(sock)
-            dialled[0].connect(str(where))
-            served = stack.enter_context(await listener.next())
-            dialled[1].connect(str(where))
-            dialled[2].connect(str(where))
-            dialled[1].settimeout(0)
-            await eventually(lambda: _is_closed(dialled[1]))
-            following = stack.enter_context(await listener.next())
-            for ours, theirs in ((served, dialled[0]), (following, dialled[2])):
-                ours.send(b"x")
-                assert theirs.recv(1) == b"x"
-
-
-def _is_closed(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1) == b""
-    except BlockingIOError:
-        return False
+async def test_a_second_qemu_is_turned_away_and_the_first_one_stays(tmp_path: Path) -> None:
+    where, client = tmp_path / "dials", tmp_path / "guard.sock"
+    async with (
+        guarding(Inbound(UnixAddress(str(where))), client, up=False) as guard,
+        Qemu(system_qemu(), tmp_path, dialling(UnixAddress(str(where)), old=True)),
+    ):
+        await assert_serves(client)
+        with socket.socket(socket.AF_UNIX) as second:
+            second.connect(str(where))
+            second.settimeout(TIMEOUT)
+            assert await asyncio.to_thread(second.recv, 1) == b""
+        await assert_serves(client)
+        assert guard.vm.counts.links == 1
 
 
 async def test_tcp_on_both_sides(tmp_path: Path) -> None:

@@ -191,8 +191,13 @@ class Listener:
     @property
     def name(self) -> str:
         """The path from getsockname(2), as an address; empty where there is none."""
-        path = "" if self.is_closed else self._listening.sock.getsockname()
+        path = self.sockname
         return f"unix:{path}" if path and isinstance(path, str) else ""
+
+    @property
+    def sockname(self) -> str | bytes | tuple[object, ...]:
+        """The name from getsockname(2): a path, an abstract name, or host and port; empty where it is closed."""
+        return "" if self.is_closed else self._listening.sock.getsockname()
 
     # clients
 

@@ -122,6 +122,13 @@ def raise_if_left(sock: socket.socket) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "it connected and left")
 
 
+def has_hung_up(sock: socket.socket) -> bool:
+    """Say whether the peer of a socket has closed it or has shut it down, also where bytes of it are still unread."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def _groups(sock: socket.socket) -> tuple[int, ...]:
     try:
         data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)

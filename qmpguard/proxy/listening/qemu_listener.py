@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.listening.peer import has_hung_up
 
 if TYPE_CHECKING:
     from qmpguard.address import Address
@@ -23,16 +24,20 @@ log = logging.getLogger(__name__)
 
 #: permissions of a unix socket
 MODE = 0o600
+#: why a connection is refused
+IN_USE = "a QEMU is connected here already"
 #: A QEMU on another machine that has vanished is detected after a minute: seconds of silence, seconds between probes,
 #: and probes (tcp(7)).
 KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 
 
 class QemuListener:
-    """The listening socket of one inbound QEMU. A new connection waits until the present one has ended.
+    """The listening socket of one inbound QEMU. While a QEMU is connected, a second connection is closed at once.
 
-    Of several waiting connections only the newest is kept: the older ones belong to a QEMU that died. A new connection
-    never replaces the one in use.
+    It may be QEMU's own: a client can make QEMU connect to the address at which its guard listens. If that connection
+    waited, it would be served as QEMU when the present one has ended. A connection whose peer has closed it, or that
+    the guard has closed, is in use no more. Then new ones wait until the guard asks for the next. Of several waiting
+    ones only the newest is kept: the older ones belong to a QEMU that died.
     """
 
     def __init__(self, address: Address, name: str = "") -> None:
@@ -42,8 +47,11 @@ class QemuListener:
         """
         name = name or str(address)
         self._waiting: tuple[socket.socket, Peer] | None = None
+        self._served: socket.socket | None = None  # the connection that was taken last; its user closes it
         self._arrived = asyncio.Event()
-        self._listener = Listener(address, self._accepted, mode=MODE, label=f"qemu_listen={name}")
+        self._listener = Listener(
+            address, self._accepted, mode=MODE, label=f"qemu_listen={name}", refuse=lambda _: self._refusal()
+        )
         log.info("waiting for QEMU to connect at %s", name)
 
     async def next(self) -> socket.socket:
@@ -52,11 +60,33 @@ class QemuListener:
             self._arrived.clear()
             await self._arrived.wait()
         (sock, peer), self._waiting = self._waiting, None
+        self._served = sock
         sock.setblocking(False)  # a silent QEMU must not block the process
         log.info("a QEMU connects: %s", peer)
         if sock.family != socket.AF_UNIX:
             _keep_alive(sock)
         return sock
+
+    def serves(self, sock: socket.socket) -> None:
+        """Take a connection that was inherited for the one in use. A connection that waits is closed."""
+        self._served = sock
+        if self._waiting is not None and self.is_in_use:
+            log.warning("closed client %s: %s", self._waiting[1], IN_USE)
+            self._drop()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Say whether a QEMU is connected."""
+        sock = self._served
+        return sock is not None and sock.fileno() >= 0 and not has_hung_up(sock)
+
+    @property
+    def sockname(self) -> str | bytes | tuple[object, ...]:
+        """The name from getsockname(2), as `Listener.sockname`."""
+        return self._listener.sockname
+
+    def _refusal(self) -> str | None:
+        return IN_USE if self.is_in_use else None
 
     def close(self) -> None:
         """Stop listening, and close the waiting connection."""

@@ -190,6 +190,8 @@ class QemuConnections:
         with ExitStack() as stack:
             sock = stack.enter_context(left.sock)
             self._used = isinstance(self.address, FdAddress)
+            if self.listener is not None:
+                self.listener.serves(sock)
             self.presence = Presence.LINKED  # it was there
             log.info("vm=%s the link goes on from the guard before", self._vm)
             handover = left.handover

@@ -1,4 +1,4 @@
-"""QEMU dials in: the newest connection that waits is kept, and the one in use is never taken away."""
+"""QEMU dials in: the newest connection that waits is kept; beside the one in use none is."""
 
 from __future__ import annotations
 
@@ -74,12 +74,44 @@ async def test_of_those_that_wait_the_newest_is_kept(path: Path) -> None:
                 assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"new"
 
 
-async def test_the_one_in_use_is_not_closed_by_one_that_comes(path: Path) -> None:
+async def test_beside_the_one_in_use_another_is_closed_at_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where it is of the same process, as QEMU made to dial again is; and it is served at no later time."""
     with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as qemu, await taken(listener) as sock:
-        with dial(path):
-            await eventually(lambda: listener._waiting is not None)
+        with dial(path) as second:
+            assert await asyncio.to_thread(second.recv, 1) == b""
+        assert f"pid{os.getpid()}" in caplog.text
+        assert "refused: a QEMU is connected here already" in caplog.text
         qemu.sendall(b"still here")
         assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"still here"
+        assert listener._waiting is None
+
+
+@pytest.mark.parametrize("closes", ["QEMU", "QEMU, with bytes unread", "the guard"])
+async def test_when_the_one_in_use_has_ended_the_next_one_waits(path: Path, closes: str) -> None:
+    """A QEMU may be started at once after another, and dial only once."""
+    with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as qemu, await taken(listener) as sock:
+        if closes.endswith("unread"):
+            qemu.sendall(b"last words")
+        (sock if closes == "the guard" else qemu).close()
+        with dial(path) as second, await taken(listener) as following:
+            second.sendall(b"new")
+            assert await asyncio.get_running_loop().sock_recv(following, 100) == b"new"
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_an_inherited_connection_is_in_use_too(path: Path, *, lives: bool) -> None:
+    """One that waits may have come while no guard was there; where the inherited one has ended, it is the next QEMU."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as second:
+        await eventually(lambda: listener._waiting is not None)
+        if not lives:
+            theirs.close()
+        listener.serves(ours)
+        assert listener.is_in_use is lives
+        if lives:
+            assert await asyncio.to_thread(second.recv, 1) == b""
+        else:
+            (await taken(listener)).close()
 
 
 async def test_closing_closes_who_waits_and_removes_the_file(path: Path) -> None:
