@@ -11,13 +11,13 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from qmpguard.address import Inbound, TcpAddress, UnixAddress
+from qmpguard.address import Inbound
 from qmpguard.config import Absent, VmConfig
 from qmpguard.daemon.exposure import exposure
+from qmpguard.daemon.own_sockets import own_names
 from qmpguard.daemon.systemd import PassedSockets
 from qmpguard.errors import UnavailableError
 from qmpguard.policy.facts import Facts
-from qmpguard.policy.sockets import socket_name
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.listening.listener import Listener
 from qmpguard.proxy.listening.qemu_listener import QemuListener, duplicate_listening
@@ -65,7 +65,7 @@ class GuardedVm:
         self.listening = asyncio.Event()
         self.listener: Listener | None = None
         self.vm = Vm(config.name, config.qemu, config.policy, config.limits, schemas, run, budget)
-        self.vm.gate.given = _given(config)
+        self._give_facts()
         self.vm.connections.on_presence = self._on_presence
         self.on_presence: Callable[[], None] = _ignore
         self._sockets = sockets or PassedSockets()
@@ -109,6 +109,7 @@ class GuardedVm:
         listener.on_full = self.vm.counts.no_descriptors
         if listener.path_keeper is not None:
             self.vm.connections.address = listener.path_keeper.qemu
+        self._give_facts()
         self.listening.set()
         self._admit()
 
@@ -155,8 +156,14 @@ class GuardedVm:
         The caller calls `listen` next.
         """
         self.config = config
-        self.vm.gate.given = _given(config)
+        self._give_facts()
         self.vm.adopt(config.policy, config.limits)
+
+    def _give_facts(self) -> None:
+        """Give the gate the facts that the config and the guard's sockets tell."""
+        listening = (self.listener, self.vm.connections.listener)
+        own = own_names(self.config, (listener.sockname for listener in listening if listener is not None))
+        self.vm.gate.given = Facts(own=own, netdevs=self.config.netdevs)
 
     async def run(self) -> None:
         """Guard until cancelled. Raises the errors of `open` and `open_for_qemu` where the sockets are not open yet."""
@@ -165,6 +172,7 @@ class GuardedVm:
         assert self.listener is not None
         if self.vm.connections.listener is None:
             self.vm.connections.listener = self.open_for_qemu()
+            self._give_facts()
         try:
             async with Tasks(f"vm={self.config.name}", self.vm.counts.faults) as tasks:
                 if (path_keeper := self.listener.path_keeper) is not None:
@@ -211,23 +219,6 @@ class GuardedVm:
             self._retry.cancel()
         if self.listener is not None:
             self.listener.close()
-
-
-def _given(config: VmConfig) -> Facts:
-    """Return the facts that a config tells of its QEMU."""
-    return Facts(own=_socket_names(config), netdevs=config.netdevs)
-
-
-def _socket_names(config: VmConfig) -> frozenset[str]:
-    """Return the names of QEMU's monitor socket and of the guard's, as rule `own-socket` compares them.
-
-    A socket that was passed as a descriptor has no name here, so no request can name it. The path of a socket that a
-    takeover has moved contains the name of the guard's.
-    """
-    addresses = (config.listen,) if config.takeover is not None else (config.qemu, config.listen)
-    paths = {socket_name(address.path) for address in addresses if isinstance(address, UnixAddress)}
-    ports = {f":{address.port}" for address in addresses if isinstance(address, TcpAddress)}
-    return frozenset(paths | ports)
 
 
 def _ignore() -> None:
