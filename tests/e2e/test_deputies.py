@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +13,7 @@ from qmpguard.demo.qemu import Qemu
 from qmpguard.policy.mode import Profile
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.reading.objects import MONITOR_PROPERTIES
-from tests.support.deputy import attack, deputy, descriptor_of
+from tests.support.deputy import attack, deputy, descriptor_of, ways
 from tests.support.guarding import TIMEOUT, assert_refused, connected, guarding
 
 if TYPE_CHECKING:
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
 
 QEMUS = [pytest.param(system_qemu, id="system"), pytest.param(vfio_qemu, id="11.1", marks=pytest.mark.qemu11)]
 STRICT = Policy(profile=Profile.STRICT)
-
-
-def ways(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """What makes QEMU connect to a socket, or listen in its place, or cuts a connection to it."""
-    unix, legacy = {"type": "unix", "path": path}, {"type": "unix", "data": {"path": path}}
-    client = {"type": "socket", "data": {"addr": legacy, "server": False}}
-    server = {"type": "socket", "data": {"addr": legacy, "server": True, "wait": False}}
-    return [
-        ("netdev_add", {"type": "stream", "id": "n1", "server": False, "addr": unix}),
-        ("netdev_add", {"type": "user", "id": "n2", "guestfwd": [{"str": f"tcp:10.0.2.9:1-unix:{path}"}]}),
-        ("chardev-add", {"id": "c1", "backend": client}),
-        ("chardev-add", {"id": "c2", "backend": server}),
-        ("migrate", {"uri": f"unix:{path}"}),
-        ("nbd-server-start", {"addr": legacy}),
-        ("blockdev-add", {"driver": "nbd", "node-name": "b1", "server": unix}),
-    ]
 
 
 @pytest.mark.parametrize("binary", QEMUS)

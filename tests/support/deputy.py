@@ -12,9 +12,9 @@ from tests.support.guarding import capabilities
 if TYPE_CHECKING:
     from tests.support.guarding import Client
 
-POSTCOPY = {"execute": "migrate-set-capabilities", "arguments": capabilities(postcopy_ram=True)}
+POSTCOPY = ("migrate-set-capabilities", capabilities(postcopy_ram=True))
 #: what a deputy would tell QEMU's monitor
-ATTACK = "".join(json.dumps(request) for request in ({"execute": "qmp_capabilities"}, POSTCOPY)).encode()
+ATTACK = b'{"execute": "qmp_capabilities"}' + json.dumps({"execute": POSTCOPY[0], "arguments": POSTCOPY[1]}).encode()
 
 
 async def deputy(qmp: Client, addr: dict[str, Any]) -> int:
@@ -51,3 +51,26 @@ def descriptor_of(pid: int, path: Path) -> int:
     (inode,) = [fields[6] for fields in lines if fields[-1] == str(path) and fields[5] == "03"]
     (number,) = [int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir() if str(fd.readlink()) == f"socket:[{inode}]"]
     return number
+
+
+def ways(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """What makes QEMU connect to a socket, or listen in its place, or cuts a connection to it."""
+    unix, legacy = {"type": "unix", "path": path}, {"type": "unix", "data": {"path": path}}
+    client = {"type": "socket", "data": {"addr": legacy, "server": False}}
+    server = {"type": "socket", "data": {"addr": legacy, "server": True, "wait": False}}
+    return [
+        ("netdev_add", {"type": "stream", "id": "n1", "server": False, "addr": unix}),
+        ("netdev_add", {"type": "user", "id": "n2", "guestfwd": [{"str": f"tcp:10.0.2.9:1-unix:{path}"}]}),
+        ("chardev-add", {"id": "c1", "backend": client}),
+        ("chardev-add", {"id": "c2", "backend": server}),
+        ("migrate", {"uri": f"unix:{path}"}),
+        ("nbd-server-start", {"addr": legacy}),
+        ("blockdev-add", {"driver": "nbd", "node-name": "b1", "server": unix}),
+    ]
+
+
+def listening_sockets(pid: int) -> list[str]:
+    """The unix sockets at which a process listens, each by its path and inode (/proc/net/unix: __SO_ACCEPTCON)."""
+    own = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return [" ".join(fields[6:]) for fields in lines if fields[3] == "00010000" and f"socket:[{fields[6]}]" in own]
