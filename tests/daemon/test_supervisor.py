@@ -177,11 +177,10 @@ async def test_what_cannot_be_had_changes_nothing(tmp_path: Path, fault: str) ->
 
 
 async def test_a_group_that_cannot_be_given_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(_path: str, group: int | None) -> None:
-        if group is not None:
-            raise PermissionError(1, "Operation not permitted")
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("qmpguard.proxy.listening.listener.set_group", forbidden)
+    monkeypatch.setattr(os, "chown", forbidden)
     async with (
         FakeQemu(tmp_path / "q") as qemu,
         FakeQemu(tmp_path / "r") as other,

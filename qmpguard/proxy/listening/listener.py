@@ -14,14 +14,13 @@ import errno
 import logging
 import socket
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpguard.address import Address, FdAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening.accept_rate import AcceptRate
 from qmpguard.proxy.listening.peer import peer_of, raise_if_left
-from qmpguard.proxy.listening.socket_file import FileId, file_id, open_listening, set_group
+from qmpguard.proxy.listening.socket_file import FileId, file_id, open_listening, set_file_permissions
 from qmpguard.proxy.sockets.descriptors import is_reserved
 from qmpguard.rate import LogRate
 
@@ -181,8 +180,7 @@ class Listener:
         path = self._listening.path
         if path and before != self._permissions and self.has_socket_file:
             try:
-                set_group(path, group)
-                Path(path).chmod(mode)
+                set_file_permissions(path, mode, group)
             except OSError as error:
                 self._permissions = before
                 raise UnavailableError(f"cannot change {path}: {error.strerror}") from error

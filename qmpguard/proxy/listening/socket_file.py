@@ -60,10 +60,23 @@ def open_listening(address: Address, mode: int, group: int | None) -> Listening:
     return listening
 
 
-def set_group(path: str, group: int | None) -> None:
-    """Set the group of a socket's file; None: leave it. Raises `OSError`."""
+def set_file_permissions(path: str, mode: int, group: int | None) -> None:
+    """Set the mode and the group of a socket's file; None: leave the group. Raises `OSError`.
+
+    While the group changes, no group may connect: the old one must not do so by the new mode, nor the new one by the
+    old mode. Others may do what both modes permit.
+    """
+    status = os.lstat(path)
+    before = stat.S_IMODE(status.st_mode)
     if group is not None:
-        os.chown(path, -1, group, follow_symlinks=False)
+        if status.st_gid != group:
+            Path(path).chmod(before & mode & ~stat.S_IRWXG)
+        try:
+            os.chown(path, -1, group, follow_symlinks=False)
+        except OSError:
+            Path(path).chmod(before)
+            raise
+    Path(path).chmod(mode)
 
 
 def file_id(path: str) -> FileId | None:
@@ -98,7 +111,8 @@ def _open(address: Address, mode: int, group: int | None) -> Listening:
             return Listening(_bound(path, mode))
         case UnixAddress(path):
             _remove_stale(path)
-            return _listen_with_file(_bound(path, mode, listen=False), path, group)
+            bound = _bound(path, mode if group is None else mode & ~stat.S_IRWXG, listen=False)
+            return _listen_with_file(bound, path, mode, group)
 
 
 def _bound(path: str, mode: int, *, listen: bool = True) -> socket.socket:
@@ -116,12 +130,13 @@ def _bound(path: str, mode: int, *, listen: bool = True) -> socket.socket:
     return sock
 
 
-def _listen_with_file(sock: socket.socket, path: str, group: int | None) -> Listening:
+def _listen_with_file(sock: socket.socket, path: str, mode: int, group: int | None) -> Listening:
     """Listen at a bound socket and set the group of its file. On an error the file is removed."""
     listening = Listening(sock, path)
     try:
         listening.file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        set_group(path, group)
+        if group is not None:
+            set_file_permissions(path, mode, group)
         sock.listen(BACKLOG)
     except BaseException:
         if listening.file < 0:

@@ -64,7 +64,9 @@ def take_over(path: str, accepted: Callable[[socket.socket, Peer], None]) -> Lis
     takeover = Takeover(path)
     try:
         owner = takeover.begin()
-        listener = Listener(UnixAddress(path), accepted, mode=owner.mode, path_keeper=takeover)
+        # until the file has the owner and the group of QEMU's, the guard's own group must not connect by QEMU's mode
+        mode = owner.mode & ~stat.S_IRWXG
+        listener = Listener(UnixAddress(path), accepted, mode=mode, path_keeper=takeover)
     except OSError as error:
         takeover.give_back()
         raise UnavailableError(f"cannot take over {path}: {error.strerror}") from error
@@ -234,12 +236,13 @@ def _traced(error: Exception) -> Exception | None:
 
 
 def _set_owner(path: str, owner: SocketOwner) -> None:
-    """Give the guard's socket the owner and the mode of QEMU's, as far as permitted. Never raises."""
+    """Give the guard's socket the owner of QEMU's, and then its mode, as far as permitted. Never raises."""
     try:
-        ours = _owner(os.lstat(path))
-        if ours[1:] != owner[1:]:
+        if _owner(os.lstat(path))[1:] != owner[1:]:
             os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
-        if ours != owner:
-            Path(path).chmod(owner.mode)  # chown(2) may have cleared bits
     except OSError as error:
         log.warning("%s cannot belong to user %d, group %d: %s", path, owner.uid, owner.gid, error.strerror)
+    try:
+        Path(path).chmod(owner.mode)
+    except OSError as error:
+        log.warning("%s cannot have mode %o: %s", path, owner.mode, error.strerror)

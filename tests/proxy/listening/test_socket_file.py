@@ -7,14 +7,14 @@ import socket
 import stat
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qmpguard.address import Address, FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
 from qmpguard.proxy.listening import socket_file
-from qmpguard.proxy.listening.socket_file import Listening, file_id, is_unused, open_listening, set_group
+from qmpguard.proxy.listening.socket_file import Listening, file_id, is_unused, open_listening, set_file_permissions
 from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
@@ -115,13 +115,13 @@ def test_closing_twice_closes_once(tmp_path: Path) -> None:
     assert (tmp_path / "s").read_text() == "another's"
 
 
-@pytest.mark.parametrize("fails", ["set_group", "open"])
+@pytest.mark.parametrize("fails", ["set_file_permissions", "open"])
 def test_an_error_on_the_way_leaves_nothing_behind(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     before = open_files()
-    monkeypatch.setattr(*(socket_file, "set_group", refuse) if fails == "set_group" else (os, "open", refuse))
+    monkeypatch.setattr(*(os, "open", refuse) if fails == "open" else (socket_file, fails, refuse))
     with pytest.raises(UnavailableError, match="Operation not permitted"):
         opened(tmp_path / "s", group=1)
     monkeypatch.undo()
@@ -129,13 +129,55 @@ def test_an_error_on_the_way_leaves_nothing_behind(fails: str, tmp_path: Path, m
     assert not opened_since(before)
 
 
+#: a group that the file does not have; as an ordinary user, one of its own where there is another
+OTHER_GROUP = 12345 if os.geteuid() == 0 else next((g for g in os.getgroups() if g != os.getegid()), os.getegid())
+
+
 def test_the_file_may_be_given_to_a_group(tmp_path: Path) -> None:
     stale(tmp_path / "s")
-    set_group(str(tmp_path / "s"), None)
-    set_group(str(tmp_path / "s"), os.getegid())
+    set_file_permissions(str(tmp_path / "s"), 0o600, None)
+    set_file_permissions(str(tmp_path / "s"), 0o660, os.getegid())
     assert (tmp_path / "s").stat().st_gid == os.getegid()
     with pytest.raises(FileNotFoundError):
-        set_group(str(tmp_path / "gone"), os.getegid())
+        set_file_permissions(str(tmp_path / "gone"), 0o600, os.getegid())
+
+
+@pytest.mark.skipif(os.getegid() == OTHER_GROUP, reason="needs root, or a second group")
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o660), (0o660, 0o600), (0o666, 0o660), (0o660, 0o666)])
+@pytest.mark.parametrize("opens", [True, False], ids=["a new socket", "a socket that is there"])
+def test_no_group_may_connect_while_the_group_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int, *, opens: bool
+) -> None:
+    path, modes, chown = tmp_path / "s", [], os.chown
+
+    def looks(*arguments: Any, **named: Any) -> None:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        chown(*arguments, **named)
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+
+    if not opens:
+        stale(path)
+        path.chmod(before)
+    monkeypatch.setattr(os, "chown", looks)
+    if opens:
+        opened(path, mode=after, group=OTHER_GROUP).sock.close()
+    else:
+        set_file_permissions(str(path), after, OTHER_GROUP)
+    assert modes
+    assert all(mode & 0o070 == 0 and mode & ~after == 0 and (opens or mode & ~before == 0) for mode in modes)
+    assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (after, OTHER_GROUP)
+
+
+def test_a_group_that_cannot_be_given_leaves_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    stale(tmp_path / "s")
+    (tmp_path / "s").chmod(0o660)
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(PermissionError):
+        set_file_permissions(str(tmp_path / "s"), 0o600, os.getegid() + 1)
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o660
 
 
 def test_an_abstract_name_leaves_nothing_behind(tmp_path: Path) -> None:

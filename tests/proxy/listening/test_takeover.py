@@ -7,7 +7,8 @@ import os
 import socket
 import stat
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +20,6 @@ from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from qmpguard.proxy.listening.listener import Listener
 
@@ -218,3 +218,38 @@ async def test_what_a_guard_of_an_earlier_version_has_left_is_taken_into_the_dir
         assert names(path) == {"q", "q.guard", "q.qemu.lock"}
     assert (names(path), seen(path)) == ({"q"}, before)
     assert qemu.fileno() >= 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a socket to another group")
+@pytest.mark.usefixtures("qemu")
+async def test_the_guards_own_group_never_has_the_mode_of_qemus_socket(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, chown = [], os.chown
+
+    def looks(at: str, *arguments: Any, **named: Any) -> None:
+        modes.append(stat.S_IMODE(Path(at).stat().st_mode))
+        chown(at, *arguments, **named)
+
+    os.chown(path, 12345, 12345)
+    path.chmod(0o660)
+    monkeypatch.setattr(os, "chown", looks)
+    with closing(taken(path)):
+        assert modes == [0o600]
+        assert seen(path)[:3] == (0o660, 12345, 12345)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a socket to another group")
+@pytest.mark.usefixtures("qemu")
+async def test_an_owner_that_cannot_be_given_is_told_and_the_place_is_taken(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    os.chown(path, 12345, 12345)
+    path.chmod(0o660)
+    monkeypatch.setattr(os, "chown", refuse)
+    with closing(taken(path)):
+        assert seen(path)[:2] == (0o660, 0)
+    assert "cannot belong to user 12345, group 12345" in caplog.text
