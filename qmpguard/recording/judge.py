@@ -43,6 +43,8 @@ _T = TypeVar("_T")
 
 #: what stands in place of a secret or of what was too long (`qmpguard.logs.secret`, `qmpguard.policy.hmp.shown`)
 HIDDEN = ("[hidden]", "[left out]")
+#: why nothing is judged after a line `lost`: a device, a capability or the policy may have changed in the lines before
+LOST = "lines of the recording were lost before it"
 #: the part of an error by which a refusal of the guard can be told from QEMU's
 OURS = "qmpguard: rule "
 #: what a look at the machine asks, and the query that comes last
@@ -70,6 +72,7 @@ class RecordedVm:
     def __init__(self, choose: Callable[[Policy], Policy], schemas: dict[str, Schema] | None = None) -> None:
         self.machine = RecordedMachine()
         self.guarded = False
+        self.has_lost = False  # lines of the recording were lost, so nothing is judged any more
         self._choose = choose
         self._policy = choose(Policy())
         self._schemas = {} if schemas is None else schemas
@@ -94,9 +97,11 @@ class RecordedVm:
         """Return the verdict on a command, on the machine as it was before. `happened` takes the line afterwards."""
         if line.client == GUARD:
             return None
+        reading = self._read(line)
+        if self.has_lost:
+            return None if line.said is None and reading is None else NotJudged(LOST)
         if line.said is not None and dict(line.said.rules).get(OBSERVER):
             return judge_observer(line.command, line.arguments or {}, self._known.commands)
-        reading = self._read(line)
         if reading is None:
             return None
         if isinstance(reading, Unreadable):

@@ -57,16 +57,21 @@ def _plain(verdict: Said | None) -> Said:
 def replay(texts: Iterable[str], name: str, choose: Callable[[Policy], Policy]) -> Iterator[Rejudged]:
     """Yield every command that was judged then, or is judged now. ``choose`` makes the policy of the recorded one.
 
+    After a line `lost` nothing is judged, for any VM, until another run of the guard begins.
+
     Raises `UsageError` where the file is no recording.
     """
     vms: dict[str, RecordedVm] = {}
     schemas: dict[str, Schema] = {}
+    has_lost = False
     for number, line in read_lines(texts, name):
         if isinstance(line, RecordingBegins):
             vms.clear()  # another run of the guard
         if isinstance(line, RecordingBegins | LinesLost):
+            has_lost = isinstance(line, LinesLost)
             continue
         vm = vms.setdefault(line.vm, RecordedVm(choose, schemas))
+        vm.has_lost = has_lost
         if isinstance(line, PolicyInUse):
             vm.adopt(_policy(line, name, number), line.own)
         if isinstance(line, Exchange):

@@ -97,6 +97,18 @@ def test_hidden_arguments_are_not_a_difference() -> None:
     assert one.reason == "its arguments are hidden in the recording"
 
 
+def test_after_lines_that_were_lost_nothing_is_judged_until_the_next_run() -> None:
+    """They may have plugged a device, or have changed the policy, of any VM; and of one that is not known yet."""
+    judged, queries = changed(ON, said=REFUSED), Exchange("vm", "query-status", None, {"return": {}}, 1)
+    others = [changed(each, vm="other") for each in (START, policy(), judged)]
+    asked = Exchange("vm", "query-migrate-capabilities", None, {"return": []}, GUARD)
+    lost = (LinesLost(1), queries, asked, judged, ON, policy(), judged, LinkUp("vm", "8.1.0"), judged, *others)
+    found = again(START, policy(), judged, *lost, RecordingBegins(), START, policy(), judged)
+    assert [one.reason for one in found] == ["", *["lines of the recording were lost before it"] * 5, ""]
+    assert not any(one.differs for one in found)
+    assert [one.now for one in found if not one.reason] == [REFUSED, REFUSED]
+
+
 def test_the_guards_own_queries_are_answers_and_not_judged() -> None:
     asked = (
         Exchange("vm", "query-migrate-capabilities", None, {"return": POSTCOPY["capabilities"]}, GUARD),
