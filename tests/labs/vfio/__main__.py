@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from qmpguard.demo.lab import LabUnavailable
 from tests.labs.vfio import blocks, failover, migrations, tables, truth
+from tests.labs.vfio.devices import sound
 from tests.labs.vfio.host import Lab, LabFailed, at_once, booted, prepared
 from tests.labs.vfio.machine import Release
 from tests.labs.vfio.rows import Broken, Place, Row
@@ -47,12 +48,13 @@ class Seen(NamedTuple):
 
 
 async def see(lab: Lab, row: Row, release: Release) -> Seen:
-    """Try a row in a folder of its own."""
+    """Try a row in a folder of its own. It is broken, too, if the guest's kernel complains meanwhile."""
     begun = monotonic()
     with TemporaryDirectory(prefix="vfio") as folder:
         try:
             async with asyncio.timeout(row.seconds):
                 kept, seen = True, await row.attempt(Place(lab, release, Path(folder)))
+                sound(await lab.run("dmesg -c"))
         except Exception as error:  # noqa: BLE001 -- whatever it was, it is told
             kept, seen = False, cause(error)
     return Seen(row, release, kept, seen, monotonic() - begun)
