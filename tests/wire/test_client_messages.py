@@ -54,6 +54,7 @@ def test_a_well_formed_request_is_read(value: Value, oob: bool, request_: Reques
         ({"execute": "a", "arguments": {}, "\0": 1}, False, "QMP input member '\0' is unexpected"),
         ({"": 1, "\u00bf": 2}, False, "QMP input member '\u00bf' is unexpected"),  # of one bucket, the last
         ({"\u00bf": 2, "": 1}, False, "QMP input member '' is unexpected"),
+        ({"execute": "a", "e": 1, "d": 1}, False, "QMP input member 'd' is unexpected"),  # as QEMU 7.2 and 11.1 say
     ],
 )
 def test_what_is_wrong_is_said_in_qemus_words_and_keeps_the_id(value: Value, oob: bool, desc: str) -> None:

@@ -21,6 +21,7 @@ def test_in_band_replies_wait_for_earlier_ones() -> None:
     assert order.add(first)
     assert not order.add(second)
     order.settle(second, b"2")
+    assert (first.settled, second.settled) == (False, True)
     assert (written, order.outstanding, order.oldest) == ([], 2, first)
     order.settle(first, b"1")
     assert (written, order.outstanding, order.oldest) == ([b"1", b"2"], 0, None)

@@ -33,9 +33,11 @@ class Qemu:
             "query-qmp-schema": schema,
         }
         self.asked: list[str] = []
+        self.optional: set[str] = set()  # what it may not have
 
     async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         self.asked += [query.command for query in queries]
+        self.optional |= {query.command for query in queries if query.optional}
         answers = [self.answers[query.command] for query in queries]
         for answer in answers:
             if isinstance(answer, Exception):
@@ -56,6 +58,7 @@ async def test_a_schema_is_read_once_whichever_vm_asks() -> None:
     assert await schemas.learn(greeting(), second) is schema
     assert first.asked == ["query-target", "query-qmp-schema"]
     assert second.asked == ["query-target"]
+    assert first.optional == {"query-target"}, "a storage daemon has none"
 
 
 @pytest.mark.parametrize(
