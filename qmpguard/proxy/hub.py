@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from qmpguard.wire.qemu_messages import QemuEvent
 
 
+# the way to a member through its class costs as much as a system call
+_OBSERVER = Role.OBSERVER
+
+
 class Hub:
     """Routes for one VM. ``link`` is the present one; None while there is none.
 
@@ -137,7 +141,8 @@ class Hub:
                 if not scheduler.admit(pending):
                     pending.judged = True  # it may pass, and waits for the way of descriptors only
                     continue
-                self._recorder.counts.descriptors_passed += pending.descriptor is not None
+                if pending.descriptor is not None:
+                    self._recorder.counts.descriptors_passed += 1
                 try:
                     link.send(pending)
                 except Exception as error:  # noqa: BLE001 -- whatever it is: nothing of the request was sent
@@ -175,7 +180,9 @@ class Hub:
         request = pending.request
         if self.traffic is not None:
             self.traffic.on_request(self.name, pending.session.peer, request)
-        if (refusal := self._barred(pending)) is not None:
+        # what most requests are not is asked first: every call counts
+        looks = self.role is _OBSERVER or request.command in TAKES_DESCRIPTOR
+        if looks and (refusal := self._barred(pending)) is not None:
             pending.drop_descriptor()
             self._note(pending, refusal)
             pending.session.settle(pending, refusal)
@@ -193,7 +200,7 @@ class Hub:
 
     def _barred(self, pending: PendingRequest) -> bytes | None:
         """Return the refusal of what this client may not ask, whatever QEMU's machine is; None where it may."""
-        if self.role is Role.OBSERVER and (refusal := self._observed(pending)) is not None:
+        if self.role is _OBSERVER and (refusal := self._observed(pending)) is not None:
             return refusal
         return self._fd_names.refusal(pending) if pending.request.command in TAKES_DESCRIPTOR else None
 

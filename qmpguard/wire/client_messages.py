@@ -106,21 +106,19 @@ def read_request(value: Value, *, oob: bool, identity: bytes | None = None) -> R
     """
     if not isinstance(value, dict):
         return BadRequest(NOT_AN_OBJECT, None)
-    if identity is None and "id" in value:
-        identity = echo(value["id"])
-    command = value.get("execute")
-    if type(command) is str and _is_plain(value):
-        arguments = value.get("arguments")
-        return Request(command, arguments if type(arguments) is dict else None, identity, oob=False)
+    ordinary = 1  # the number of members that an ordinary request has: it has no others
+    if "id" in value:
+        ordinary = 2
+        if identity is None:
+            identity = echo(value["id"])
+    command, arguments = value.get("execute"), value.get("arguments")
+    if type(command) is str:
+        if type(arguments) is dict:
+            if len(value) == ordinary + 1:
+                return Request(command, arguments, identity, False)
+        elif len(value) == ordinary:
+            return Request(command, None, identity, False)
     return _check_members(value, identity, oob=oob)
-
-
-def _is_plain(value: dict[str, Value]) -> bool:
-    """Say whether an object with ``execute`` has no members but ``arguments`` (an object) and ``id``."""
-    known = 1 + ("id" in value)
-    if "arguments" in value:
-        return type(value["arguments"]) is dict and len(value) == known + 1
-    return len(value) == known
 
 
 def _check_members(value: dict[str, Value], identity: bytes | None, *, oob: bool) -> Request | BadRequest:

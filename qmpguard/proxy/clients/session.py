@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from qmpguard.wire.qemu_messages import Greeting
 
 # the way to a member through its class costs as much as a system call
-_COMMANDS, _ENDING, _CLOSED = State.COMMANDS, State.ENDING, State.CLOSED
+_COMMANDS, _CLOSED = State.COMMANDS, State.CLOSED
 
 
 class Session:
-    """One client's conversation, ``since`` a time of the epoch."""
+    """One client's conversation, ``since`` a time of the epoch. ``is_over``: nothing more is answered."""
 
     privileged = False
 
@@ -73,6 +73,7 @@ class Session:
         self.peer = peer
         self.since = since
         self.state = State.WAITING
+        self.is_over = False
         self.todo: deque[PendingRequest] = deque()
         self.holder: PendingRequest | None = None
         self._replies = ReplyOrder(stream.write)
@@ -86,11 +87,6 @@ class Session:
     def is_closed(self) -> bool:
         """Whether nothing more can be sent to the client."""
         return self.state is _CLOSED
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is answered."""
-        return self.state is _CLOSED or self.state is _ENDING
 
     @property
     def outstanding(self) -> int:
@@ -158,7 +154,7 @@ class Session:
         """Send what is due to the client, then close; nothing more is read or answered. The caller sets a timeout."""
         if self.is_over:
             return
-        self.state = State.ENDING
+        self.state, self.is_over = State.ENDING, True
         self._pause()
         self._input.drop_descriptor()
         self._close_when_sent(reason)
@@ -167,7 +163,7 @@ class Session:
         """End the conversation; replies that are still under way will be dropped."""
         if self.state is _CLOSED:
             return
-        self.state = State.CLOSED
+        self.state, self.is_over = State.CLOSED, True
         self._input.drop_descriptor()
         unsent = self._replies.clear()
         self._held = self.holder = None  # each holds the session, and a closed one is to be free at once

@@ -56,7 +56,7 @@ class Scheduler:
     def submit(self, session: Requester) -> None:
         """Give a session with requests to send its place in the turns."""
         if session.holder is None and session.todo:
-            self._turns_of(session)[session] = None
+            (self._own_turns if session.privileged else self._turns)[session] = None
 
     def submit_oob(self, pending: PendingRequest) -> None:
         """Take an out-of-band request."""
@@ -107,7 +107,8 @@ class Scheduler:
                 return False
             self._carrying = pending
         self._in_band += not pending.oob
-        self.release(pending)
+        if pending.session.holder is pending:
+            self.release(pending)
         return True
 
     def finish(self, pending: PendingRequest) -> bool:
