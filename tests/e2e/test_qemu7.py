@@ -12,6 +12,7 @@ import pytest
 from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from tests.support.guarding import TIMEOUT, Client, connected, guarding, qmp_client
+from tests.support.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,7 @@ async def test_the_guard_runs_as_a_process_says_ready_and_ends_cleanly(tmp_path:
     async with Qemu(system_qemu(), tmp_path) as qemu:
         socket = tmp_path / "guard.sock"
         for number in (signal.SIGTERM, signal.SIGINT):
-            process = await asyncio.create_subprocess_exec(
+            process = await start_process(
                 *(sys.executable, "-X", "dev", "-W", "error", "-m", "qmpguard", "run"),
                 *("--qemu", str(qemu.monitors[0]), "--listen", f"unix:{socket}", "--log-level", "warning"),
                 stderr=asyncio.subprocess.PIPE,

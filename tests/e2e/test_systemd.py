@@ -18,6 +18,7 @@ from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
 from tests.support.descriptors import open_sockets
 from tests.support.guarding import TIMEOUT, connected, eventually
+from tests.support.started import _none_left, start_process  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -227,8 +228,9 @@ async def test_qemu_connects_to_a_socket_of_the_service_manager_and_its_guard_ma
 
 async def test_a_socket_for_qemu_that_was_not_passed_is_told(tmp_path: Path) -> None:
     command = (*RUN, "--qemu-listen", "fd:qemu", "--listen", str(tmp_path / "qmp.sock"))
-    started = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    _, said = await started.communicate()
+    started = await start_process(*command, stderr=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(TIMEOUT):
+        _, said = await started.communicate()
     assert b"fd:qemu: no sockets of that name were passed" in said
     assert started.returncode == 78
 
