@@ -4,6 +4,6 @@ The fixtures are in the pytest plugin, which pytest finds by itself. What tests 
 """
 
 from qmpguard.testing.assertions import assert_refused, refusal_of
-from qmpguard.testing.client import QmpSocket
+from qmpguard.testing.client import QmpSocket, qmp_client
 
-__all__ = ["QmpSocket", "assert_refused", "refusal_of"]
+__all__ = ["QmpSocket", "assert_refused", "qmp_client", "refusal_of"]

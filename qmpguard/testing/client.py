@@ -1,16 +1,19 @@
-"""A small QMP client for tests that are no coroutines: one command after the other, over a unix socket."""
+"""QMP clients for tests: a small one for tests that are no coroutines, and qemu.qmp's for those that are."""
 
 from __future__ import annotations
 
 import json
 import socket
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
+
+    from qemu.qmp import QMPClient
 
 #: seconds for a reply
 REPLY_TIMEOUT = 60.0
@@ -59,3 +62,16 @@ class QmpSocket:
             raise ConnectionError("the connection was closed before the reply")
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+@asynccontextmanager
+async def qmp_client(path: Path | str) -> AsyncGenerator[QMPClient]:
+    """Connect a `QMPClient` of qemu.qmp for as long as the block lasts. Raises what its `connect` raises."""
+    from qemu.qmp import QMPClient
+
+    client = QMPClient()
+    await client.connect(str(path))
+    try:
+        yield client
+    finally:
+        await client.disconnect()

@@ -17,29 +17,41 @@ if TYPE_CHECKING:
 
 
 class TestedQemu:
-    """A QEMU in a test. ``path`` is its QMP socket. It takes one client at a time; a guard takes many."""
+    """A QEMU in a test. ``path`` is its QMP socket. It takes one client at a time; a guard takes many.
+
+    ``others`` are the paths of further monitors. ``pid`` is None where it is no process.
+    """
 
     __test__ = False  # it is no class of tests
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *others: Path, pid: int | None = None) -> None:
         self.path = path
+        self.others = others
+        self.pid = pid
         self._client: QmpSocket | None = None
+        self._opened: list[QmpSocket] = []
 
     @property
     def client(self) -> QmpSocket:
         """A client that is connected on first use, and until the test ends."""
         if self._client is None:
-            self._client = QmpSocket(self.path)
+            self._client = self.connect()
         return self._client
+
+    def connect(self, path: Path | None = None) -> QmpSocket:
+        """Return one more client, which is closed when the test ends; ``path``: at another monitor."""
+        client = QmpSocket(path or self.path)
+        self._opened.append(client)
+        return client
 
     def execute(self, command: str, /, **arguments: object) -> dict[str, Any]:
         """Send a command by `client`, and return its reply."""
         return self.client.execute(command, **arguments)
 
     def close(self) -> None:
-        """Close the client."""
-        if self._client is not None:
-            self._client.close()
+        """Close all clients."""
+        while self._opened:
+            self._opened.pop().close()
 
 
 class GuardedQemu(TestedQemu):

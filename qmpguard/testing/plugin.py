@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -25,10 +24,26 @@ if TYPE_CHECKING:
 MISSING, MISSING_VARIABLE = "qmpguard_missing_qemu", "QMPGUARD_TESTING_MISSING"
 #: the markers and their documentation
 MARKERS = (
-    "qemu_options(*arguments, machine='pc', memory='64'): the command line of the QEMU of a fixture",
+    "qemu_options(*arguments, machine='pc', memory='64', monitors=1): the command line of the QEMU of a fixture",
     "guarded(fixture='qemu', *, mode, profile, rules, extra_types): the QEMU of guarded_qemu, and the guard's policy",
     "simulated(file=None, *, version, devices, capabilities, runstate, migration, fails): the QEMU of simulated_qemu",
 )
+
+
+class StartQemu(Protocol):
+    """What `start_qemu` yields."""
+
+    def __call__(self, *arguments: str, binary: Path | None = None, **options: Any) -> TestedQemu:
+        """Start a QEMU with these arguments; ``options`` are those of the marker `qemu_options`."""
+        ...
+
+
+class StartGuard(Protocol):
+    """What `start_guard` yields."""
+
+    def __call__(self, qemu: TestedQemu | Path | str, **policy: Any) -> GuardedQemu:
+        """Put a guard before a QEMU, or before whatever listens at a path; ``policy`` is as in the marker `guarded`."""
+        ...
 
 
 class SameAsQemu(Protocol):
@@ -73,21 +88,71 @@ def qmpguard_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def qemu(
-    request: pytest.FixtureRequest, qmpguard_background: Background, qmpguard_folder: Path
-) -> Iterator[TestedQemu]:
-    """Yield a real QEMU: `qemu-system-x86_64`, with the arguments of the marker `qemu_options`."""
-    with _real(request, qmpguard_background, qmpguard_folder, vfio=False) as found:
-        yield found
+def qemu_binary(request: pytest.FixtureRequest) -> Path:
+    """Return the QEMU that `qemu` and `start_qemu` start: the system's, or an indirect parameter.
+
+    A parameter is a path, or a function that returns one. A test suite with a QEMU of its own overrides this fixture.
+    """
+    from qmpguard.demo.lab import system_qemu
+
+    return _found(request.config, getattr(request, "param", system_qemu))
 
 
 @pytest.fixture
-def qemu_with_vfio(
+def vfio_device(qmpguard_background: Background, qmpguard_folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of `device_add` for a real VFIO device `gpu0`, which QEMU 10.1 and later can have."""
+    from qmpguard.demo.qemu import vfio_user_device
+    from qmpguard.demo.vfio_user import VfioUserServer
+
+    with qmpguard_background.holding(VfioUserServer(qmpguard_folder / "vfio.sock")) as device:
+        yield vfio_user_device(device.path, id="gpu0")
+
+
+@pytest.fixture
+def start_qemu(
     request: pytest.FixtureRequest, qmpguard_background: Background, qmpguard_folder: Path
-) -> Iterator[TestedQemu]:
-    """Yield a real QEMU with a real VFIO device `gpu0`: QEMU 10.1 or later with `vfio-user-pci`."""
-    with _real(request, qmpguard_background, qmpguard_folder, vfio=True) as found:
-        yield found
+) -> Iterator[StartQemu]:
+    """Yield a function that starts a real QEMU, which runs until the test ends; each call starts another."""
+    from qmpguard.testing.starting import Starter
+
+    with Starter(qmpguard_background, qmpguard_folder) as starter:
+
+        def start(*arguments: str, binary: Path | None = None, **options: Any) -> TestedQemu:
+            return starter.qemu(binary or request.getfixturevalue("qemu_binary"), arguments, **options)
+
+        yield start
+
+
+@pytest.fixture
+def start_guard(qmpguard_background: Background, qmpguard_folder: Path) -> Iterator[StartGuard]:
+    """Yield a function that puts a guard before a QEMU, with the policy that its arguments name."""
+    from qmpguard.testing.starting import Starter
+
+    with Starter(qmpguard_background, qmpguard_folder) as starter:
+
+        def start(qemu: TestedQemu | Path | str, **policy: Any) -> GuardedQemu:
+            return starter.guard(qemu, _policy(policy))
+
+        yield start
+
+
+@pytest.fixture
+def qemu(request: pytest.FixtureRequest, start_qemu: StartQemu) -> TestedQemu:
+    """Return a real QEMU, `qemu_binary`, with the arguments of the marker `qemu_options`."""
+    arguments, options = _options(request)
+    return start_qemu(*arguments, **options)
+
+
+@pytest.fixture
+def qemu_with_vfio(request: pytest.FixtureRequest, start_qemu: StartQemu, vfio_device: dict[str, Any]) -> TestedQemu:
+    """Return a real QEMU with a real VFIO device `gpu0`: QEMU 10.1 or later with `vfio-user-pci`."""
+    import json
+
+    from qmpguard.demo.lab import vfio_qemu
+
+    arguments, options = _options(request)
+    binary = _found(request.config, vfio_qemu)
+    return start_qemu(*arguments, "-device", json.dumps(vfio_device), **{"binary": binary, **options})
 
 
 @pytest.fixture
@@ -107,83 +172,40 @@ def simulated_qemu(
 
 
 @pytest.fixture
-def guarded_qemu(
-    request: pytest.FixtureRequest, qmpguard_background: Background, qmpguard_folder: Path
-) -> Iterator[GuardedQemu]:
-    """Yield a QEMU behind a guard: that of the fixture and with the policy that the marker `guarded` names."""
+def guarded_qemu(request: pytest.FixtureRequest, start_guard: StartGuard) -> GuardedQemu:
+    """Return a QEMU behind a guard: that of the fixture and with the policy that the marker `guarded` names."""
     mark = request.node.get_closest_marker("guarded")
     fixture = mark.args[0] if mark is not None and mark.args else "qemu"
-    behind = request.getfixturevalue(fixture)
-    with _guarded(qmpguard_background, qmpguard_folder, behind, _policy(mark)) as found:
-        yield found
+    return start_guard(request.getfixturevalue(fixture), **({} if mark is None else mark.kwargs))
 
 
 @pytest.fixture
-def assert_same_as_qemu(
-    request: pytest.FixtureRequest, qmpguard_background: Background, qmpguard_folder: Path
-) -> SameAsQemu:
+def assert_same_as_qemu(request: pytest.FixtureRequest, start_qemu: StartQemu, start_guard: StartGuard) -> SameAsQemu:
     """Return a function that calls a client at a new QEMU and at a guard of another, and compares."""
-    from qmpguard.policy.policy import Policy
     from qmpguard.testing.assertions import differences
 
     def same(client: Callable[[Path], object]) -> None:
-        with ExitStack() as stack:
-            one, two = qmpguard_folder / "one", qmpguard_folder / "two"
-            direct = stack.enter_context(_real(request, qmpguard_background, one, vfio=False))
-            behind = stack.enter_context(_real(request, qmpguard_background, two, vfio=False))
-            guarded = stack.enter_context(_guarded(qmpguard_background, two, behind, Policy()))
-            found = differences(client(direct.path), client(guarded.path))
+        arguments, options = _options(request)
+        direct, behind = start_qemu(*arguments, **options), start_qemu(*arguments, **options)
+        found = differences(client(direct.path), client(start_guard(behind).path))
         assert not found, "\n".join(f"QEMU: {one}\nguard: {two}" for one, two in found)
 
     return same
 
 
-@contextmanager
-def _guarded(background: Background, folder: Path, behind: TestedQemu, policy: Policy) -> Iterator[GuardedQemu]:
-    from qmpguard.embedding import guarding
-    from qmpguard.testing.machines import GuardedQemu
-
-    path = folder / "guard.sock"
-    with background.holding(guarding(str(behind.path), str(path), policy=policy)) as guard:
-        found = GuardedQemu(path, behind, guard, background)
-        try:
-            yield found
-        finally:
-            found.close()
+def _options(request: pytest.FixtureRequest) -> tuple[list[str], dict[str, Any]]:
+    mark = request.node.get_closest_marker("qemu_options")
+    return ([], {}) if mark is None else (list(mark.args), dict(mark.kwargs))
 
 
-@contextmanager
-def _real(request: pytest.FixtureRequest, background: Background, folder: Path, *, vfio: bool) -> Iterator[TestedQemu]:
-    from qmpguard.demo.lab import LabUnavailable, system_qemu, vfio_qemu
-    from qmpguard.demo.qemu import Qemu
-    from qmpguard.testing.machines import TestedQemu
+def _found(config: pytest.Config, binary: Path | str | Callable[[], Path]) -> Path:
+    """Return a QEMU's path. Where it is missing, the test is skipped or fails."""
+    from qmpguard.demo.lab import LabUnavailable
 
     try:
-        binary = vfio_qemu() if vfio else system_qemu()
+        return binary() if callable(binary) else Path(binary)
     except LabUnavailable as error:
-        _missing(request.config, str(error))
-    mark = request.node.get_closest_marker("qemu_options")
-    arguments, options = (list(mark.args), dict(mark.kwargs)) if mark is not None else ([], {})
-    folder.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        if vfio:
-            arguments += _vfio_arguments(stack, background, folder)
-        running = stack.enter_context(
-            background.holding(Qemu(binary, folder, arguments, **{"machine": "pc", **options}))
-        )
-        found = TestedQemu(running.monitors[0])
-        stack.callback(found.close)
-        yield found
-
-
-def _vfio_arguments(stack: ExitStack, background: Background, folder: Path) -> list[str]:
-    import json
-
-    from qmpguard.demo.qemu import vfio_user_device
-    from qmpguard.demo.vfio_user import VfioUserServer
-
-    device = stack.enter_context(background.holding(VfioUserServer(folder / "vfio.sock")))
-    return ["-device", json.dumps(vfio_user_device(device.path, id="gpu0"))]
+        _missing(config, str(error))
 
 
 def _missing(config: pytest.Config, reason: str) -> NoReturn:
@@ -207,11 +229,10 @@ def _described(request: pytest.FixtureRequest) -> Any:
     return Description(**given)
 
 
-def _policy(mark: pytest.Mark | None) -> Policy:
+def _policy(given: dict[str, Any]) -> Policy:
     from qmpguard.policy.mode import Mode, Profile
     from qmpguard.policy.policy import Policy
 
-    given: dict[str, Any] = {} if mark is None else dict(mark.kwargs)
     return Policy(
         Mode(given.get("mode", "enforce")),
         Profile(given.get("profile", "standard")),

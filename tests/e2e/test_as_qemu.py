@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard.demo.lab import system_qemu, vfio_qemu
+from qmpguard.demo.lab import system_qemu
 from qmpguard.demo.qemu import Qemu
-from qmpguard.policy.mode import Profile
-from qmpguard.policy.policy import Policy
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import TIMEOUT, connected, guarding
+from tests.support.qemus import on_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-REAL = [
-    pytest.mark.qemu,
-    pytest.mark.parametrize(
-        "find", [system_qemu, pytest.param(vfio_qemu, marks=pytest.mark.qemu11)], ids=["7.2", "11.1"]
-    ),
-]
+    from qmpguard.testing.machines import GuardedQemu
+
 CAPABILITIES = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
 JUDGED: dict[str, tuple[str, dict[str, Any]]] = {
     "migrate": ("migrate", {"uri": "exec:cat"}),
@@ -37,23 +31,11 @@ JUDGED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def mark(function: Any) -> Any:
-    for one in REAL:
-        function = one(function)
-    return function
-
-
-@mark
+@on_each
+@pytest.mark.qemu_options("-preconfig", machine="none", monitors=2)
 @pytest.mark.parametrize(("command", "arguments"), JUDGED.values(), ids=JUDGED)
-async def test_before_there_is_a_machine(
-    tmp_path: Path, find: Callable[[], Path], command: str, arguments: dict[str, Any]
-) -> None:
-    async with (
-        Qemu(find(), tmp_path, ("-preconfig",), monitors=2) as qemu,
-        guarding(qemu.monitors[0]),
-        connected(tmp_path / "guard.sock") as guarded,
-        connected(qemu.monitors[1]) as direct,
-    ):
+async def test_before_there_is_a_machine(guarded_qemu: GuardedQemu, command: str, arguments: dict[str, Any]) -> None:
+    async with connected(guarded_qemu.path) as guarded, connected(guarded_qemu.qemu.others[0]) as direct:
         told = await direct.ask(command, arguments, id=1)
         assert "error" in told
         assert await guarded.ask(command, arguments, id=1) == told
@@ -84,18 +66,15 @@ async def test_junk_is_answered_in_the_same_bytes(tmp_path: Path, junk: bytes) -
         assert answers[0] == answers[1]
 
 
-@mark
-async def test_in_strict_a_command_that_qemu_does_not_have(tmp_path: Path, find: Callable[[], Path]) -> None:
-    async with (
-        Qemu(find(), tmp_path, monitors=2) as qemu,
-        guarding(qemu.monitors[0], policy=Policy(profile=Profile.STRICT)),
-        connected(tmp_path / "guard.sock") as guarded,
-        connected(qemu.monitors[1]) as direct,
-    ):
-        for command in ("no-such-command", "__com.example_no", ""):
-            told, error = (await direct.ask(command))["error"], (await guarded.ask(command))["error"]
-            assert error["class"] == told["class"] == "CommandNotFound"
-            assert error["desc"].startswith(told["desc"])
+@on_each
+@pytest.mark.qemu_options(monitors=2)
+@pytest.mark.guarded("qemu", profile="strict")
+def test_in_strict_a_command_that_qemu_does_not_have(guarded_qemu: GuardedQemu) -> None:
+    direct = guarded_qemu.qemu.connect(guarded_qemu.qemu.others[0])
+    for command in ("no-such-command", "__com.example_no", ""):
+        told, error = direct.execute(command)["error"], guarded_qemu.execute(command)["error"]
+        assert error["class"] == told["class"] == "CommandNotFound"
+        assert error["desc"].startswith(told["desc"])
 
 
 async def test_a_qemu_without_migration_as_its_storage_daemon(tmp_path: Path) -> None:

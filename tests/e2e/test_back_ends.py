@@ -6,35 +6,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qmpguard.demo.lab import system_qemu, vfio_qemu
-from qmpguard.demo.qemu import Qemu
 from tests.e2e.test_exec import QEMU, running
-from tests.support.guarding import assert_refused, capabilities, connected, guarding
+from tests.support.guarding import assert_refused, capabilities, connected
+from tests.support.qemus import on_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-QEMUS = [pytest.param(system_qemu, id="system"), pytest.param(vfio_qemu, id="11.1", marks=pytest.mark.qemu11)]
+    from qmpguard.testing.machines import GuardedQemu
+
 VDPA = {"type": "vhost-vdpa", "id": "vdpa0", "vhostdev": "/nowhere/vhost-vdpa-0"}
 POSTCOPY = capabilities(postcopy_ram=True)
 
 
-@pytest.mark.qemu
-@pytest.mark.parametrize("binary", QEMUS)
-async def test_a_back_end_that_qemu_cannot_open_gets_qemus_own_error_and_is_not_remembered(
-    tmp_path: Path, binary: Callable[[], Path]
+@on_each
+def test_a_back_end_that_qemu_cannot_open_gets_qemus_own_error_and_is_not_remembered(
+    guarded_qemu: GuardedQemu,
 ) -> None:
-    async with (
-        Qemu(binary(), tmp_path, machine="pc") as qemu,
-        guarding(qemu.monitors[0]),
-        connected(tmp_path / "guard.sock") as qmp,
-    ):
-        assert "/nowhere/vhost-vdpa-0" in (await qmp.ask("netdev_add", VDPA))["error"]["desc"]
-        line = "netdev_add vhost-vdpa,id=vdpa0,vhostdev=/nowhere/vhost-vdpa-0"
-        assert "Error" in (await qmp.ask("human-monitor-command", {"command-line": line}))["return"]
-        assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
-        assert_refused(await qmp.ask("netdev_add", VDPA), "vdpa-postcopy")
+    ask = guarded_qemu.execute
+    assert "/nowhere/vhost-vdpa-0" in ask("netdev_add", **VDPA)["error"]["desc"]
+    line = "netdev_add vhost-vdpa,id=vdpa0,vhostdev=/nowhere/vhost-vdpa-0"
+    assert "Error" in ask("human-monitor-command", **{"command-line": line})["return"]
+    assert ask("migrate-set-capabilities", **POSTCOPY) == {"return": {}}
+    assert_refused(ask("netdev_add", **VDPA), "vdpa-postcopy")
 
 
 @pytest.mark.qemu

@@ -6,20 +6,22 @@ The capability stays on at both ends; that is a leftover, until somebody wants t
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qmpguard.demo.lab import vfio_qemu
-from qmpguard.demo.qemu import Qemu, vfio_user_device
-from qmpguard.demo.vfio_user import VfioUserServer
-from tests.support.guarding import TIMEOUT, Client, assert_refused, capabilities, connected, guarding
+from tests.support.guarding import TIMEOUT, Client, assert_refused, capabilities, connected
+from tests.support.qemus import NEW
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.qemu11, pytest.mark.userfaultfd]
+    from qmpguard.testing.plugin import StartGuard, StartQemu
+
+pytestmark = [
+    *NEW,
+    pytest.mark.userfaultfd,
+]
 
 POSTCOPY = capabilities(postcopy_ram=True)
 AWAY = {"uri": "tcp:127.0.0.1:1"}
@@ -35,17 +37,13 @@ async def turn_on_postcopy(qmp: Client) -> None:
     assert await qmp.ask("migrate-set-capabilities", POSTCOPY) == {"return": {}}
 
 
-async def test_a_device_may_come_back_on_either_side_and_is_safe_there(tmp_path: Path) -> None:
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(VfioUserServer(tmp_path / "vu.sock"))
-        device = vfio_user_device(server.path, id="gpu0")
-        clients = []
-        for name, arguments in (("src", []), ("dst", ["-incoming", "defer"])):
-            (tmp_path / name).mkdir()
-            qemu = await stack.enter_async_context(Qemu(vfio_qemu(), tmp_path / name, arguments, machine="pc"))
-            await stack.enter_async_context(guarding(qemu.monitors[0]))
-            clients.append(await stack.enter_async_context(connected(tmp_path / name / "guard.sock")))
-        source, destination = clients
+async def test_a_device_may_come_back_on_either_side_and_is_safe_there(
+    start_qemu: StartQemu, start_guard: StartGuard, vfio_device: dict[str, Any], tmp_path: Path
+) -> None:
+    here, there = start_guard(start_qemu()), start_guard(start_qemu("-incoming", "defer"))
+    device = vfio_device
+    async with connected(here.path) as source, connected(there.path) as destination:
+        clients = (source, destination)
         for qmp in (destination, source):
             await turn_on_postcopy(qmp)
         assert_refused(await destination.ask("device_add", device), "vfio-postcopy")

@@ -7,22 +7,17 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from qmpguard.demo.lab import system_qemu, vfio_qemu
-from qmpguard.demo.qemu import Qemu
-from tests.support.guarding import assert_refused, connected, guarding
+from tests.support.guarding import Client, assert_refused, connected, eventually
+from tests.support.qemus import EACH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.qemu,
-    pytest.mark.parametrize(
-        "find", [system_qemu, pytest.param(vfio_qemu, marks=pytest.mark.qemu11)], ids=["7.2", "11.1"]
-    ),
-]
+    from qmpguard.testing.machines import GuardedQemu
+    from qmpguard.testing.plugin import StartGuard, StartQemu
+
+pytestmark = EACH
 
 
 class Blockade:
@@ -66,15 +61,21 @@ def blockade(path: Path) -> Generator[Blockade]:
         it.close()
 
 
-async def test_out_of_band_is_answered_while_the_main_loop_is_held(tmp_path: Path, find: Callable[[], Path]) -> None:
+async def hold(guarded: GuardedQemu, client: Client, blockade: Blockade) -> None:
+    """Send the command that holds the main loop, and wait until it is at QEMU."""
+    before = guarded.snapshot().counts.passed
+    client.send(blockade.command)
+    await eventually(lambda: guarded.snapshot().counts.passed > before)
+
+
+async def test_out_of_band_is_answered_while_the_main_loop_is_held(guarded_qemu: GuardedQemu, tmp_path: Path) -> None:
     async with (
-        Qemu(find(), tmp_path) as qemu,
-        guarding(qemu.monitors[0]),
-        connected(tmp_path / "guard.sock", oob=True) as one,
-        connected(tmp_path / "guard.sock", oob=True) as two,
+        connected(guarded_qemu.path, oob=True) as one,
+        connected(guarded_qemu.path, oob=True) as two,
     ):
         with blockade(tmp_path / "b") as held:
-            one.send(held.command, *({"execute": "query-status", "id": i} for i in range(7)))
+            await hold(guarded_qemu, one, held)
+            one.send(*({"execute": "query-status", "id": i} for i in range(7)))
             two.send({"execute": "query-status", "id": "in-band"})
             for qmp in (one, two):
                 for number in range(3):
@@ -84,56 +85,49 @@ async def test_out_of_band_is_answered_while_the_main_loop_is_held(tmp_path: Pat
         assert (await two.receive())["id"] == "in-band"
 
 
-async def test_an_operation_waits_while_the_main_loop_is_held(tmp_path: Path, find: Callable[[], Path]) -> None:
+async def test_an_operation_waits_while_the_main_loop_is_held(guarded_qemu: GuardedQemu, tmp_path: Path) -> None:
     """Busy is not broken: the verdict comes when QEMU has answered."""
     async with (
-        Qemu(find(), tmp_path) as qemu,
-        guarding(qemu.monitors[0]),
-        connected(tmp_path / "guard.sock", oob=True) as one,
-        connected(tmp_path / "guard.sock", oob=True) as two,
+        connected(guarded_qemu.path, oob=True) as one,
+        connected(guarded_qemu.path, oob=True) as two,
     ):
         arguments = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
         with blockade(tmp_path / "b") as held:
-            one.send(held.command)
+            await hold(guarded_qemu, one, held)
             two.send({"execute": "migrate-set-capabilities", "arguments": arguments, "id": "judged"})
             two.send({"exec-oob": "query-yank", "id": "oob"})
             assert (await two.receive())["id"] == "oob"
         assert (await two.receive())["id"] == "judged"
 
 
-async def test_a_pretty_monitor_is_guarded_as_well(tmp_path: Path, find: Callable[[], Path]) -> None:
+async def test_a_pretty_monitor_is_guarded_as_well(
+    start_qemu: StartQemu, start_guard: StartGuard, tmp_path: Path
+) -> None:
     pretty = tmp_path / "pretty.sock"
-    monitor = ["-chardev", f"socket,id=p,path={pretty},server=on,wait=off", "-mon", "chardev=p,mode=control,pretty=on"]
-    async with (
-        Qemu(find(), tmp_path, monitor),
-        guarding(pretty),
-        connected(tmp_path / "guard.sock") as qmp,
-    ):
+    start_qemu("-chardev", f"socket,id=p,path={pretty},server=on,wait=off", "-mon", "chardev=p,mode=control,pretty=on")
+    async with connected(start_guard(pretty).path) as qmp:
         assert (await qmp.ask("query-status", id=[1]))["id"] == [1]
         arguments = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
         assert await qmp.ask("migrate-set-capabilities", arguments) == {"return": {}}
         assert_refused(await qmp.ask("object-add", {"qom-type": "monitor-qmp", "id": "m"}), "new-monitor")
 
 
-async def test_a_crowd_is_served_and_each_sees_every_event_once_and_in_its_place(
-    tmp_path: Path, find: Callable[[], Path]
-) -> None:
-    async with Qemu(find(), tmp_path) as qemu, guarding(qemu.monitors[0]):
-        ready, told = asyncio.Barrier(65), asyncio.Event()
+async def test_a_crowd_is_served_and_each_sees_every_event_once_and_in_its_place(guarded_qemu: GuardedQemu) -> None:
+    ready, told = asyncio.Barrier(65), asyncio.Event()
 
-        async def watch() -> None:
-            async with connected(tmp_path / "guard.sock") as qmp:
-                await ready.wait()
-                await told.wait()
-                qmp.send({"execute": "query-status", "id": "end"})
-                seen = [await qmp.receive() for _ in range(5)]
-                assert [m.get("event", m.get("id")) for m in seen] == ["STOP", "RESUME", "STOP", "RESUME", "end"]
-
-        async with asyncio.TaskGroup() as tasks, connected(tmp_path / "guard.sock") as qmp:
-            for _ in range(64):
-                tasks.create_task(watch())
+    async def watch() -> None:
+        async with connected(guarded_qemu.path) as qmp:
             await ready.wait()
-            qmp.send(*({"execute": command, "id": command} for command in ("stop", "cont") * 2))
-            seen = [await qmp.receive() for _ in range(8)]
-            assert [m.get("event", m.get("id")) for m in seen] == ["STOP", "stop", "RESUME", "cont"] * 2
-            told.set()
+            await told.wait()
+            qmp.send({"execute": "query-status", "id": "end"})
+            seen = [await qmp.receive() for _ in range(5)]
+            assert [m.get("event", m.get("id")) for m in seen] == ["STOP", "RESUME", "STOP", "RESUME", "end"]
+
+    async with asyncio.TaskGroup() as tasks, connected(guarded_qemu.path) as qmp:
+        for _ in range(64):
+            tasks.create_task(watch())
+        await ready.wait()
+        qmp.send(*({"execute": command, "id": command} for command in ("stop", "cont") * 2))
+        seen = [await qmp.receive() for _ in range(8)]
+        assert [m.get("event", m.get("id")) for m in seen] == ["STOP", "stop", "RESUME", "cont"] * 2
+        told.set()

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
-from qmpguard.demo.lab import vfio_qemu
-from qmpguard.demo.qemu import Qemu, vfio_user_device
-from qmpguard.demo.vfio_user import VfioUserServer
-from tests.support.guarding import TIMEOUT, capabilities, guarding, qmp_client
+from qmpguard.testing import qmp_client
+from tests.support.guarding import TIMEOUT, capabilities
+from tests.support.qemus import NEW
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from qmpguard.daemon.guard import GuardedVm
+    from qmpguard.testing.machines import GuardedQemu, TestedQemu
+    from qmpguard.testing.plugin import StartGuard, StartQemu
 
-pytestmark = pytest.mark.qemu11
+pytestmark = [
+    *NEW,
+    pytest.mark.qemu_options(monitors=2),
+]
 
 POSTCOPY = capabilities(postcopy_ram=True)
 SNAPSHOT = capabilities(background_snapshot=True)
@@ -38,8 +41,7 @@ class Vm:
 
     qmp: QMPClient
     behind: QMPClient
-    device: dict[str, Any]
-    guard: GuardedVm | None
+    guarded: GuardedQemu | None
 
     async def is_on(self, capability: str) -> bool:
         """What QEMU itself says of a capability, asked on the second monitor."""
@@ -61,34 +63,40 @@ class Vm:
 
 
 @asynccontextmanager
-async def vm(folder: Path, *, guarded: bool, device: bool) -> AsyncGenerator[Vm]:
-    """Start a VM with or without a VFIO device, behind a guard or not."""
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(VfioUserServer(folder / "vu.sock"))
-        description = vfio_user_device(server.path, id="gpu0")
-        arguments = ["-device", json.dumps(description)] if device else []
-        qemu = await stack.enter_async_context(Qemu(vfio_qemu(), folder, arguments, monitors=2, machine="pc"))
-        guard = await stack.enter_async_context(guarding(qemu.monitors[0])) if guarded else None
-        socket = folder / "guard.sock" if guarded else qemu.monitors[0]
-        qmp = await stack.enter_async_context(qmp_client(socket))
-        behind = await stack.enter_async_context(qmp_client(qemu.monitors[1]))
-        yield Vm(qmp, behind, description, guard)
+async def clients(qemu: TestedQemu, guarded: GuardedQemu | None = None) -> AsyncGenerator[Vm]:
+    """Connect to a VM, behind a guard or not, and to its second monitor."""
+    async with qmp_client((guarded or qemu).path) as qmp, qmp_client(qemu.others[0]) as behind:
+        yield Vm(qmp, behind, guarded)
 
 
-@asynccontextmanager
-async def destination(folder: Path, *, device: bool, postcopy: bool) -> AsyncGenerator[str]:
-    """Start a QEMU that waits for a migration, and give the URI to it."""
-    folder = folder / "to"
-    folder.mkdir()
-    async with VfioUserServer(folder / "vu.sock") as server:
-        arguments = ["-incoming", "defer"]
-        if device:
-            arguments += ["-device", json.dumps(vfio_user_device(server.path, id="gpu0"))]
-        async with Qemu(vfio_qemu(), folder, arguments, machine="pc") as qemu, qmp_client(qemu.monitors[0]) as qmp:
-            await qmp.execute("migrate-set-capabilities", capabilities(postcopy_ram=postcopy))
-            uri = f"unix:{folder / 'm.sock'}"
-            await qmp.execute("migrate-incoming", {"uri": uri})
-            yield uri
+@pytest.fixture
+async def alone(qemu_with_vfio: TestedQemu) -> AsyncGenerator[Vm]:
+    """A VM with a VFIO device and without a guard."""
+    async with clients(qemu_with_vfio) as found:
+        yield found
+
+
+@pytest.fixture
+async def it(qemu_with_vfio: TestedQemu, start_guard: StartGuard) -> AsyncGenerator[Vm]:
+    """A guarded VM with a VFIO device."""
+    async with clients(qemu_with_vfio, start_guard(qemu_with_vfio)) as found:
+        yield found
+
+
+@pytest.fixture
+async def bare(qemu: TestedQemu, start_guard: StartGuard) -> AsyncGenerator[Vm]:
+    """A guarded VM without one."""
+    async with clients(qemu, start_guard(qemu)) as found:
+        yield found
+
+
+async def destination(qemu: TestedQemu, folder: Path) -> str:
+    """Let a QEMU wait for a migration with postcopy, and return the URI to it."""
+    async with qmp_client(qemu.path) as qmp:
+        await qmp.execute("migrate-set-capabilities", POSTCOPY)
+        uri = f"unix:{folder / 'm.sock'}"
+        await qmp.execute("migrate-incoming", {"uri": uri})
+        return uri
 
 
 async def refused(client: QMPClient, command: str, arguments: dict[str, Any]) -> str:
@@ -101,28 +109,28 @@ async def refused(client: QMPClient, command: str, arguments: dict[str, Any]) ->
 
 
 @pytest.mark.userfaultfd
-async def test_qemu_itself_lets_postcopy_happen(tmp_path: Path) -> None:
-    async with (
-        vm(tmp_path, guarded=False, device=True) as it,
-        destination(tmp_path, device=True, postcopy=True) as uri,
-    ):
-        assert await it.qmp.execute("migrate-set-capabilities", POSTCOPY) == {}
-        assert await it.qmp.execute("migrate", {"uri": uri}) == {}
-        assert await it.migrated() == "completed"
+async def test_qemu_itself_lets_postcopy_happen(
+    alone: Vm, start_qemu: StartQemu, tmp_path: Path, vfio_device: dict[str, Any]
+) -> None:
+    there = start_qemu("-incoming", "defer", "-device", json.dumps(vfio_device))
+    assert await alone.qmp.execute("migrate-set-capabilities", POSTCOPY) == {}
+    assert await alone.qmp.execute("migrate", {"uri": await destination(there, tmp_path)}) == {}
+    assert await alone.migrated() == "completed"
 
 
 @pytest.mark.userfaultfd
-async def test_qemu_itself_lets_a_background_snapshot_happen(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=False, device=True) as it:
-        assert await it.qmp.execute("migrate-set-capabilities", SNAPSHOT) == {}
-        assert await it.qmp.execute("migrate", AWAY) == {}
-        assert await it.migrated() == "completed"
+async def test_qemu_itself_lets_a_background_snapshot_happen(alone: Vm) -> None:
+    assert await alone.qmp.execute("migrate-set-capabilities", SNAPSHOT) == {}
+    assert await alone.qmp.execute("migrate", AWAY) == {}
+    assert await alone.migrated() == "completed"
 
 
-async def test_qemu_itself_takes_the_device_with_the_capability_on(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=False, device=False) as it:
+async def test_qemu_itself_takes_the_device_with_the_capability_on(
+    qemu: TestedQemu, vfio_device: dict[str, Any]
+) -> None:
+    async with clients(qemu) as it:
         await it.qmp.execute("migrate-set-capabilities", POSTCOPY)
-        assert await it.qmp.execute("device_add", it.device) == {}
+        assert await it.qmp.execute("device_add", vfio_device) == {}
         assert await it.devices() == {"gpu0"}
 
 
@@ -139,65 +147,57 @@ async def test_qemu_itself_takes_the_device_with_the_capability_on(tmp_path: Pat
         ),
     ],
 )
-async def test_the_capability_is_refused_when_the_device_is_there(
-    tmp_path: Path, capability: str, sentence: str
+async def test_the_capability_is_refused_when_the_device_is_there(it: Vm, capability: str, sentence: str) -> None:
+    arguments = {"capabilities": [{"capability": capability, "state": True}]}
+    desc = await refused(it.qmp, "migrate-set-capabilities", arguments)
+    assert desc.startswith(sentence)
+    assert "device 'gpu0'" in desc
+    assert not await it.is_on(capability)
+
+
+async def test_the_device_is_refused_when_the_capability_is_on(bare: Vm, vfio_device: dict[str, Any]) -> None:
+    assert await bare.qmp.execute("migrate-set-capabilities", POSTCOPY) == {}
+    assert "rule vfio-postcopy" in await refused(bare.qmp, "device_add", vfio_device)
+    assert await bare.devices() == set()
+
+
+async def test_a_migration_is_refused_when_the_capability_came_from_behind(it: Vm) -> None:
+    await it.behind.execute("migrate-set-capabilities", POSTCOPY)
+    assert "rule vfio-postcopy" in await refused(it.qmp, "migrate", AWAY)
+    status: Any = await it.behind.execute("query-migrate")
+    assert "status" not in status
+
+
+async def test_a_plain_migration_passes_with_a_warning_that_the_devices_state_is_lost(it: Vm) -> None:
+    assert await it.qmp.execute("migrate", AWAY) == {}
+    assert await it.migrated() == "completed"
+    assert it.guarded is not None
+    counts = it.guarded.snapshot().counts
+    assert (counts.refused, counts.warned) == (0, 1)
+
+
+async def test_switching_the_capability_off_passes(it: Vm) -> None:
+    await it.behind.execute("migrate-set-capabilities", POSTCOPY)
+    assert await it.qmp.execute("migrate-set-capabilities", capabilities(postcopy_ram=False)) == {}
+    assert not await it.is_on("postcopy-ram")
+    assert await it.qmp.execute("migrate", AWAY) == {}
+
+
+@pytest.mark.userfaultfd
+async def test_a_background_snapshot_passes_without_a_device(bare: Vm) -> None:
+    assert await bare.qmp.execute("migrate-set-capabilities", SNAPSHOT) == {}
+    assert await bare.qmp.execute("migrate", AWAY) == {}
+    assert await bare.migrated() == "completed"
+
+
+@pytest.mark.userfaultfd
+async def test_postcopy_passes_without_a_device_and_the_device_may_come_back_after_it(
+    bare: Vm, start_qemu: StartQemu, vfio_device: dict[str, Any], tmp_path: Path
 ) -> None:
-    async with vm(tmp_path, guarded=True, device=True) as it:
-        arguments = {"capabilities": [{"capability": capability, "state": True}]}
-        desc = await refused(it.qmp, "migrate-set-capabilities", arguments)
-        assert desc.startswith(sentence)
-        assert "device 'gpu0'" in desc
-        assert not await it.is_on(capability)
-
-
-async def test_the_device_is_refused_when_the_capability_is_on(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=True, device=False) as it:
-        assert await it.qmp.execute("migrate-set-capabilities", POSTCOPY) == {}
-        assert "rule vfio-postcopy" in await refused(it.qmp, "device_add", it.device)
-        assert await it.devices() == set()
-
-
-async def test_a_migration_is_refused_when_the_capability_came_from_behind(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=True, device=True) as it:
-        await it.behind.execute("migrate-set-capabilities", POSTCOPY)
-        assert "rule vfio-postcopy" in await refused(it.qmp, "migrate", AWAY)
-        status: Any = await it.behind.execute("query-migrate")
-        assert "status" not in status
-
-
-async def test_a_plain_migration_passes_with_a_warning_that_the_devices_state_is_lost(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=True, device=True) as it:
-        assert await it.qmp.execute("migrate", AWAY) == {}
-        assert await it.migrated() == "completed"
-        assert it.guard is not None
-        assert (it.guard.vm.counts.refused, it.guard.vm.counts.warned) == (0, 1)
-
-
-async def test_switching_the_capability_off_passes(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=True, device=True) as it:
-        await it.behind.execute("migrate-set-capabilities", POSTCOPY)
-        assert await it.qmp.execute("migrate-set-capabilities", capabilities(postcopy_ram=False)) == {}
-        assert not await it.is_on("postcopy-ram")
-        assert await it.qmp.execute("migrate", AWAY) == {}
-
-
-@pytest.mark.userfaultfd
-async def test_a_background_snapshot_passes_without_a_device(tmp_path: Path) -> None:
-    async with vm(tmp_path, guarded=True, device=False) as it:
-        assert await it.qmp.execute("migrate-set-capabilities", SNAPSHOT) == {}
-        assert await it.qmp.execute("migrate", AWAY) == {}
-        assert await it.migrated() == "completed"
-
-
-@pytest.mark.userfaultfd
-async def test_postcopy_passes_without_a_device_and_the_device_may_come_back_after_it(tmp_path: Path) -> None:
-    async with (
-        vm(tmp_path, guarded=True, device=False) as it,
-        destination(tmp_path, device=False, postcopy=True) as uri,
-    ):
-        assert await it.qmp.execute("migrate-set-capabilities", POSTCOPY) == {}
-        assert await it.qmp.execute("migrate", {"uri": uri}) == {}
-        assert await it.migrated() == "completed"
-        assert await it.is_on("postcopy-ram")
-        assert await it.qmp.execute("device_add", it.device) == {}
-        assert "rule vfio-postcopy" in await refused(it.qmp, "migrate", AWAY)
+    uri = await destination(start_qemu("-incoming", "defer"), tmp_path)
+    assert await bare.qmp.execute("migrate-set-capabilities", POSTCOPY) == {}
+    assert await bare.qmp.execute("migrate", {"uri": uri}) == {}
+    assert await bare.migrated() == "completed"
+    assert await bare.is_on("postcopy-ram")
+    assert await bare.qmp.execute("device_add", vfio_device) == {}
+    assert "rule vfio-postcopy" in await refused(bare.qmp, "migrate", AWAY)

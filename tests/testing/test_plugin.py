@@ -74,10 +74,9 @@ def test_it(simulated_qemu):
     run(pytester, text).assert_outcomes(passed=1)
 
 
-def test_with_and_without_pytest_asyncio_and_in_parallel(pytester: pytest.Pytester) -> None:
-    text = (
-        FIRST
-        + """
+WITH_COROUTINE = (
+    FIRST
+    + """
 @pytest.mark.asyncio
 @pytest.mark.guarded("simulated_qemu")
 async def test_from_a_coroutine(guarded_qemu):
@@ -87,9 +86,15 @@ async def test_from_a_coroutine(guarded_qemu):
     assert await client.execute("query-status") == {"status": "running", "running": True}
     await client.disconnect()
 """
-    )
-    run(pytester, text).assert_outcomes(passed=2)
-    run(pytester, text, "-n", "2").assert_outcomes(passed=2)
+)
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "in parallel"])
+def test_with_pytest_asyncio(pytester: pytest.Pytester, options: Sequence[str]) -> None:
+    run(pytester, WITH_COROUTINE, *options).assert_outcomes(passed=2)
+
+
+def test_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
     run(pytester, FIRST, "-p", "no:asyncio", "-W", "ignore::pytest.PytestConfigWarning").assert_outcomes(passed=1)
 
 
@@ -119,6 +124,71 @@ def test_not_same(assert_same_as_qemu):
         assert_same_as_qemu(str)
 """
     run(pytester, text).assert_outcomes(passed=4)
+
+
+@pytest.mark.qemu
+def test_several_qemus_and_guards_with_clients_of_each_kind(pytester: pytest.Pytester) -> None:
+    text = """
+import pytest
+from qmpguard.demo.lab import system_qemu
+from qmpguard.testing import assert_refused, qmp_client, refusal_of
+
+ON = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+RNG = ("-device", "virtio-rng-pci")
+
+@pytest.mark.asyncio
+async def test_two(start_qemu, start_guard):
+    here, there = start_qemu(*RNG, monitors=2), start_qemu("-incoming", "defer")
+    assert here.pid != there.pid and here.path != there.path
+    one, two = start_guard(here, extra_types=["virtio-rng-pci"]), start_guard(str(there.path), mode="warn")
+    async with qmp_client(one.path) as client:
+        with pytest.raises(Exception) as refused:
+            await client.execute("migrate-set-capabilities", ON)
+    assert refusal_of(refused.value) == "vfio-postcopy"
+    assert (one.refused, two.refused) == (1, 0)
+    assert one.connect().execute("query-status")["return"]["running"]
+    assert here.connect(here.others[0]).execute("query-status")["return"]["running"]
+    assert two.execute("query-status")["return"]["status"] == "inmigrate"
+
+@pytest.mark.usefixtures("qemu_binary")
+@pytest.mark.parametrize("qemu_binary", [system_qemu, str(system_qemu())], indirect=True)
+def test_on_each(qemu, qemu_binary):
+    assert qemu_binary == system_qemu()
+    assert qemu.execute("query-name") == {"return": {}}
+
+@pytest.fixture
+def own(start_qemu):
+    return start_qemu(*RNG)
+
+@pytest.mark.guarded("own", extra_types=["virtio-rng-pci"])
+def test_a_fixture_of_ones_own_is_guarded(guarded_qemu):
+    assert_refused(guarded_qemu.execute("migrate-set-capabilities", **ON), "vfio-postcopy")
+
+class TestOther:
+    @pytest.fixture
+    def qemu_binary(self):
+        return "/bin/false"
+
+    def test_overridden(self, start_qemu):
+        with pytest.raises(RuntimeError, match="/bin/false"):
+            start_qemu()
+"""
+    run(pytester, text).assert_outcomes(passed=5)
+
+
+@pytest.mark.qemu11
+def test_a_vfio_device_can_be_plugged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
+    text = """
+from qmpguard.demo.lab import vfio_qemu
+
+def test_it(start_qemu, start_guard, vfio_device):
+    guarded = start_guard(start_qemu(binary=vfio_qemu()))
+    assert guarded.execute("device_add", **vfio_device) == {"return": {}}
+    (device,) = [d for d in guarded.execute("qom-list", path="/machine/peripheral")["return"] if d["name"] == "gpu0"]
+    assert device["type"] == "child<vfio-user-pci>"
+"""
+    run(pytester, text).assert_outcomes(passed=1)
 
 
 @pytest.mark.qemu11

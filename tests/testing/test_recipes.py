@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from qemu.qmp import ExecuteError, QMPClient
+from qemu.qmp import ExecuteError
 
-from qmpguard.testing import QmpSocket, assert_refused, refusal_of
+from qmpguard.testing import QmpSocket, assert_refused, qmp_client, refusal_of
 from tests.support.started import _none_left, start_process  # noqa: F401 -- a fixture
 from tests.support.stderr import listening
 
@@ -32,12 +32,10 @@ with QmpSocket(sys.argv[1]) as qmp:
 @GUARDED
 @GPU
 async def test_with_qmpclient(guarded_qemu: GuardedQemu) -> None:
-    client = QMPClient("test")
-    await client.connect(str(guarded_qemu.path))
-    with pytest.raises(ExecuteError) as refused:
-        await client.execute("migrate-set-capabilities", ON)
+    async with qmp_client(guarded_qemu.path) as client:
+        with pytest.raises(ExecuteError) as refused:
+            await client.execute("migrate-set-capabilities", ON)
     assert refusal_of(refused.value) == "vfio-postcopy"
-    await client.disconnect()
 
 
 @GUARDED
