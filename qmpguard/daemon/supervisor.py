@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from qmpguard.config import VmConfig
     from qmpguard.daemon.systemd import PassedSockets
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.policy import Policy
     from qmpguard.proxy.clients.interfaces import TrafficLog
     from qmpguard.proxy.judging.schemas import Schemas
@@ -87,6 +88,10 @@ class Supervisor:
         """Return the policy of a VM at this moment, overrides included, and the names of the guard's own sockets."""
         gate = self.guards[vm].vm.gate
         return gate.policy, gate.given.own
+
+    def remembered(self, vm: str) -> Facts:
+        """Return what the guard remembers of a VM's QEMU at this moment."""
+        return self.guards[vm].vm.gate.known
 
     def set_request_log(self, traffic: TrafficLog | None) -> None:
         """Tell ``traffic`` every request and reply of every VM, also of VMs that are added later; None: stop it."""

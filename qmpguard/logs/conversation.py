@@ -11,9 +11,10 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from qmpguard.logs.secret import LEFT_OUT, MAX_NAME, redacted, redacted_event, redacted_reply
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.hmp.shown import COMMAND, shown
 from qmpguard.policy.hmp.syntax import parse_line
-from qmpguard.policy.machine_json import policy_to_json
+from qmpguard.policy.machine_json import memory_to_json, policy_to_json
 from qmpguard.record import Decision, Event, LinkChange
 from qmpguard.recording.lines import (
     GUARD,
@@ -21,8 +22,10 @@ from qmpguard.recording.lines import (
     Exchange,
     LinkLost,
     LinkUp,
+    Members,
     PolicyInUse,
     RecordingBegins,
+    Remembered,
     Said,
     write_line,
 )
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from qmpguard.policy.policy import Policy
     from qmpguard.proxy.clients.pending import PendingRequest
     from qmpguard.record import Entry, Peer, Record
-    from qmpguard.recording.lines import Line, Members
+    from qmpguard.recording.lines import Line
     from qmpguard.wire.client_messages import Request
 
 log = logging.getLogger(__name__)
@@ -44,7 +47,8 @@ log = logging.getLogger(__name__)
 #: verdicts whose replies are not seen yet: one for each client of a process whose request is at QEMU
 MAX_VERDICTS = 4096
 
-
+#: the memory of a QEMU of which the guard has seen nothing yet
+_NOTHING: Members = json.loads(json.dumps(memory_to_json(Facts())))
 #: bytes of a reply that is parsed, as for a verdict (`qmpguard.wire.qemu_messages.MAX_READ`)
 MAX_REPLY = 1 << 20
 
@@ -54,6 +58,10 @@ class PolicySource(Protocol):
 
     def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
         """Return the policy of a VM at this moment, and the names of the guard's own sockets."""
+        ...
+
+    def remembered(self, vm: str) -> Facts:
+        """Return what the guard remembers of a VM's QEMU at this moment."""
         ...
 
 
@@ -66,12 +74,14 @@ class ConversationLog:
         self._exclude = exclude
         self._links: dict[str, LinkUp] = {}
         self._written: dict[str, PolicyInUse] = {}  # the last policy of each VM
+        self._remembered: dict[str, Members] = {}  # the last memory of each VM
         self._verdicts: dict[tuple[str, int, str], Said] = {}
         self.begin()
 
     def begin(self) -> None:
         """Write the first lines of a file: at the start, and after the file was rotated."""
         self._written.clear()
+        self._remembered.clear()
         self._try("", self._begin)
 
     def on_request(self, vm: str, peer: Peer, request: Request) -> None:
@@ -101,13 +111,16 @@ class ConversationLog:
         for vm, link in self._links.items():
             self._put(link)
             self._note_policy(vm)
+            self._note_memory(vm)
 
     def _on_record(self, vm: str, at: float, what: Record) -> None:
         match what:
             case LinkChange(up=True, what=version):
                 self._links[vm] = LinkUp(vm, version, at)
+                self._remembered.pop(vm, None)  # a reader forgets it with each link
                 self._put(self._links[vm])
                 self._note_policy(vm)
+                self._note_memory(vm)
             case LinkChange(up=False, what=reason):
                 self._links.pop(vm, None)
                 self._put(LinkLost(vm, reason, at))
@@ -117,6 +130,7 @@ class ConversationLog:
                 )
             case Decision() as decision:
                 self._note_policy(vm)
+                self._note_memory(vm)
                 self._keep(vm, decision)
             case _:
                 pass
@@ -129,6 +143,14 @@ class ConversationLog:
         if self._written.get(vm) != line:
             self._written[vm] = line
             self._put(PolicyInUse(vm, members, line.own, time.time()))
+
+    def _note_memory(self, vm: str) -> None:
+        """Write what the guard remembers of a QEMU where it has changed: at first that is nothing."""
+        facts = self._policies.remembered(vm)
+        members: Members = json.loads(json.dumps(memory_to_json(facts)))
+        if self._remembered.get(vm, _NOTHING) != members:
+            self._remembered[vm] = members
+            self._put(Remembered(vm, members, time.time()))
 
     def _keep(self, vm: str, decision: Decision) -> None:
         """Keep a verdict until the reply to its command comes."""

@@ -20,6 +20,7 @@ from qmpguard.logs.traffic import Traffic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.policy import Policy
     from qmpguard.proxy.clients.interfaces import TrafficLog
     from qmpguard.proxy.clients.pending import PendingRequest
@@ -43,6 +44,10 @@ class EntrySource(Protocol):
 
     def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
         """Return the policy of a VM at this moment, and the names of the guard's own sockets."""
+        ...
+
+    def remembered(self, vm: str) -> Facts:
+        """Return what the guard remembers of a VM's QEMU at this moment."""
         ...
 
     def set_request_log(self, traffic: TrafficLog | None) -> None:

@@ -25,7 +25,17 @@ from qmpguard.policy.survey import PERIPHERAL, inquire, observe
 from qmpguard.policy.verdict import Verdict, refused_by_qemu, unverified
 from qmpguard.proxy.judging.memory import Memory
 from qmpguard.proxy.judging.refusal import was_accepted
-from qmpguard.recording.lines import GUARD, EventSeen, Exchange, LinesLost, LinkUp, PolicyInUse, QemuStarted, Said
+from qmpguard.recording.lines import (
+    GUARD,
+    EventSeen,
+    Exchange,
+    LinesLost,
+    LinkUp,
+    PolicyInUse,
+    QemuStarted,
+    Remembered,
+    Said,
+)
 from qmpguard.recording.machine import NotRecorded, RecordedMachine, RefusedThen
 from qmpguard.wire.qemu_messages import Reply
 
@@ -93,6 +103,10 @@ class RecordedVm:
         self._policy = self._choose(recorded)
         self._own = frozenset(own)
 
+    def recall(self, facts: Facts) -> None:
+        """Take what the guard remembers from before: of the same QEMU, on an earlier link or in an earlier file."""
+        self._memory.recall(facts)
+
     def judge(self, line: Exchange) -> Again:
         """Return the verdict on a command, on the machine as it was before. `happened` takes the line afterwards."""
         if line.client == GUARD:
@@ -125,7 +139,7 @@ class RecordedVm:
             case EventSeen(_, event, data):
                 self.machine.happened(line)
                 self._memory.happened(event, data)
-            case PolicyInUse() | LinesLost() | _:
+            case PolicyInUse() | Remembered() | LinesLost() | _:
                 pass
 
     @property
@@ -190,7 +204,8 @@ class RecordedVm:
     def _hide_primaries(self) -> None:
         """Remember the failover primaries that QEMU has accepted and does not list."""
         for device in self._primaries:
-            if f"{PERIPHERAL}/{device.id}" not in self.machine.devices:
+            shown = self.machine.devices.get(f"{PERIPHERAL}/{device.id}", {})
+            if shown.get("failover_pair_id") != device.failover_pair_id:
                 self._memory.primaries.add(device)
         self._primaries.clear()
 
@@ -199,10 +214,8 @@ class RecordedVm:
         if reading is None or OURS in reply.text:
             return
         self._memory.on_reply(reading, reply)
-        if isinstance(reading, AddDevice) and was_accepted(reply):
-            self._memory.primaries.forget(reading.device.id)
-            if reading.device.failover_pair_id is not None:
-                self._primaries.append(reading.device)
+        if isinstance(reading, AddDevice) and reading.device.failover_pair_id and was_accepted(reply):
+            self._primaries.append(reading.device)
 
 
 def reply_of(line: Exchange) -> Reply:

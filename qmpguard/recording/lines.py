@@ -73,6 +73,15 @@ class PolicyInUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the guard remembers of this QEMU from before this line, as `memory_to_json` writes it."""
+
+    vm: str
+    memory: Members
+    time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """A verdict: ``allowed``, ``warned`` or ``refused``, and each violated rule with its mode."""
 
@@ -126,7 +135,7 @@ class LinesLost:
 
 
 Line: TypeAlias = (
-    RecordingBegins | QemuStarted | LinkUp | LinkLost | PolicyInUse | Exchange | EventSeen | LinesLost
+    RecordingBegins | QemuStarted | LinkUp | LinkLost | PolicyInUse | Remembered | Exchange | EventSeen | LinesLost
 )  # fmt: skip
 
 
@@ -143,6 +152,8 @@ def write_line(line: Line) -> Members:
             return {"vm": vm, **_time(time), "link": "down", "reason": reason}
         case PolicyInUse(vm, policy, own, time):
             return {"vm": vm, **_time(time), "policy": policy, **({"own": list(own)} if own else {})}
+        case Remembered(vm, memory, time):
+            return {"vm": vm, **_time(time), "remembered": memory}
         case Exchange():
             return _write_exchange(line)
         case EventSeen(vm, name, data, time):

@@ -196,7 +196,8 @@ class RecordedMachine:
         listed = dict(_children(folder, entries))
         self.devices = {p: d for p, d in self.devices.items() if p.rpartition("/")[0] != folder or p in listed}
         for path, driver in listed.items():
-            self.devices.setdefault(path, {"driver": driver})
+            if self.devices.get(path, {}).get("driver") != driver:  # unknown, or hidden, and another has its id
+                self.devices[path] = {"driver": driver}
 
 
 class _NoSuchObject(Exception):  # noqa: N818

@@ -19,6 +19,7 @@ from qmpguard.recording.lines import (
     PolicyInUse,
     QemuStarted,
     RecordingBegins,
+    Remembered,
     Said,
 )
 from qmpguard.wire.json import Number, Value
@@ -117,6 +118,10 @@ def _policy(members: Members) -> Line:
     return PolicyInUse(_text(members, "vm"), _object(members, "policy"), tuple(map(str, own)), _read_time(members))
 
 
+def _remembered(members: Members) -> Line:
+    return Remembered(_text(members, "vm"), _object(members, "remembered"), _read_time(members))
+
+
 def _exchange(members: Members) -> Line:
     oob = "exec-oob" in members
     client = members.get("client")
@@ -157,6 +162,7 @@ _READERS: Mapping[str, Callable[[Members], Line]] = {
     "event": _event,
     "link": _link,
     "policy": _policy,
+    "remembered": _remembered,
     "start": _started,
     "kind": _lost,
 }

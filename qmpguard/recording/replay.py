@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from qmpguard.errors import UsageError
-from qmpguard.policy.machine_json import policy_from_json
+from qmpguard.policy.machine_json import memory_from_json, policy_from_json
 from qmpguard.recording.judge import NotJudged, RecordedVm, has_hidden, said
-from qmpguard.recording.lines import Exchange, LinesLost, PolicyInUse, RecordingBegins, Said
+from qmpguard.recording.lines import Exchange, LinesLost, PolicyInUse, RecordingBegins, Remembered, Said
 from qmpguard.recording.reader import read_lines
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from qmpguard.policy.schema import Schema
     from qmpguard.policy.verdict import Verdict
     from qmpguard.recording.judge import Again
-    from qmpguard.recording.lines import Line
+    from qmpguard.recording.lines import Line, Members
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def replay(texts: Iterable[str], name: str, choose: Callable[[Policy], Policy]) 
         vm = vms.setdefault(line.vm, RecordedVm(choose, schemas))
         vm.has_lost = has_lost
         if isinstance(line, PolicyInUse):
-            vm.adopt(_policy(line, name, number), line.own)
+            vm.adopt(_read(policy_from_json, line.policy, "policy", name, number), line.own)
+        if isinstance(line, Remembered):
+            vm.recall(_read(memory_from_json, line.memory, "memory", name, number))
         if isinstance(line, Exchange):
             one = _judged(number, line, vm)
             if one.reason or one.then is not None or one.verdict is not None:
@@ -91,11 +95,11 @@ def _judged(number: int, line: Exchange, vm: RecordedVm) -> Rejudged:
     return one
 
 
-def _policy(line: PolicyInUse, name: str, number: int) -> Policy:
+def _read(reader: Callable[[object], _T], value: Members, what: str, name: str, number: int) -> _T:
     try:
-        return policy_from_json(line.policy)
+        return reader(value)
     except ValueError as error:
-        raise UsageError(f"{name}:{number}: this policy cannot be read: {error}") from error
+        raise UsageError(f"{name}:{number}: this {what} cannot be read: {error}") from error
 
 
 def lines_of(texts: Iterable[str], name: str) -> Iterator[Line]:

@@ -11,13 +11,15 @@ import pytest
 
 from qmpguard.logs.conversation import MAX_REPLY, MAX_VERDICTS, ConversationLog, _reply
 from qmpguard.logs.secret import HIDDEN, redacted_reply
+from qmpguard.policy.device import Device
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.policy import Policy
 from qmpguard.policy.verdict import Verdict
 from qmpguard.record import Decision, Entry, LinkChange, Peer
 from qmpguard.recording.replay import replay
 from qmpguard.wire.json import encode
 from tests.support.fakes.qemu import FakeQemu
-from tests.support.guarding import Client, assert_refused, capabilities, connected, guarding
+from tests.support.guarding import Client, assert_refused, capabilities, connected, eventually, guarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -43,8 +45,14 @@ class Lines:
 
 
 class DefaultPolicy:
+    def __init__(self, remembered: Facts | None = None) -> None:
+        self.facts = remembered or Facts()
+
     def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
         return Policy(), frozenset()
+
+    def remembered(self, vm: str) -> Facts:
+        return self.facts
 
 
 @asynccontextmanager
@@ -89,6 +97,32 @@ async def test_a_recording_has_the_link_the_policy_events_and_the_guards_own_que
     own = {line["execute"] for line in lines.members if line.get("client") == "guard"}
     assert {"qmp_capabilities", "query-migrate-capabilities", "qom-list"} <= own | {"qmp_capabilities"}
     assert all("time" in line for line in lines.members)
+
+
+async def test_what_is_remembered_of_a_qemu_is_written_on_its_next_link_and_judges_the_same_again(
+    tmp_path: Path,
+) -> None:
+    lines = Lines()
+    hidden = Device("/machine/peripheral/gpu0", "vfio-pci", "gpu0", failover_pair_id="net0")
+    async with FakeQemu(tmp_path / "q") as qemu, guarding(qemu.path) as guard:
+        log = ConversationLog(lines, DefaultPolicy(Facts(hidden=(hidden,), negotiated=frozenset({"net9"}))))
+        guard.vm.journal.listen(log.on_entry)
+        guard.vm.hub.traffic = log
+        qemu.devices["net0"] = "virtio-net-pci"
+        qemu.answers["qom-get"] = lambda request: request["arguments"]["property"] == "failover"
+        guard.vm.gate.memory.primaries.add(hidden)
+        qemu.die()  # and comes again as the same process
+        await eventually(lambda: guard.vm.counts.links == 2)
+        async with connected(tmp_path / "guard.sock") as client:
+            on = capabilities(postcopy_ram=True)
+            assert_refused(await client.ask("migrate-set-capabilities", on), "vfio-postcopy")
+    (line,) = [line for line in lines.members if "remembered" in line]
+    assert [device["id"] for device in line["remembered"]["hidden"]] == ["gpu0"]
+    (again,) = replay(lines.texts, "memory", lambda policy: policy)
+    assert (str(again.then), again.differs) == ("refused by vfio-postcopy", False)
+    without = [text for text in lines.texts if '"remembered"' not in text]
+    (again,) = replay(without, "memory", lambda policy: policy)
+    assert again.differs
 
 
 async def test_a_descriptor_is_noted(tmp_path: Path) -> None:
@@ -175,6 +209,9 @@ def test_verdicts_whose_replies_never_come_are_not_kept_for_ever() -> None:
 def test_a_line_that_cannot_be_built_is_counted_and_harms_nobody(caplog: Any) -> None:
     class Broken:
         def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
+            raise KeyError(vm)
+
+        def remembered(self, vm: str) -> Facts:
             raise KeyError(vm)
 
     lines = Lines()

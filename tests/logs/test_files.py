@@ -20,6 +20,7 @@ from qmpguard.logs import linefile
 from qmpguard.logs import log_files as module
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
+from qmpguard.policy.facts import Facts
 from qmpguard.policy.policy import Policy
 from tests.support.descriptors import open_files
 from tests.support.fakes.qemu import FakeQemu
@@ -104,6 +105,9 @@ class NoVms:
 
     def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
         return Policy(), frozenset()
+
+    def remembered(self, vm: str) -> Facts:
+        return Facts()
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from qmpguard.recording.lines import (
     PolicyInUse,
     QemuStarted,
     RecordingBegins,
+    Remembered,
     Said,
     write_line,
 )
@@ -28,6 +29,7 @@ LINES: list[Line] = [
     QemuStarted("vm", ("qemu", "-S")),
     LinkUp("vm", "11.1.3", 2.0),
     PolicyInUse("vm", {"mode": "warn"}, ("a", "b")),
+    Remembered("vm", {"hidden": [{"path": "/p", "type": "vfio-pci"}]}),
     Exchange("vm", "stop", None, {"return": {}}),
     Exchange("vm", "getfd", {"fdname": "x"}, {"return": {}}, 3, oob=True, descriptor=True, time=3.25),
     Exchange("vm", "query-x", {}, {"return": [Number("2.5")]}, "guard"),
@@ -89,4 +91,4 @@ def test_a_last_line_that_was_cut_off_is_left_out() -> None:
 def test_a_verdict_is_shown_with_warnings_in_brackets() -> None:
     assert str(Said("refused", (("one", "enforce"), ("two", "warn")))) == "refused by one, (two)"
     assert str(Said("allowed")) == "allowed"
-    assert json.loads(encode(write_line(LINES[8])))["said"]["rules"] == {"one": "enforce", "two": "warn"}
+    assert json.loads(encode(write_line(LINES[9])))["said"]["rules"] == {"one": "enforce", "two": "warn"}

@@ -22,6 +22,7 @@ from qmpguard.recording.lines import (
     PolicyInUse,
     QemuStarted,
     RecordingBegins,
+    Remembered,
     Said,
     write_line,
 )
@@ -169,6 +170,11 @@ def test_an_observer_is_judged_as_one() -> None:
     line = Exchange("vm", "stop", None, {"return": {}}, 1, said=Said("refused", (("observer", "enforce"),)))
     (one,) = again(policy(), line)
     assert not one.differs
+
+
+def test_a_memory_that_cannot_be_read_is_said() -> None:
+    with pytest.raises(UsageError, match="file:2: this memory cannot be read: a memory has no 'odd'"):
+        again(Remembered("vm", {"odd": 1}))
 
 
 def test_a_policy_that_cannot_be_read_is_said() -> None:

@@ -10,6 +10,7 @@ from qmpguard.daemon.guard import GuardedVm
 from qmpguard.logs.conversation import ConversationLog
 
 if TYPE_CHECKING:
+    from qmpguard.policy.facts import Facts
     from qmpguard.policy.policy import Policy
 
 _begin = GuardedVm.__init__
@@ -40,6 +41,9 @@ class _Policies:
 
     def policy(self, vm: str) -> tuple[Policy, frozenset[str]]:
         return self._guard.vm.gate.policy, self._guard.vm.gate.given.own
+
+    def remembered(self, vm: str) -> Facts:
+        return self._guard.vm.gate.known
 
 
 def _recorded(self: GuardedVm, *arguments: Any, **options: Any) -> None:

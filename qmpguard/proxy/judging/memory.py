@@ -60,6 +60,12 @@ class Memory:
             version=self.version,
         )
 
+    def recall(self, facts: Facts) -> None:
+        """Take what was remembered of the same QEMU before."""
+        self.primaries.devices, self.netdevs.devices = facts.hidden, facts.netdevs
+        self.negotiated, self.confirmed = facts.negotiated, facts.confirmed
+        self.stale.left_on = facts.left_on
+
     def saw(self, facts: Facts) -> None:
         """Take what a survey has seen."""
         self.primaries.devices = facts.hidden
