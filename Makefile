@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 LAB := $(if $(filter true 1,$(CI)),required,$(or $(QMPGUARD_LAB),optional))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages lab check test image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak churn hostile game chaos model mutants peers docs demo clean
+.PHONY: help setup packages test-packages lab check test replay image-test systemd-lab libvirt-lab vfio-lab matrix docs-run package-test wheels install uninstall page-test pictures examples-test fuzz conformance soak churn hostile game chaos model mutants peers docs demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,14 @@ test: $(INSTALLED) | test-packages ## all tests in parallel, with complete branc
 	$(BIN)/pytest --quiet $(IN_PARALLEL) -m "$$only" tests/wire tests/policy --cov=qmpguard.wire --cov=qmpguard.policy \
 	  --cov-report= && $(BIN)/coverage report --fail-under=100 && \
 	$(BIN)/pytest --quiet $(IN_PARALLEL) -m "$$only" --ignore tests/wire --ignore tests/policy
+
+# the files that `make replay` writes, one for each guard that ran
+RECORDINGS := $(CURDIR)/build/recordings
+
+replay: $(INSTALLED) | packages lab ## record every guard of the tests of the proxy and of whole VMs, and judge the recordings again
+	@rm -rf $(RECORDINGS) && mkdir -p $(RECORDINGS)
+	@RECORDED=$(RECORDINGS)/guard $(BIN)/pytest --quiet $(IN_PARALLEL) -p tests.support.recorded tests/e2e tests/proxy tests/conformance
+	@$(BIN)/qmpguard replay $(RECORDINGS)/guard.*
 
 image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it, in two minutes; needs root
 	$(call debian,buildah:buildah)
