@@ -49,6 +49,8 @@ MAX_VERDICTS = 4096
 
 #: the memory of a QEMU of which the guard has seen nothing yet
 _NOTHING: Members = json.loads(json.dumps(memory_to_json(Facts())))
+#: the line of HMP of which `shown` shows the arguments
+_SETS_CAPABILITY = "migrate_set_capability"
 #: bytes of a reply that is parsed, as for a verdict (`qmpguard.wire.qemu_messages.MAX_READ`)
 MAX_REPLY = 1 << 20
 
@@ -187,12 +189,12 @@ def _reply(command: str, arguments: Members | None, reply: bytes) -> Members:
 
 
 def _arguments(request: Request) -> Members | None:
-    """Return a command's arguments without secrets. Of an HMP line that is judged, what can hold no secret stays."""
+    """Return a command's arguments without secrets. Of a line of HMP that sets a capability all stays."""
     if request.arguments is None:
         return None
     found = redacted(request.command, request.arguments)
     assert isinstance(found, dict)
     line = request.arguments.get("command-line")
-    if request.command == COMMAND and isinstance(line, str) and parse_line(line[:MAX_NAME]).name not in ("info", "i"):
+    if request.command == COMMAND and isinstance(line, str) and parse_line(line[:MAX_NAME]).name == _SETS_CAPABILITY:
         found["command-line"] = shown(request.command, request.arguments)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ OPEN_TIMEOUT = 10.0
 FLUSH_TIMEOUT = 5.0
 #: seconds more for the line that counts the lost lines
 NOTICE_TIMEOUT = 0.5
+#: seconds to wait for a file that another has locked, and between two tries; its thread waits, not the event loop
+LOCK_TIMEOUT, LOCK_INTERVAL = 2.0, 0.05
 #: the types of files that are not written
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -56,12 +59,12 @@ class Sink(Protocol):
 
 
 class LineFile:
-    """An append-only file. Its thread starts at once to open it."""
+    """An append-only file. Its thread starts at once to open it. ``alone``: no other process may write it so."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, alone: bool = False) -> None:
         self.path = path
         self._queue = LineQueue(MAX_WAITING, MAX_WAITING_BYTES)
-        self._writer = LineWriter(f"lines of {path}", _File(path), self._queue)
+        self._writer = LineWriter(f"lines of {path}", _File(path, alone=alone), self._queue)
 
     @property
     def lost(self) -> int:
@@ -132,16 +135,17 @@ class LineFile:
 class _File:
     """The output of a `LineFile`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, alone: bool) -> None:
         self._path = path
         self._file = -1
+        self._alone = alone
 
     def open(self) -> None:
-        self._file = open_regular(self._path)
+        self._file = self._opened()
 
     def reopen(self) -> bool:
         try:
-            file = open_regular(self._path)
+            file = self._opened()
         except (OSError, QmpguardError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             log.error("%s cannot be reopened, the old file stays in use: %s", self._path, reason)
@@ -150,6 +154,16 @@ class _File:
         self._file = file
         log.info("%s reopened", self._path)
         return True
+
+    def _opened(self) -> int:
+        file = open_regular(self._path)
+        if self._alone:
+            try:
+                _lock(file)
+            except ConfigError:
+                os.close(file)
+                raise
+        return file
 
     def write(self, data: bytes) -> int:
         return write_all(self._file, data)
@@ -185,6 +199,25 @@ def open_regular(path: str) -> int:
         os.close(file)
         raise
     return file
+
+
+def _lock(file: int) -> None:
+    """Lock a file until it is closed. Raises `ConfigError` where another process has locked it.
+
+    A file that was just closed by this process is waited for. A file system without locks is used as it is.
+    """
+    end = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise ConfigError("another guard writes it; each guard needs a recording of its own") from error
+            time.sleep(LOCK_INTERVAL)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _named(path: str, error: OSError) -> Exception:

@@ -165,7 +165,7 @@ class LogFiles:
             config,
             _file(config.audit, now.audit),
             _file(config.traffic, now.traffic),
-            _file(config.record, now.record),
+            _file(config.record, now.record, alone=True),
         )
 
     def _new(self, prepared: PreparedLog) -> dict[str, LineFile]:
@@ -206,8 +206,8 @@ class LogFiles:
         return "; ".join(f"the {name} has lost {lines} lines" for name, lines in self.lost.items() if lines)
 
 
-def _file(path: str | None, present: LineFile | None) -> LineFile | None:
+def _file(path: str | None, present: LineFile | None, *, alone: bool = False) -> LineFile | None:
     """Return the file at a path: the present one, or a new one where the path differs."""
     if path is None:
         return None
-    return present if present is not None and present.path == path else LineFile(path)
+    return present if present is not None and present.path == path else LineFile(path, alone=alone)

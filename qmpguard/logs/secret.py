@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from qmpguard.logs.hmp_names import HMP_NAMES
 from qmpguard.policy.hmp.syntax import parse_line
 from qmpguard.wire.json import Number
 
@@ -24,7 +25,7 @@ LEFT_OUT = "[left out]"
 #: parts of the names of secrets, in lower case and with hyphens
 PARTS = ("passw", "passphrase", "secret", "token", "auth", "cookie", "credential", "private-key", "signature")
 #: full names: the content of a secret object, keys, and the arguments of a program
-NAMES = frozenset({"data", "rawdata", "key", "keys", "psk", "args", "cpr-exec-command"})
+NAMES = frozenset({"data", "rawdata", "key", "keys", "psk", "pin", "args", "cpr-exec-command"})
 #: commands whose arguments are keystrokes, or a secret as a whole
 TYPED = frozenset(
     {"send-key", "input-send-event", "set_password", "expire_password", "change-vnc-password", "ringbuf-write"}
@@ -62,7 +63,7 @@ _WEB = re.compile(r"(?:https?|ftps?)://[^?]*+\?")
 
 
 def redacted(command: str, arguments: Mapping[str, Value] | None) -> Value:
-    """Return a request's arguments with secrets hidden. Of an HMP line only the command's name and ``info`` stay."""
+    """Return a request's arguments with secrets hidden. Of a line of HMP a command's name and ``info`` stay."""
     if arguments is None:
         return None
     if command in TYPED:
@@ -176,6 +177,8 @@ def _line(line: Value) -> Value:
     read = parse_line(line[:MAX_TEXT])
     if read.name in ("info", "i"):
         return without_secrets(line)
+    if read.name not in HMP_NAMES:
+        return HIDDEN
     return read.name + (f" {HIDDEN}" if read.rest else "")
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qmpguard.demo.lab import system_qemu, vfio_qemu
 from qmpguard.demo.qemu import Qemu
+from qmpguard.logs.hmp_names import HMP_NAMES
 from qmpguard.logs.secret import (
     HIDDEN,
     LEFT_OUT,
@@ -129,6 +130,7 @@ async def test_every_member_in_qemus_schema_that_looks_like_a_secret_is_hidden_i
         ("qom-set", {"property": "Secret", "value": {"x": SECRET}}),
         ("blockdev-change-medium", {"id": "cd", "filename": f"https://user:{SECRET}@host/x.iso"}),
         ("send-key", {"keys": [SECRET]}),
+        ("device_add", {"driver": "ccid-card-emulated", "pin": SECRET}),
         ("human-monitor-command", {"command-line": 5, "x": SECRET}),
         ("human-monitor-command", {"command-line": f"info {SECRET} password={SECRET}", "x": SECRET}),
         ("x-unknown", {"x" * 500: SECRET}),
@@ -141,7 +143,7 @@ def test_secrets_are_hidden_wherever_they_stand(command: str, arguments: dict[st
 #: what QEMU takes for white space (isspace), and the slash: a command's name ends there
 ENDS = st.sampled_from(" \t\n\v\f\r/")
 LINES = st.sampled_from(
-    ["set_password", "object_add", "drive_add", "change", "qom-set", "migrate", "sendkey", "nonsense", "infox"]
+    ["set_password", "object_add", "drive_add", "change", "qom-set", "migrate", "sendkey", "?", "q"]
 )
 
 
@@ -149,6 +151,21 @@ LINES = st.sampled_from(
 def test_of_a_line_of_hmp_only_the_name_is_kept(before: str, name: str, end: str, more: str) -> None:
     line = redacted("human-monitor-command", {"command-line": f"{before}{name}{end}{more}{SECRET}"})
     assert line == {"command-line": f"{name} {HIDDEN}"}
+
+
+@given(st.text(" \t\n", max_size=3), st.sampled_from([SECRET, "infox", f"/{SECRET}", "Info", ""]), ENDS)
+def test_of_a_line_that_is_no_command_nothing_is_kept(before: str, name: str, end: str) -> None:
+    assert redacted("human-monitor-command", {"command-line": f"{before}{name}{end}more"}) == {"command-line": HIDDEN}
+
+
+@pytest.mark.parametrize("binary", QEMUS)
+async def test_every_command_of_hmp_is_known_by_its_name(tmp_path: Path, binary: Callable[[], Path]) -> None:
+    async with Qemu(binary(), tmp_path, machine="pc") as qemu, connected(qemu.monitors[0]) as qmp:
+        told = (await qmp.ask("human-monitor-command", {"command-line": "help"}))["return"]
+    words = {name for line in told.splitlines() for name in line.partition(" ")[0].split("|")}
+    names = {name for name in words if re.fullmatch(r"[a-z?][\w?-]*", name)}
+    assert len(names) > 90
+    assert names - HMP_NAMES == set()
 
 
 @given(st.sampled_from(sorted({*PARTS, *NAMES})), st.sampled_from(["", "x-", "file.", "my_"]), st.booleans())
