@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import QMPClient
-
+from qmpguard import testing
 from qmpguard.address import TcpAddress, UnixAddress
 from qmpguard.config import VmConfig
 from qmpguard.daemon.guard import GuardedVm
@@ -23,6 +22,8 @@ from qmpguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+
+    from qemu.qmp import QMPClient
 
     from qmpguard.address import Address, QemuAddress
     from qmpguard.proxy.sockets.budget import Budget
@@ -162,13 +163,8 @@ async def _open(path: Path | TcpAddress) -> tuple[asyncio.StreamReader, asyncio.
 async def qmp_client(path: Path) -> AsyncGenerator[QMPClient]:
     """Connect a qemu.qmp client."""
     await eventually(path.exists)  # a guard's socket comes back with its QEMU
-    client = QMPClient("test")
-    async with asyncio.timeout(TIMEOUT):
-        await client.connect(str(path))
-    try:
+    async with testing.qmp_client(path) as client:
         yield client
-    finally:
-        await client.disconnect()
 
 
 def capabilities(**states: bool) -> dict[str, Any]:
@@ -178,10 +174,9 @@ def capabilities(**states: bool) -> dict[str, Any]:
 
 def assert_refused(reply: Any, rule: str) -> None:
     """The reply is the guard's refusal by that rule, in QEMU's error class."""
-    assert "error" in reply, f"not refused: {reply}"
+    testing.assert_refused(reply, rule)
     # QEMU's class for a command that it does not have: tools tell features by it
     assert reply["error"]["class"] == ("CommandNotFound" if rule == "unknown-command" else "GenericError")
-    assert f"qmpguard: rule {rule}" in reply["error"]["desc"]
 
 
 @cache

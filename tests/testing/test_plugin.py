@@ -42,8 +42,9 @@ def test_the_first_test(pytester: pytest.Pytester) -> None:
 
 def test_a_guard_tells_what_it_has_decided(pytester: pytest.Pytester) -> None:
     text = (
-        FIRST
+        FIRST.replace("(guarded_qemu)", "(guarded_qemu, caplog)")
         + """
+    assert "verdict=refused rule=vfio-postcopy" in caplog.text
     assert guarded_qemu.refused == 1
     (decision,) = guarded_qemu.decisions()
     assert decision.verdict.refusal.rule == "vfio-postcopy"
