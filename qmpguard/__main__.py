@@ -9,7 +9,7 @@ BLOCKED = {"run": HANDLED, "exec": HANDLED | TO_CHILD}
 
 
 def import_asyncio() -> None:
-    """Import asyncio without TLS, which no socket of the guard has: OpenSSL takes 4 MiB and a tenth of the start.
+    """Import asyncio without TLS, which no socket of the guard has: OpenSSL takes 4 MiB and a twentieth of the start.
 
     asyncio works without ``ssl``, as in a Python that was built without OpenSSL. Whatever needs ``ssl`` later (the
     exporter of OpenTelemetry) imports it for itself.
