@@ -27,7 +27,7 @@ from tests.support import guarding
 
 ROWS = (*tables.ROWS, *migrations.ROWS, *blocks.ROWS, *failover.ROWS, *truth.ROWS)
 
-
+HERE = Path(__file__).parent
 #: seconds for an answer in a lab whose QEMUs are emulated by an emulated machine
 ANSWER = 90.0
 
@@ -61,13 +61,14 @@ async def see(lab: Lab, row: Row, release: Release) -> Seen:
 
 
 def cause(error: BaseException) -> str:
-    """Return what went wrong first: a broken promise in its own words."""
+    """Return what went wrong first: a broken promise in its own words, anything else with the row's own line."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, Broken | LabFailed):
         return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{error!r} at {Path(frame.filename).name}:{frame.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(HERE)] or frames
+    return f"{error!r} at {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}"
 
 
 async def prove(rows: list[Row], releases: list[Release]) -> int:

@@ -222,9 +222,9 @@ async def background(place: Place) -> str:
 
 
 ROWS = (
-    Row("failover, plain", "a negotiated pair migrates through both guards", plain, seconds=1200),
-    Row("failover, refused", "a background snapshot is refused with the pair there", refused, seconds=900),
-    Row("failover, postcopy", "a pair passes postcopy; the guest keeps its memory and goes on", postcopy, seconds=1800),
-    Row("failover, advised", "the same with postcopy on and its phase not begun", advised, seconds=1800),
-    Row("failover, snapshot", "what QEMU itself does: background snapshot", background, fact=True, seconds=900),
+    Row("failover, plain", "a negotiated pair migrates through both guards", plain, seconds=2400),
+    Row("failover, refused", "a background snapshot is refused with the pair there", refused, seconds=1800),
+    Row("failover, postcopy", "a pair passes postcopy; the guest keeps its memory and goes on", postcopy, seconds=3600),
+    Row("failover, advised", "the same with postcopy on and its phase not begun", advised, seconds=3600),
+    Row("failover, snapshot", "what QEMU itself does: background snapshot", background, fact=True, seconds=1800),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -47,3 +48,17 @@ async def test_a_row_is_kept_only_if_the_guests_kernel_does_not_complain(
     assert (seen.kept, seen.seen) == (kept, text)
     assert str(seen).startswith("kept   11.1" if kept else "BROKEN 11.1")
     assert str(seen).endswith(f" | row | promise | {text}")
+
+
+async def hangs(_: Place) -> str:
+    async with asyncio.timeout(0):
+        await asyncio.Event().wait()
+    return "never"
+
+
+async def test_what_went_wrong_elsewhere_is_told_with_the_rows_own_line() -> None:
+    lab: Any = Lab("")
+    seen = await see(lab, Row("row", "promise", hangs), Release.OLD)
+    assert not seen.kept
+    assert seen.seen.startswith("TimeoutError() at test_rows.py:")
+    assert "asyncio.timeout(0)" in seen.seen
