@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from qmpguard.proxy.clients.reading import OUTSTANDING, TURN, State
 from qmpguard.proxy.closing import CloseReason
+from qmpguard.proxy.sockets.descriptors import Descriptor
 from tests.support.conversation import GREETING, NEGOTIATION, WITH_OOB, Conversation
 
 if TYPE_CHECKING:
@@ -164,6 +166,15 @@ def test_a_session_that_closes_names_its_requests_that_were_not_sent() -> None:
     assert len(it.hub.closed) == 1
     it.answer(0)
     assert it.replies == []
+
+
+def test_a_descriptor_that_no_request_has_taken_is_closed_at_the_end_before_all_is_sent() -> None:
+    it, descriptor = Conversation(), Descriptor(os.open(os.devnull, os.O_RDONLY))
+    it.receive(b"{", [descriptor])
+    assert descriptor.fileno() >= 0
+    it.transport.pending = 1
+    it.session.finish(CloseReason.QEMU_GONE)
+    assert (descriptor.fileno() < 0, it.transport.closed) == (True, False)
 
 
 def test_what_is_due_is_sent_before_the_end_and_nothing_more_is_answered() -> None:

@@ -138,6 +138,11 @@ def test_a_digit_that_is_in_flight_is_not_given_again(link: Link, transport: Tra
     link.data_received(b'{"return": {}, "id": 0}\r\n', [])
     assert owner.replies[-1] == (first, b'{"return": {}, "id": "first"}\r\n')
     assert (link.skipped, link.is_idle, owner.lost) == (None, True, [])
+    link.send(request())
+    while (number := numbered(transport.written[-1])) != 0:
+        link.data_received(b'{"return": {}, "id": %d}\r\n' % number, [])
+        link.send(request())
+    assert link.skipped is None, "the digit is another request's now"
 
 
 @pytest.mark.parametrize("oob", [False, True])
