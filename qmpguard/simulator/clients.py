@@ -58,7 +58,9 @@ class SimulatorClients:
             writer.close()
 
     async def gone(self) -> None:
-        """Wait until the server is closed, and connections had a turn of the loop to close."""
+        """Wait until the server and all connections are closed; a client that does not read is waited for no longer."""
+        for writer in (*self._open, *([] if self.present is None else [self.present.writer])):
+            writer.transport.abort()
         if self._server is not None:
             await self._server.wait_closed()
         await asyncio.sleep(0)

@@ -135,6 +135,16 @@ async def test_another_client_waits_for_its_turn_also_behind_one_that_reads_noth
             assert qemu.connections == 2
 
 
+async def test_it_ends_though_a_client_reads_nothing(tmp_path: Path) -> None:
+    async with monitor(tmp_path) as qemu, connected(tmp_path / "s") as client:
+        transport = client.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        qemu.send_bytes(b" " * (16 << 20))  # more than the socket takes
+        async with asyncio.timeout(TIMEOUT):
+            await qemu.stop()
+
+
 async def test_what_one_client_has_asked_is_answered_to_the_next_as_by_qemu(tmp_path: Path) -> None:
     async with monitor(tmp_path) as qemu:
         qemu.hold.add("a")
