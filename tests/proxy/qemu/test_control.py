@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: turns of the loop in which a link that was lost is cleared away, and some more
 TURNS = 12
+#: seconds for what needs a turn of the loop
+SOON = 10.0
 STATUS, GET = Query("query-status"), Query("qom-get", (("path", "/x"), ("property", "host")), optional=True)
 ERROR = {"error": {"class": "GenericError", "desc": "Property 'host' not found"}}
 
@@ -107,7 +109,7 @@ async def test_a_question_without_a_readable_answer_fails_the_burst(outcome: Any
     task = await begun(Control(hub).ask((GET, STATUS)))
     hub.sent[0].conclude(outcome)
     with pytest.raises(UnavailableError, match=text):
-        await task
+        await asyncio.wait_for(task, SOON)
     hub.answer(1, {"return": {}})
 
 
@@ -168,7 +170,7 @@ async def test_a_closed_session_answers_nothing_more() -> None:
     control.close()
     assert control.is_closed
     assert hub.closed == [(CloseReason.FAILED, 2)]
-    assert not await beating
+    assert not await asyncio.wait_for(beating, SOON)
     with pytest.raises(UnavailableError, match="QEMU went away"):
         await waiting
     with pytest.raises(UnavailableError, match="QEMU went away"):
