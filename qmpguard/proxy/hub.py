@@ -117,8 +117,7 @@ class Hub:
         self._scheduler.on_session_closed(session, unsent)
         if not session.privileged:
             self._sessions.remove(session, reason, detail)
-        elif self.link is not None:
-            # nothing could be judged any more
+        elif self.link is not None:  # nothing could be judged any more
             self.link.lose("the guard's own session has ended")
 
     # up: the route
@@ -141,8 +140,7 @@ class Hub:
                 if not scheduler.admit(pending):
                     pending.judged = True  # it may pass, and waits for the way of descriptors only
                     continue
-                if pending.descriptor is not None:
-                    self._recorder.counts.descriptors_passed += 1
+                self._recorder.counts.descriptors_passed += pending.descriptor is not None
                 try:
                     link.send(pending)
                 except Exception as error:  # noqa: BLE001 -- whatever it is: nothing of the request was sent
@@ -180,9 +178,7 @@ class Hub:
         request = pending.request
         if self.traffic is not None:
             self.traffic.on_request(self.name, pending.session.peer, request)
-        # what most requests are not is asked first: every call counts
-        looks = self.role is _OBSERVER or request.command in TAKES_DESCRIPTOR
-        if looks and (refusal := self._barred(pending)) is not None:
+        if (refusal := self._barred(pending)) is not None:
             pending.drop_descriptor()
             self._note(pending, refusal)
             pending.session.settle(pending, refusal)

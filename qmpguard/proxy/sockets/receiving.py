@@ -27,22 +27,17 @@ class DescriptorError(OSError):
         self.reason = reason
 
 
-class _Thread(threading.local):
-    """What the streams of one thread share."""
+class ReadBuffer(threading.local):
+    """The buffer into which all streams of a thread read, one at a time; what was read is copied out at once.
+
+    `recv` would make `READ_SIZE` bytes each time and give most of them back, and leave the heap full of holes.
+    """
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_SIZE))
 
 
-_thread = _Thread()
-
-
-def read_buffer() -> memoryview:
-    """Return the buffer into which all streams of this thread read, one at a time; what was read is copied out at once.
-
-    `recv` would make `READ_SIZE` bytes each time and give most of them back, and leave the heap full of holes.
-    """
-    return _thread.buffer
+of_thread = ReadBuffer()
 
 
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[bytes, list[Descriptor]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.sockets.hangups import Hangups
-from qmpguard.proxy.sockets.receiving import DescriptorError, read_buffer, receive
+from qmpguard.proxy.sockets.receiving import DescriptorError, of_thread, receive
 from qmpguard.proxy.sockets.send_queue import LongMessage, SendQueue
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ class Stream:
         self._descriptors = descriptors
         self._linger = linger
         self._loop = asyncio.get_running_loop()
-        self._buffer = read_buffer()
         self._protocol: StreamProtocol | None = None
         self._queue = SendQueue()
         self._paused = False
@@ -140,7 +139,7 @@ class Stream:
         if self._paused:
             self._watch_hangup()
             return
-        buffer = self._buffer
+        buffer = of_thread.buffer
         try:
             if self._descriptors:
                 data, descriptors = receive(self._sock, buffer)

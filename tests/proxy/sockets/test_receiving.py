@@ -15,7 +15,7 @@ import pytest
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.sockets import receiving
 from qmpguard.proxy.sockets.descriptors import Descriptor, close_all
-from qmpguard.proxy.sockets.receiving import MAX_FDS, DescriptorError, read_buffer, receive
+from qmpguard.proxy.sockets.receiving import MAX_FDS, DescriptorError, of_thread, receive
 from tests.support.descriptors import open_files, opened_since
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def test_bytes_that_are_no_whole_descriptor_and_other_ancillary_data_are_passed_
 
 def test_the_streams_of_a_thread_share_one_buffer_and_those_of_another_thread_do_not() -> None:
     with ThreadPoolExecutor(1) as other:
-        buffers = [read_buffer(), read_buffer(), *other.map(lambda _: read_buffer(), range(2))]
+        buffers = [of_thread.buffer, of_thread.buffer, *other.map(lambda _: of_thread.buffer, range(2))]
     assert buffers[0] is buffers[1]
     assert buffers[2] is buffers[3]
     assert buffers[0] is not buffers[2]
