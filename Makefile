@@ -82,9 +82,10 @@ test: $(INSTALLED) | test-packages ## all tests in parallel, with complete branc
 # the files that `make replay` writes, one for each guard that ran
 RECORDINGS := $(CURDIR)/build/recordings
 
-replay: $(INSTALLED) | packages lab ## record every guard of the tests of the proxy and of whole VMs, and judge the recordings again
+replay: $(INSTALLED) | packages lab ## record every guard of the tests of the proxy and of whole VMs, and judge the recordings again, TESTS=...
 	@rm -rf $(RECORDINGS) && mkdir -p $(RECORDINGS)
-	@RECORDED=$(RECORDINGS)/guard $(BIN)/pytest --quiet $(IN_PARALLEL) -p tests.support.recorded tests/e2e tests/proxy tests/conformance
+	@RECORDED=$(RECORDINGS)/guard $(BIN)/python -m pytest --quiet $(IN_PARALLEL) -p tests.support.recorded \
+	  $(or $(TESTS),tests/e2e tests/proxy tests/conformance)
 	@$(BIN)/qmpguard replay $(RECORDINGS)/guard.*
 
 image-test: $(INSTALLED) | packages ## build the image and guard a QEMU with it, in two minutes; needs root
