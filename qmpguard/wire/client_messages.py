@@ -106,11 +106,10 @@ def read_request(value: Value, *, oob: bool, identity: bytes | None = None) -> R
     """
     if not isinstance(value, dict):
         return BadRequest(NOT_AN_OBJECT, None)
-    ordinary = 1  # the number of members that an ordinary request has: it has no others
-    if "id" in value:
-        ordinary = 2
-        if identity is None:
-            identity = echo(value["id"])
+    has_id = "id" in value
+    if has_id and identity is None:
+        identity = echo(value["id"])
+    ordinary = 1 + has_id  # the number of members that an ordinary request has: it has no others
     command, arguments = value.get("execute"), value.get("arguments")
     if type(command) is str:
         if type(arguments) is dict:
