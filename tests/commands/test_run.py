@@ -22,6 +22,14 @@ asyncio.run = lambda serving, **_: serving.close()
 command.start()
 print(*sys.modules)
 """
+HELP = """
+import contextlib, sys
+sys.argv = ["qmpguard", "run", "--help"]
+from qmpguard.__main__ import start
+with contextlib.suppress(SystemExit):
+    start()
+print(*sys.modules)
+"""
 TLS = """
 import sys
 from qmpguard.__main__ import import_asyncio
@@ -46,3 +54,9 @@ def test_run_imports_nothing_that_it_does_not_need() -> None:
 def test_what_is_imported_later_has_tls() -> None:
     done = subprocess.run([sys.executable, "-c", TLS], capture_output=True, text=True, check=True)
     assert done.stdout == "None True\n"
+
+
+def test_the_command_itself_begins_without_tls() -> None:
+    imported = modules(HELP)
+    assert "asyncio.sslproto" in imported
+    assert "_ssl" not in imported
