@@ -31,7 +31,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another u
 def bound(path: Path, mode: int, owner: int | None = None) -> Iterator[str]:
     """A socket in a directory that everybody may enter, but for what a test changes."""
     for folder in path.parents:
-        if folder.name.startswith("pytest-"):
+        if folder.name.startswith("pytest-") or str(folder) == "/tmp":  # which is everybody's
             break
         folder.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as sock:
