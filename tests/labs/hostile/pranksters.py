@@ -12,7 +12,7 @@ from tests.labs.hostile.customer import Customer
 from tests.labs.hostile.pranks import Prank
 from tests.labs.hostile.qemu import HostileQemu
 from tests.labs.hostile.world import noted
-from tests.support.fakes.qemu import FakeQemu
+from tests.support.fakes.qemu import ForgetfulQemu
 from tests.support.guarding import eventually
 from tests.support.process import SHOWN, Process, guard_process, vm_table
 
@@ -32,7 +32,7 @@ async def pranks(folder: Path, played: Sequence[Prank]) -> list[str]:
     """Play pranks on a guard; return what went wrong."""
     faults: list[str] = []
     async with AsyncExitStack() as stack:
-        well = await stack.enter_async_context(FakeQemu(folder / "w.qemu"))
+        well = await stack.enter_async_context(ForgetfulQemu(folder / "w.qemu"))
         qemus = [HostileQemu(folder / f"h{i}.qemu", dials=i % 3 == 2, strict=i % 2 == 1) for i in range(PRANKSTERS)]
         for qemu in qemus:
             await stack.enter_async_context(qemu)

@@ -14,7 +14,7 @@ from tests.labs.hostile.bystander import Bystander
 from tests.labs.hostile.client import Hostile
 from tests.labs.hostile.ids import SHAPES
 from tests.labs.hostile.sweep import Sweep
-from tests.support.fakes.qemu import FakeQemu
+from tests.support.fakes.qemu import ForgetfulQemu
 from tests.support.guarding import eventually
 from tests.support.process import SHOWN, Process, guard_process, vm_table
 
@@ -72,7 +72,7 @@ async def world(folder: Path, policy: str, binary: Path | None) -> AsyncGenerato
 
 async def _start_qemu(stack: AsyncExitStack, folder: Path, name: str, binary: Path | None) -> Path:
     if binary is None:
-        fake = FakeQemu(folder / f"{name}.qemu")
+        fake = ForgetfulQemu(folder / f"{name}.qemu")
         fake.devices["gpu0"] = "vfio-pci"
         await stack.enter_async_context(fake)
         return fake.path

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tests.support.fakes.qemu import FakeQemu
+from tests.support.fakes.qemu import ForgetfulQemu
 from tests.support.guarding import TIMEOUT, Client, capabilities
 from tests.support.process import vm_table
 
@@ -34,7 +34,7 @@ _ASKS: tuple[tuple[str, dict[str, Any] | None], ...] = (
 )
 
 
-class PairQemu(FakeQemu):
+class PairQemu(ForgetfulQemu):
     """A fake QEMU with a failover standby, which hides its primary."""
 
     def __init__(self, path: Path) -> None:

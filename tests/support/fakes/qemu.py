@@ -16,6 +16,8 @@ from qmpguard.simulator.monitor import SimulatedMonitor
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qmpguard.simulator.conversation import QmpConversation
+
 Request = dict[str, Any]
 
 GREETING = {
@@ -118,3 +120,12 @@ class FakeQemu(SimulatedMonitor):
                 raise RefusedBySimulator("The command nonsense has not been found", "CommandNotFound")
             case _:
                 return {}
+
+
+class ForgetfulQemu(FakeQemu):
+    """Keeps nothing of the requests, of which a lab sends millions; it holds none back, and is never silent."""
+
+    async def serve(self, conversation: QmpConversation) -> None:
+        conversation.greet()
+        async for asked in conversation.asked():
+            self.answer(asked)
