@@ -24,6 +24,9 @@ _LISTENS = re.compile(
     r"(?:,abstract=on)?(?:,tight=on)?,server=on"
 )
 
+#: what makes a name another one, before it or behind it
+_OF_A_NAME = r"[\w.-]"
+
 
 def listening_sockets(answer: Value) -> frozenset[str]:
     """Return the names of QEMU's listening sockets in the answer to ``query-chardev``. Raises `ValueError`."""
@@ -53,8 +56,8 @@ def addresses(arguments: Value) -> tuple[str, ...]:
         match value:
             case str() if key in ("port", "svc"):
                 found[f":{value}"] = None
-            case str():
-                found[unquote(value)] = None
+            case str():  # QEMU decodes some of them
+                found[value] = found[unquote(value)] = None
             case int() if key in ("port", "svc"):
                 found[f":{value}"] = None
             case _:
@@ -68,6 +71,7 @@ def named_socket(texts: Iterable[str], sockets: frozenset[str]) -> str | None:
 
 
 def _names(text: str, socket: str) -> bool:
+    name = re.escape(socket)
     if socket.startswith(":"):  # a port ends where its digits do
-        return re.search(rf"{re.escape(socket)}(?!\d)", text) is not None
-    return socket in text
+        return re.search(rf"{name}(?!\d)", text) is not None
+    return socket in text and re.search(rf"(?<!{_OF_A_NAME}){name}(?!{_OF_A_NAME})", text) is not None

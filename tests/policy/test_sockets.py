@@ -19,6 +19,7 @@ DEVICES: list[Any] = [  # as QEMU 7.2 and 11.1 tell them
     {"label": "pty", "filename": "pty:/dev/pts/3"},
 ]
 SOCKETS = frozenset({"rel.sock", "foo", "qmp0.sock", ":36435", ":4444"})
+ALL = SOCKETS | {"100%.sock", "a%62.sock"}
 
 
 def test_every_socket_at_which_qemu_listens_is_found() -> None:
@@ -46,6 +47,14 @@ def test_every_socket_at_which_qemu_listens_is_found() -> None:
         ({"list": ["tcp:10.0.2.9:1-unix:/a/qmp0.sock"]}, "qmp0.sock"),
         ({"addr": {"type": "unix", "abstract": True, "path": "foo"}}, "foo"),
         ({"addr": {"path": "/tmp/x/qmp.sock", "port": None}}, None),
+        ({"addr": {"path": "/tmp/100%.sock"}}, "100%.sock"),
+        ({"addr": {"path": "/tmp/100%25.sock"}}, "100%.sock"),
+        ({"addr": {"path": "/tmp/a%62.sock"}}, "a%62.sock"),
+        ({"addr": {"path": "foo\0bar"}}, "foo"),
+        ({"addr": {"path": "foo,server=on"}}, "foo"),
+        ({"addr": {"path": "/tmp/web-qmp0.sock"}}, None),
+        ({"addr": {"path": "/tmp/qmp0.sock.old"}}, None),
+        ({"addr": {"path": "/tmp/foot/x"}}, None),
         ({"uri": "tcp:localhost:44445"}, None),
         ({"port": "444"}, None),
         ({"server": True, "wait": 5}, None),
@@ -53,7 +62,7 @@ def test_every_socket_at_which_qemu_listens_is_found() -> None:
     ids=str,
 )
 def test_a_request_that_names_one_is_found(arguments: Any, socket: str | None) -> None:
-    assert named_socket(addresses(arguments), SOCKETS) == socket
+    assert named_socket(addresses(arguments), ALL) == socket
 
 
 def test_a_socket_goes_by_the_last_part_of_its_path() -> None:
