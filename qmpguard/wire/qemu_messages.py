@@ -15,8 +15,11 @@ from qmpguard.wire.json import Number, Value, encode
 
 #: bytes of the largest reply; QEMU's largest is its schema, a quarter of a megabyte
 MAX_REPLY = 64 << 20
-#: bytes of the largest event, and of a reply that must be parsed: half a second at worst
+#: bytes of the largest event, and of a reply that must be parsed
 MAX_ODD = 2 << 20
+#: Values of a message that is parsed. A million of them in 9 MiB take more than a second, since Python's garbage
+#: collector looks at all of them again and again. QEMU's schema has 19,000, and a block node 33.
+MAX_VALUES = 200_000
 #: bytes of a reply that is parsed; the replies of judged commands are short, but for the output of HMP
 MAX_READ = 1 << 20
 
@@ -101,6 +104,11 @@ def with_id(message: bytes, place: tuple[int, int], identity: bytes | None) -> b
     return message[: message.rindex(b",", 0, start)] + message[end:]
 
 
+def has_too_many_values(message: bytes) -> bool:
+    """Say whether a message may have more than `MAX_VALUES` values; it is not parsed. Each takes more than a byte."""
+    return len(message) > MAX_VALUES and sum(map(message.count, (b",", b"{", b"["))) > MAX_VALUES
+
+
 class Greeting:
     """QEMU's greeting: its bytes for the clients, the version, and the offered capabilities."""
 
@@ -149,9 +157,10 @@ class OddReply:
     """A message without an id at QEMU's usual place: an event, or a reply that must be parsed."""
 
     def __init__(self, message: bytes) -> None:
-        """Parse a message; raises `ValueError` for no JSON object, for an event without a name, and above `MAX_ODD`."""
-        if len(message) > MAX_ODD:
-            raise ValueError(f"neither a reply nor an event of up to {MAX_ODD} bytes")
+        """Parse a message; raises `ValueError` for no object, for an event without a name, and above the limits."""
+        if len(message) > MAX_ODD or has_too_many_values(message):
+            limits = f"{MAX_ODD} bytes and {MAX_VALUES} values"
+            raise ValueError(f"neither a reply nor an event of up to {limits}")
         try:
             members = json.loads(message)
         except RecursionError as error:

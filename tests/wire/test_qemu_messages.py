@@ -126,6 +126,18 @@ def test_an_endless_event_or_odd_reply_is_not_parsed(monkeypatch: pytest.MonkeyP
         OddReply(b'{"event": "STOP"}'.ljust(1001))
 
 
+@pytest.mark.parametrize("unit", [b"0,", b"[],", b'{"a":0},'])
+def test_an_event_of_very_many_values_is_not_parsed(unit: bytes) -> None:
+    often = replies.MAX_VALUES // sum(map(unit.count, b",[{"))
+    few, many = (b'{"event": "STOP", "data": {"a": [%b0]}}' % (unit * count) for count in (often - 9, often))
+    assert len(many) < replies.MAX_ODD
+    assert not replies.has_too_many_values(few)
+    assert OddReply(few).event is not None
+    with pytest.raises(ValueError, match=f"{replies.MAX_VALUES} values"):
+        OddReply(many)
+    assert not replies.has_too_many_values(b'"%b"' % (b"x" * replies.MAX_ODD))
+
+
 @pytest.mark.parametrize("message", [b"[]", b"junk", b"[" * 100_000 + b"]" * 100_000])
 def test_what_is_no_object_is_said_to_be_none(message: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

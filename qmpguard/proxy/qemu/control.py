@@ -19,6 +19,7 @@ from qmpguard.proxy.clients.pending import PendingRequest, Unanswered
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.record import Peer
 from qmpguard.wire.client_messages import Request
+from qmpguard.wire.qemu_messages import has_too_many_values
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -189,7 +190,8 @@ class Control:
 def read_answer(query: Query, message: bytes) -> Answer | UnavailableError:
     """Return QEMU's answer to a question, or why it is none. Never raises."""
     try:
-        members = _decode(message.decode()) if len(message) <= MAX_ANSWER else None
+        is_long = len(message) > MAX_ANSWER or has_too_many_values(message)
+        members = None if is_long else _decode(message.decode())
     except (ValueError, RecursionError):
         members = None
     match members:

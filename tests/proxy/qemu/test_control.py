@@ -16,6 +16,7 @@ from qmpguard.policy.problem import Refusal
 from qmpguard.proxy.clients.pending import PendingRequest, Unanswered
 from qmpguard.proxy.closing import CloseReason
 from qmpguard.proxy.qemu.control import MAX_ANSWER, Control, RefusedError
+from qmpguard.wire.qemu_messages import MAX_VALUES
 from tests.support.fakes.qemu import FakeQemu
 from tests.support.guarding import capabilities, connected, guarding
 
@@ -101,8 +102,9 @@ async def test_no_questions_have_no_answers() -> None:
         (b'{"id": 1}', "could not be read"),
         (b'{"error": {"class": 1, "desc": ""}}', "could not be read"),
         (b'{"return": "%b"}' % (b"x" * MAX_ANSWER), "could not be read"),
+        (b'{"return": [%b0]}' % (b"0," * MAX_VALUES), "could not be read"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 async def test_a_question_without_a_readable_answer_fails_the_burst(outcome: Any, text: str) -> None:
     hub = Hub()
