@@ -29,6 +29,8 @@ GREETING_TIMEOUT = 60.0
 MAX_GREETING = 1 << 20
 #: bytes and messages before the negotiation's reply: QEMU may still answer who was connected before, and tell events
 MAX_BEFORE, MAX_MESSAGES = 16 << 20, 4096
+#: bytes of the events among them, which are kept; parsed, they may take twenty times as much
+MAX_EVENTS = 1 << 20
 
 #: bytes of the negotiation's id, by which its reply is told from one to who was connected before; QEMU has eight
 ID_SIZE = 7
@@ -68,30 +70,27 @@ async def negotiate(sock: socket.socket, on_silence: Callable[[], None]) -> Nego
     set_credentials(sock, on=True)
     try:
         async with asyncio.timeout(GREETING_TIMEOUT):
-            greeting, early = await _greeting(conversation, on_silence)
-            events = early + await _enable(conversation, greeting)
+            greeting = await _greeting(conversation, on_silence)
+            await _enable(conversation, greeting)
         set_credentials(sock, on=False)
-        return Negotiated(greeting, events, conversation.sender)
+        return Negotiated(greeting, conversation.events, conversation.sender)
     except TimeoutError:
         raise conversation.too_late() from None
     except ConnectionError:
         raise conversation.closed() from None
 
 
-async def _greeting(conversation: _Conversation, on_silence: Callable[[], None]) -> tuple[Greeting, list[QemuEvent]]:
-    """Return the greeting, and the events that came before it."""
+async def _greeting(conversation: _Conversation, on_silence: Callable[[], None]) -> Greeting:
+    """Return the greeting."""
     reminder = asyncio.get_running_loop().call_later(SILENCE, on_silence)
-    early: list[QemuEvent] = []
     try:
         while (greeting := _read_greeting(message := await conversation.next())) is None:
-            if (event := _event(message)) is not None:
-                early.append(event)
-            elif find_id(message) is None:
+            if not conversation.keep(message) and find_id(message) is None:
                 raise foreign(message)
     finally:
         reminder.cancel()
     conversation.greeted = True
-    return greeting, early
+    return greeting
 
 
 def _read_greeting(message: bytes) -> Greeting | None:
@@ -101,32 +100,34 @@ def _read_greeting(message: bytes) -> Greeting | None:
         return None
 
 
-async def _enable(conversation: _Conversation, greeting: Greeting) -> list[QemuEvent]:
-    """Negotiate, and return the events that came meanwhile."""
+async def _enable(conversation: _Conversation, greeting: Greeting) -> None:
+    """Negotiate."""
     number = int.from_bytes(os.urandom(ID_SIZE))
     await conversation.send(_NEGOTIATE["oob" in greeting.offered] % number)
-    before: list[bytes] = []
     while not _answers(number, message := await conversation.next()):
-        before.append(message)
+        conversation.keep(message)
     if b'"return"' not in message:
         raise AbsentError(Cause.REFUSED, f"QEMU refused the negotiation: {message[: 4 * SHOWN]!r}")
-    return [event for message in before + await conversation.rest() if (event := _event(message)) is not None]
+    for behind in await conversation.rest():
+        conversation.keep(behind)
 
 
 class _Conversation:
     """Messages of QEMU, one after the other, within the limits.
 
-    ``greeted``: the first one was its greeting. ``sender`` is the process that sent the last one, where it is known.
+    ``greeted``: its greeting has come. ``sender`` is the process that sent the last one, where it is known. ``events``
+    are those that were kept.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.greeted = False
         self.sender: ProcessIdentity | None = None
+        self.events: list[QemuEvent] = []
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._splitter = Splitter()
         self._messages: list[bytes] = []  # the next one is the last
-        self._bytes = self._count = 0
+        self._bytes = self._count = self._kept = 0
         self._head = b""  # what came first
 
     async def send(self, data: bytes) -> None:
@@ -144,6 +145,19 @@ class _Conversation:
             await self._receive()
         rest, self._messages = self._messages[::-1], []
         return rest
+
+    def keep(self, message: bytes) -> bool:
+        """Keep an event, and say whether it was one. Raises `AbsentError` where it is no QMP, and above `MAX_EVENTS`.
+
+        It is parsed before the next message is received, so that none holds the event loop with many of them.
+        """
+        if (event := _event(message)) is None:
+            return False
+        self._kept += len(message)
+        if self._kept > MAX_EVENTS:
+            raise AbsentError(Cause.HUNG, f"QEMU sent events of more than {MAX_EVENTS} bytes, where one answer was due")
+        self.events.append(event)
+        return True
 
     async def _receive(self) -> None:
         # the end of a message is the end of what QEMU has sent so far, but for events, which are kept

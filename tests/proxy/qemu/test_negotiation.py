@@ -263,6 +263,30 @@ async def test_bytes_that_come_one_by_one_leave_the_event_loop_to_others(
     assert turns > 500
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before the greeting", "behind it"])
+@pytest.mark.parametrize("more", [0, 1])
+async def test_only_some_bytes_of_events_are_kept(monkeypatch: pytest.MonkeyPatch, *, before: bool, more: int) -> None:
+    monkeypatch.setattr(module, "MAX_EVENTS", 3 * len(STOP))
+    async with talking() as (qemu, task):
+        await qemu.say(STOP, LATE, *[STOP] * before)
+        request = await qemu.greet()
+        await qemu.say(LATE, *[STOP] * (1 - before), reply(request) + STOP * (1 + more))
+        if more:
+            with pytest.raises(AbsentError, match="QEMU sent events of more than") as caught:
+                await task
+            assert caught.value.absence.cause is Cause.HUNG
+        else:
+            assert [event.name for event in (await task).events] == ["STOP"] * 3
+
+
+async def test_an_event_is_parsed_before_qemu_has_answered() -> None:
+    async with talking() as (qemu, task):
+        await qemu.greet()
+        await qemu.say(b'{"event": 1}\r\n')
+        with pytest.raises(AbsentError):
+            await task
+
+
 async def test_messages_behind_the_negotiations_reply_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_MESSAGES", 10)
     async with talking() as (qemu, task):
