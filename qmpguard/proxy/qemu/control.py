@@ -115,6 +115,7 @@ class Control:
         self._closed = False
         self._bursts: dict[Burst, None] = {}  # that are waited for
         self._abandoned: Burst | None = None  # the last one that took too long
+        self._beat: Burst | None = None  # the last heartbeat
 
     async def ask(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         """Return QEMU's answers, in order; the questions are sent in one burst.
@@ -128,24 +129,27 @@ class Control:
         return tuple([answer for query in queries for answer in await self._put((query,))])
 
     async def answers_out_of_band(self) -> bool:
-        """Ask what QEMU answers even while its main loop is busy (``query-yank``)."""
-        try:
-            await self._put((_HEARTBEAT,), oob=True)
-        except UnavailableError:
-            return False
-        return True
+        """Ask what QEMU answers even while its main loop is busy (``query-yank``).
 
-    async def _put(self, queries: tuple[Query, ...], *, oob: bool = False) -> tuple[Answer, ...]:
+        A question that QEMU still owes an answer is not asked again: a QEMU may be stopped for days.
+        """
+        if self._closed:
+            return False
+        if self._beat is None or not self._beat.owed:
+            self._beat = Burst((_HEARTBEAT,))
+            self._send((_HEARTBEAT,), self._beat, oob=True)
+        return not isinstance(await asyncio.shield(self._beat.answers), UnavailableError)
+
+    async def _put(self, queries: tuple[Query, ...]) -> tuple[Answer, ...]:
         if self._closed:
             raise _gone()
         burst = Burst(queries)
         self._bursts[burst] = None
         try:
-            self._send(queries, burst, oob=oob)
+            self._send(queries, burst)
             answers = await burst.answers
         except asyncio.CancelledError:
-            if not oob:
-                self._abandoned = burst
+            self._abandoned = burst
             raise
         finally:
             self._bursts.pop(burst, None)
@@ -153,7 +157,7 @@ class Control:
             raise answers
         return answers
 
-    def _send(self, queries: tuple[Query, ...], burst: Burst, *, oob: bool) -> None:
+    def _send(self, queries: tuple[Query, ...], burst: Burst, *, oob: bool = False) -> None:
         with self._hub.outbox:
             for place, query in enumerate(queries):
                 pending = PendingRequest(self, Request(query.command, dict(query.arguments) or None, None, oob))
@@ -185,6 +189,8 @@ class Control:
         self._hub.on_session_closed(self, reason, detail, unsent)
         for burst in self._bursts:
             burst.fail()
+        if self._beat is not None:
+            self._beat.fail()
 
 
 def read_answer(query: Query, message: bytes) -> Answer | UnavailableError:

@@ -164,6 +164,22 @@ async def test_a_missed_heartbeat_keeps_no_burst_from_going_up_together() -> Non
     task.cancel()
 
 
+async def test_a_missed_heartbeat_is_not_asked_again_until_qemu_has_answered() -> None:
+    hub = Hub()
+    control = Control(hub)
+    for _ in range(3):
+        missed = await begun(control.answers_out_of_band())
+        missed.cancel()
+        await asyncio.sleep(0)
+    late = await begun(control.answers_out_of_band())
+    assert len(hub.sent) == 1
+    hub.answer(0, {"return": []})
+    assert await late
+    following = await begun(control.answers_out_of_band())
+    hub.answer(1, {"return": []})
+    assert await following
+
+
 async def test_a_closed_session_answers_nothing_more() -> None:
     hub = Busy()
     control = Control(hub)
@@ -177,6 +193,7 @@ async def test_a_closed_session_answers_nothing_more() -> None:
         await waiting
     with pytest.raises(UnavailableError, match="QEMU went away"):
         await control.ask((STATUS,))
+    assert not await control.answers_out_of_band()
 
 
 async def test_a_guard_that_is_stopped_while_it_loses_its_qemu_leaves_no_error_unread(tmp_path: Path) -> None:
