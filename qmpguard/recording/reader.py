@@ -189,6 +189,6 @@ def _read_time(members: Mapping[str, Value]) -> float | None:
         case bool():
             return None
         case int(seconds):
-            return float(seconds)
+            return float(str(seconds))  # infinite, where it is too large for `float` itself
         case _:
             return None

@@ -31,3 +31,9 @@ def test_a_line_of_many_levels_is_none(nested: str) -> None:
     text = f'{{"vm": "v", "event": "STOP", "data": {{"a": {nested}}}}}\n'
     with pytest.raises(UsageError, match=r"file:2: .* more than 100 levels"):
         list(read_lines(['{"recording": 1}\n', text], "file"))
+
+
+@pytest.mark.parametrize("time", ["1" + "0" * 400, "1e999", "NaN", "true", '"noon"'])
+def test_a_time_that_is_none_spoils_no_line(time: str) -> None:
+    [(number, _)] = read_lines([f'{{"recording": 1, "time": {time}}}\n'], "file")
+    assert number == 1
