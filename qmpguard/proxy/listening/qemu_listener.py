@@ -27,8 +27,14 @@ MODE = 0o600
 #: why a connection is refused
 IN_USE = "a QEMU is connected here already"
 #: A QEMU on another machine that has vanished is detected after a minute: seconds of silence, seconds between probes,
-#: and probes (tcp(7)).
-KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+#: and probes (tcp(7)). While it leaves bytes unacknowledged, as those of a heartbeat, the kernel does not probe, and
+#: would send them again for a quarter of an hour: `TCP_USER_TIMEOUT`, in milliseconds, ends that.
+KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 30,
+    socket.TCP_KEEPINTVL: 10,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 60_000,
+}
 
 
 class QemuListener:
