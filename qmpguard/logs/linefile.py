@@ -157,12 +157,16 @@ class _File:
 
     def _opened(self) -> int:
         file = open_regular(self._path)
-        if self._alone:
-            try:
-                _lock(file)
-            except ConfigError:
-                os.close(file)
-                raise
+        if not self._alone:
+            return file
+        if self._file >= 0 and os.path.samestat(os.fstat(file), os.fstat(self._file)):  # it was not rotated
+            os.close(file)
+            return os.dup(self._file)  # with its lock, which would shut a file that is opened anew out
+        try:
+            _lock(file)
+        except ConfigError:
+            os.close(file)
+            raise
         return file
 
     def write(self, data: bytes) -> int:

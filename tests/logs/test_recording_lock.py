@@ -13,6 +13,7 @@ from qmpguard.logs import linefile
 from qmpguard.logs.linefile import LineFile
 from qmpguard.logs.log_files import LogFiles
 from tests.logs.test_files import NoVms, _own_log, times_open  # noqa: F401 -- a fixture
+from tests.support.guarding import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,28 @@ def test_a_recording_that_was_just_closed_is_waited_for(tmp_path: Path) -> None:
     first.close()
     second.wait_opened()
     second.close()
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+async def test_a_recording_is_reopened_whether_it_was_rotated_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, rotated: bool
+) -> None:
+    """SIGUSR1 reopens all files, and not all of them are rotated at the same time."""
+    monkeypatch.setattr(linefile, "LOCK_TIMEOUT", 0.0)
+    caplog.set_level("INFO")
+    path = tmp_path / "r"
+    file = LineFile(str(path), alone=True)
+    file.wait_opened()
+    if rotated:
+        path.rename(tmp_path / "r.1")
+    file.reopen()
+    file.put(b"x")
+    await eventually(lambda: path.exists() and path.read_text() == "x\n")
+    assert [record.getMessage() for record in caplog.records] == [f"{path} reopened"]
+    second = LineFile(str(path), alone=True)
+    with pytest.raises(ConfigError, match="another guard writes it"):
+        second.wait_opened()
+    file.close()
 
 
 def test_where_files_cannot_be_locked_a_recording_is_written_all_the_same(
