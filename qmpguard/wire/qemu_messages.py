@@ -53,19 +53,27 @@ class Splitter:
         if not end:
             self._hold(self._line, data)
             return []
-        if self._line:
-            data = bytes(self._line) + data
+        messages: list[bytes] = []
+        if self._line:  # it may have 64 MiB: one copy of it is made, not one more for each step below
+            self._line += data[:end]
+            line, data = bytes(self._line), data[end:]
             self._line.clear()
             self.held = len(self._message)
+            self._put(line, messages)
         *lines, rest = data.split(b"\n")
-        messages = [message for line in lines if (message := self._take(line + b"\n"))]
+        for each in lines:
+            self._put(each + b"\n", messages)
         if rest:
             self._hold(self._line, rest)
         return messages
 
+    def _put(self, line: bytes, messages: list[bytes]) -> None:
+        if message := self._take(line):
+            messages.append(message)
+
     def _take(self, line: bytes) -> bytes:
         """Take a line, and return the message that it completes; empty where it completes none."""
-        begins = line[:1] == b"{" and line.rstrip(b"\r\n")[-1:] != b"}"
+        begins = line[:1] == b"{" and line[-_TAIL_SIZE:].rstrip(b"\r\n")[-1:] != b"}"
         if not self._message and not begins:
             return line
         self._hold(self._message, line)

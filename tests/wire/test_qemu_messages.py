@@ -43,6 +43,18 @@ def test_many_short_lines_of_one_message_take_no_more_memory_than_their_bytes() 
     assert kept < 2 * splitter.held
 
 
+def test_a_long_message_is_copied_once() -> None:
+    splitter, size = Splitter(), 4 << 20
+    message = b'{"return": "%b", "id": 1}\r\n' % (b"x" * size)
+    pieces = [message[i : i + 65536] for i in range(0, len(message), 65536)]
+    tracemalloc.start()
+    found = [each for piece in pieces for each in splitter.feed(piece)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [message]
+    assert peak < 3 * size, "what was gathered, and the message"
+
+
 def test_a_message_that_comes_whole_is_handed_on_as_it_is() -> None:
     assert Splitter().feed(LINES[1])[0] is LINES[1]
 
