@@ -29,7 +29,7 @@ async def run(folder: Path, rounds: int, machine: str) -> report.Results:
         fanout = measure.fanout(qemu, rounds // 4)
         memory = measure.memory(qemu, folder / "m", (1, 50, 200))
         start = measure.start(qemu, max(5, rounds // 10))
-    floods = await _floods(folder, max(3, rounds // 12))
+    floods = await _floods(folder, max(3, rounds // 4))
     newer, verdicts = await _newer(folder, rounds), await _verdicts(folder, rounds)
     return report.Results(machine, traffic, crowds, fanout, verdicts, memory, start, newer, floods)
 

@@ -9,9 +9,9 @@ from enum import Enum
 OUTSTANDING = 9
 #: how the names of commands begin that change nothing
 QUERY = "query-"
-#: Messages of one client in one wake-up of the loop, before other clients have their turn. QEMU is slower than that; it
+#: Messages of one client in one wake-up of the loop, before other clients have their turn. No more wait for QEMU; it
 #: bounds what the guard answers by itself, some 10 us for junk and 100 us for a refusal.
-TURN = 16
+TURN = OUTSTANDING
 
 
 class State(Enum):
