@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from qmpguard.address import FdAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.listening.listener import Listener
+from qmpguard.proxy.listening.listener import LOG_INTERVAL, LOG_LINES, Listener
 from qmpguard.proxy.listening.peer import has_hung_up
+from qmpguard.rate import LogRate
 
 if TYPE_CHECKING:
     from qmpguard.address import Address
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: permissions of a unix socket
 MODE = 0o600
+#: seconds for the greeting of a QEMU that is not served, and how many are waited for; of more the oldest is closed
+DISMISSAL, MAX_DISMISSED = 60.0, 16
 #: why a connection is refused
 IN_USE = "a QEMU is connected here already"
 #: A QEMU on another machine that has vanished is detected after a minute: seconds of silence, seconds between probes,
@@ -37,8 +40,38 @@ KEEPALIVE = {
 }
 
 
+class Dismissal:
+    """The connections of QEMUs that are not served. Each is closed when its QEMU has greeted; nothing is read from it.
+
+    A QEMU that starts connects before it has its monitor. Where the connection is closed in between, QEMU dies of
+    SIGSEGV (7.2 and 11.1, at most tries). One that has greeted connects again.
+    """
+
+    def __init__(self) -> None:
+        self._timers: dict[socket.socket, asyncio.TimerHandle] = {}
+
+    def add(self, sock: socket.socket) -> None:
+        """Close a connection when something has come from it, when its peer has left, or after `DISMISSAL`."""
+        if len(self._timers) >= MAX_DISMISSED:
+            self._end(next(iter(self._timers)))
+        loop = asyncio.get_running_loop()
+        self._timers[sock] = loop.call_later(DISMISSAL, self._end, sock)
+        loop.add_reader(sock.fileno(), self._end, sock)
+
+    def close(self) -> None:
+        """Close them all."""
+        for sock in tuple(self._timers):
+            self._end(sock)
+
+    def _end(self, sock: socket.socket) -> None:
+        timer = self._timers.pop(sock)
+        timer.cancel()
+        asyncio.get_running_loop().remove_reader(sock.fileno())
+        sock.close()
+
+
 class QemuListener:
-    """The listening socket of one inbound QEMU. While a QEMU is connected, a second connection is closed at once.
+    """The listening socket of one inbound QEMU. While a QEMU is connected, a second connection is turned away.
 
     It may be QEMU's own: a client can make QEMU connect to the address at which its guard listens. If that connection
     waited, it would be served as QEMU when the present one has ended. A connection whose peer has closed it, or that
@@ -55,9 +88,10 @@ class QemuListener:
         self._waiting: tuple[socket.socket, Peer] | None = None
         self._served: socket.socket | None = None  # the connection that was taken last; its user closes it
         self._arrived = asyncio.Event()
-        self._listener = Listener(
-            address, self._accepted, mode=MODE, label=f"qemu_listen={name}", refuse=lambda _: self._refusal()
-        )
+        self._dismissal = Dismissal()
+        self._rate = LogRate(LOG_LINES, LOG_INTERVAL)
+        self._name = name
+        self._listener = Listener(address, self._accepted, mode=MODE, label=f"qemu_listen={name}")
         log.info("waiting for QEMU to connect at %s", name)
 
     async def next(self) -> socket.socket:
@@ -77,7 +111,7 @@ class QemuListener:
         """Take a connection that was inherited for the one in use. A connection that waits is closed."""
         self._served = sock
         if self._waiting is not None and self.is_in_use:
-            log.warning("closed client %s: %s", self._waiting[1], IN_USE)
+            self._refused(self._waiting[1])
             self._drop()
 
     @property
@@ -91,22 +125,28 @@ class QemuListener:
         """The name from getsockname(2), as `Listener.sockname`."""
         return self._listener.sockname
 
-    def _refusal(self) -> str | None:
-        return IN_USE if self.is_in_use else None
+    def _refused(self, peer: Peer) -> None:
+        if (more := self._rate.admit("refused", asyncio.get_running_loop().time())) is not None:
+            log.warning("qemu_listen=%s client %s refused: %s%s", self._name, peer, IN_USE, more)
 
     def close(self) -> None:
-        """Stop listening, and close the waiting connection."""
+        """Stop listening, and close the waiting connections."""
         self._listener.close()
         self._drop()
+        self._dismissal.close()
 
     def _accepted(self, sock: socket.socket, peer: Peer) -> None:
+        if self.is_in_use:
+            self._refused(peer)
+            self._dismissal.add(sock)
+            return
         self._drop()
         self._waiting = sock, peer
         self._arrived.set()
 
     def _drop(self) -> None:
         if self._waiting is not None:
-            self._waiting[0].close()
+            self._dismissal.add(self._waiting[0])
             self._waiting = None
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ import pytest
 
 from qmpguard.address import FdAddress, TcpAddress, UnixAddress
 from qmpguard.errors import UnavailableError
-from qmpguard.proxy.listening.qemu_listener import KEEPALIVE, QemuListener, duplicate_listening
+from qmpguard.proxy.listening import qemu_listener
+from qmpguard.proxy.listening.qemu_listener import KEEPALIVE, Dismissal, QemuListener, duplicate_listening
 from tests.support.descriptors import open_files, opened_since
 from tests.support.guarding import TIMEOUT, eventually
 
@@ -45,6 +46,26 @@ async def taken(listener: QemuListener) -> socket.socket:
         return await listener.next()
 
 
+async def closed(sock: socket.socket) -> None:
+    """Wait until the listener has closed a connection: what it did not read makes it a reset."""
+    with suppress(ConnectionResetError):
+        assert await asyncio.to_thread(sock.recv, 1) == b""
+
+
+async def test_one_that_is_turned_away_is_not_closed_before_it_has_greeted(path: Path) -> None:
+    """A QEMU that starts, and has no monitor yet, would die of it."""
+    with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path), await taken(listener):
+        with dial(path) as second:
+            await eventually(lambda: bool(listener._dismissal._timers))
+            second.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                second.recv(1)
+            second.settimeout(TIMEOUT)
+            second.sendall(b"greeting")
+            await closed(second)
+        assert not listener._dismissal._timers
+
+
 async def test_who_dials_in_is_returned_and_does_not_block(path: Path) -> None:
     with closing(QemuListener(UnixAddress(str(path)))) as listener:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, "whoever connects there is taken for QEMU"
@@ -67,8 +88,9 @@ async def test_waiting_ends_when_a_qemu_comes(path: Path) -> None:
 async def test_of_those_that_wait_the_newest_is_kept(path: Path) -> None:
     with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as old:
         await eventually(lambda: listener._waiting is not None)
+        old.sendall(b"greeting")
         with dial(path) as new:
-            assert await asyncio.to_thread(old.recv, 1) == b"", "the older one is closed"
+            await closed(old)
             with await taken(listener) as sock:
                 new.sendall(b"new")
                 assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"new"
@@ -78,7 +100,8 @@ async def test_beside_the_one_in_use_another_is_closed_at_once(path: Path, caplo
     """Also where it is of the same process, as QEMU made to dial again is; and it is served at no later time."""
     with closing(QemuListener(UnixAddress(str(path)))) as listener, dial(path) as qemu, await taken(listener) as sock:
         with dial(path) as second:
-            assert await asyncio.to_thread(second.recv, 1) == b""
+            second.sendall(b"greeting")
+            await closed(second)
         assert f"pid{os.getpid()}" in caplog.text
         assert "refused: a QEMU is connected here already" in caplog.text
         qemu.sendall(b"still here")
@@ -109,7 +132,8 @@ async def test_an_inherited_connection_is_in_use_too(path: Path, *, lives: bool)
         listener.serves(ours)
         assert listener.is_in_use is lives
         if lives:
-            assert await asyncio.to_thread(second.recv, 1) == b""
+            second.sendall(b"greeting")
+            await closed(second)
         else:
             (await taken(listener)).close()
 
@@ -169,3 +193,45 @@ async def test_a_path_that_another_has_is_an_error(path: Path) -> None:
         pytest.raises(UnavailableError, match="another process listens"),
     ):
         QemuListener(UnixAddress(str(path)))
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return a connection to dismiss, and QEMU's end of it."""
+    ours, theirs = socket.socketpair()
+    return ours, theirs
+
+
+@pytest.mark.parametrize("greets", [True, False])
+async def test_who_has_greeted_or_left_is_closed(*, greets: bool) -> None:
+    ours, theirs = pair()
+    with ours, theirs, closing(Dismissal()) as dismissal:
+        dismissal.add(ours)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert ours.fileno() >= 0, "a QEMU that starts would die"
+        if greets:
+            theirs.sendall(b"greeting")
+        else:
+            theirs.close()
+        await eventually(lambda: ours.fileno() < 0)
+
+
+async def test_who_is_silent_is_closed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu_listener, "DISMISSAL", 0.0)
+    ours, theirs = pair()
+    with ours, theirs, closing(Dismissal()) as dismissal:
+        dismissal.add(ours)
+        await eventually(lambda: ours.fileno() < 0)
+
+
+async def test_of_too_many_the_oldest_is_closed_and_the_end_closes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu_listener, "MAX_DISMISSED", 2)
+    dismissal = Dismissal()
+    pairs = [pair() for _ in range(3)]
+    for ours, _ in pairs:
+        dismissal.add(ours)
+    assert [ours.fileno() < 0 for ours, _ in pairs] == [True, False, False]
+    dismissal.close()
+    assert all(ours.fileno() < 0 for ours, _ in pairs)
+    for _, theirs in pairs:
+        theirs.close()
