@@ -156,6 +156,7 @@ async def test_over_tcp_a_qemu_that_is_gone_without_a_word_is_noticed(server: so
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert {option: sock.getsockopt(socket.IPPROTO_TCP, option) for option in KEEPALIVE} == KEEPALIVE
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 def test_of_a_passed_socket_a_duplicate_is_used(server: socket.socket) -> None:
