@@ -104,13 +104,15 @@ class Client:
         return json.loads(message) if message else None
 
     async def ask(self, command: str, arguments: dict[str, Any] | None = None, **members: Any) -> Any:
-        """Send a request and return its reply, passing over events."""
+        """Send a request and return its reply, passing over events. Raises `ConnectionError` where none comes."""
         request = {"execute": command, **members}
         if arguments is not None:
             request["arguments"] = arguments
         self.send(request)
-        while "event" in (reply := await self.receive()):
+        while (reply := await self.receive()) is not None and "event" in reply:
             pass
+        if reply is None:
+            raise ConnectionError("the connection was closed before the reply")
         return reply
 
     async def closed(self) -> bool:
