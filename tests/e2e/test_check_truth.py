@@ -59,7 +59,7 @@ async def saves(direct: Client, qemu: Qemu) -> bool:
     """Whether a snapshot to disk, taken without the guard, ends well and holds the memory."""
     try:
         error = await job(direct, "snapshot-save", SAVE)
-    except TypeError:  # the connection ended in the midst of it
+    except ConnectionError:  # the connection ended in the midst of it
         await qemu.process.wait()
         return False
     return not error and await size_of_snapshot(direct) > len(FILLING)
